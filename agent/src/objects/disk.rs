@@ -1,0 +1,148 @@
+//! Root disks of a host: an overlay each on an image's file.
+//!
+//! A disk is there wholly or not at all. It grows and never shrinks: what a guest wrote isn't cut off. The image below it was
+//! checked when it came, and is not opened here.
+
+use super::files::{self, Layout, storage};
+use super::image::Images;
+use super::spawn::{self, Identity, Surroundings, argv};
+use crate::driver::{Effect, Held, Seen, StepError};
+use rhyzome_model::ids::ResourceId;
+use rhyzome_model::job::ErrorClass;
+use rhyzome_model::kinds::ImageFormat;
+use rhyzome_model::step::{EnsureDisk, ObjectKind, RemoveDisk};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// Bytes in a GiB.
+pub(crate) const GIB: u64 = 1 << 30;
+
+/// What a disk is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Disk {
+    pub(crate) image_sha256: String,
+    pub(crate) image_format: ImageFormat,
+    pub(crate) size_gib: u32,
+}
+
+/// All disks of a host.
+pub(crate) struct Disks {
+    layout: Layout,
+}
+
+impl Disks {
+    pub(crate) fn new(layout: Layout) -> Self {
+        Self { layout }
+    }
+
+    /// What a disk is, if it is here.
+    pub(crate) fn get(&self, id: ResourceId) -> Result<Option<Disk>, StepError> {
+        if !self.layout.disk(id).is_file() {
+            return Ok(None);
+        }
+        files::read_record(&self.layout.disk_record(id))
+    }
+
+    /// Makes it; `owner` is the user of the guest that will use it. The size that it has to grow to, where it is there and smaller.
+    pub(crate) async fn ensure(&self, action: &EnsureDisk, images: &Images, owner: Option<Identity>) -> Result<Option<u32>, StepError> {
+        if let Some(disk) = self.get(action.disk)?
+            && disk.image_sha256 == action.image_sha256
+        {
+            return Ok((disk.size_gib < action.size_gib).then_some(action.size_gib));
+        }
+        let Some(image) = images.by_digest(&action.image_sha256)? else {
+            return Err(StepError::new(ErrorClass::Unavailable, "IMAGE_NOT_HERE", "the disk's image is not on the host yet"));
+        };
+        let virtual_size = image.facts.virtual_size_bytes;
+        if virtual_size > u64::from(action.size_gib) * GIB {
+            return Err(StepError::new(
+                ErrorClass::Permanent,
+                "IMAGE_LARGER_THAN_DISK",
+                format!("the image needs {} GiB, and the disk has {}", virtual_size.div_ceil(GIB), action.size_gib),
+            ));
+        }
+        self.create(action, owner).await?;
+        Ok(None)
+    }
+
+    async fn create(&self, action: &EnsureDisk, owner: Option<Identity>) -> Result<(), StepError> {
+        let folder = self.layout.disks();
+        let temp = folder.join(format!(".new-{}", action.disk));
+        files::remove_file(&temp)?;
+        let backing = self.layout.images().join(&action.image_sha256);
+        // `-u`: the file below is not opened; it was looked at when it came, by a user with no rights.
+        let args = argv![
+            "create", "-q", "-u", "-f", "qcow2", "-F", action.image_format.as_str(), "-b", backing.display(),
+            "--", temp.display(), format!("{}G", action.size_gib),
+        ];
+        spawn::must("qemu-img", &args, None, Surroundings::default(), WITHIN).await?;
+        files::give(&temp, owner)?;
+        let finish = || -> std::io::Result<()> {
+            std::fs::set_permissions(&temp, std::fs::Permissions::from_mode(0o600))?;
+            std::fs::File::open(&temp)?.sync_all()
+        };
+        finish().map_err(|e| storage("making a disk", &temp, &e))?;
+        let record = Disk {
+            image_sha256: action.image_sha256.clone(),
+            image_format: action.image_format,
+            size_gib: action.size_gib,
+        };
+        files::write_record(&self.layout.disk_record(action.disk), &record)?;
+        let file = self.layout.disk(action.disk);
+        std::fs::rename(&temp, &file).map_err(|e| storage("making a disk", &file, &e))
+    }
+
+    /// Makes the file larger, while no guest has it open.
+    pub(crate) async fn grow_file(&self, id: ResourceId, size_gib: u32, owner: Option<Identity>) -> Result<(), StepError> {
+        // Run as the disk's user: the guest could write to this file.
+        let args = argv!["resize", "-q", "-f", "qcow2", "--", format!("./{id}.qcow2"), format!("{size_gib}G")];
+        let around = Surroundings { identity: owner, folder: Some(self.layout.disks()), ..Surroundings::default() };
+        spawn::must("qemu-img", &args, None, around, WITHIN).await.map(drop)
+    }
+
+    /// Notes that it has grown.
+    pub(crate) fn grown(&self, id: ResourceId, size_gib: u32) -> Result<(), StepError> {
+        match self.get(id)? {
+            Some(disk) => files::write_record(&self.layout.disk_record(id), &Disk { size_gib, ..disk }),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn observe(&self, action: &EnsureDisk) -> Result<Seen, StepError> {
+        let so = self
+            .get(action.disk)?
+            .is_some_and(|d| d.image_sha256 == action.image_sha256 && d.size_gib >= action.size_gib);
+        Ok(if so { Seen::StillSo } else { Seen::NotSo })
+    }
+
+    pub(crate) fn is_gone(&self, id: ResourceId) -> bool {
+        !self.layout.disk(id).exists() && !self.layout.disk_record(id).exists()
+    }
+
+    pub(crate) fn remove(&self, action: &RemoveDisk) -> Result<Effect, StepError> {
+        files::remove_file(&self.layout.disks().join(format!(".new-{}", action.disk)))?;
+        files::remove_file(&self.layout.disk(action.disk))?;
+        files::remove_file(&self.layout.disk_record(action.disk))?;
+        Ok(Effect { detail: "the disk is gone".to_owned(), ..Effect::default() })
+    }
+
+    pub(crate) fn inventory(&self) -> Result<Vec<Held>, StepError> {
+        let mut all = Vec::new();
+        for id in files::ids_in(&self.layout.disks(), ".json")? {
+            let state = if self.get(id)?.is_some() { "ready" } else { "unknown" };
+            all.push(Held {
+                kind: ObjectKind::Disk,
+                id,
+                state: state.to_owned(),
+                claims: Vec::new(),
+                generation: 0,
+                facts: BTreeMap::new(),
+            });
+        }
+        Ok(all)
+    }
+}

@@ -1,0 +1,263 @@
+//! Instances of a host: their definitions, and what is done to them.
+//!
+//! A definition is a record that only the agent reads (it holds the user data), with the seed beside it; a change of it counts from
+//! the guest's next start. Removing takes the guest, its taps and its folder, and what is already gone is no error.
+
+use super::files::{self, Layout, storage};
+use super::guests::{Guests, Stop};
+use super::netns::{self, short_hash};
+use super::network::Networking;
+use super::qemu::{CONSOLE_LOG, SEED};
+use super::run_state::{Ended, RebootMark, RunState};
+use super::seed;
+use crate::driver::{Effect, GuestSeen, Held, Seen, SeenPower, StepContext, StepError};
+use rhyzome_model::ids::ResourceId;
+use rhyzome_model::job::ErrorClass;
+use rhyzome_model::kinds::Power;
+use rhyzome_model::step::{EnsureInstance, ObjectKind, Reboot, SetPower};
+use std::collections::BTreeMap;
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+fn definition_record(layout: &Layout, id: ResourceId) -> PathBuf {
+    layout.instance(id).join("definition.json")
+}
+
+/// Where an instance's [`RunState`] lies.
+pub(crate) fn run_record(layout: &Layout, id: ResourceId) -> PathBuf {
+    layout.instance(id).join("run.json")
+}
+
+/// What an instance shall be, if it is here.
+pub(crate) fn definition(layout: &Layout, id: ResourceId) -> Result<Option<EnsureInstance>, StepError> {
+    files::read_record(&definition_record(layout, id))
+}
+
+/// The tap of an instance's card; 14 characters of the 15 that Linux takes.
+pub(crate) fn tap_name(owner: &str, instance: ResourceId, position: usize) -> String {
+    format!("t{}n{position}", &short_hash(owner, instance)[..10])
+}
+
+/// What stopping found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StopOutcome {
+    /// It ran.
+    Stopped,
+    /// It didn't.
+    WasOff,
+}
+
+/// All instances of a host.
+pub(crate) struct Instances {
+    guests: Arc<Guests>,
+}
+
+fn said(detail: &str) -> Effect {
+    Effect { detail: detail.to_owned(), ..Effect::default() }
+}
+
+fn not_defined() -> StepError {
+    StepError::new(ErrorClass::Permanent, "NOT_DEFINED", "the instance is not on the host")
+}
+
+impl Instances {
+    pub(crate) fn new(guests: Arc<Guests>) -> Self {
+        Self { guests }
+    }
+
+    fn layout(&self) -> &Layout {
+        &self.guests.layout
+    }
+
+    fn get(&self, id: ResourceId) -> Result<Option<EnsureInstance>, StepError> {
+        definition(self.layout(), id)
+    }
+
+    pub(crate) async fn ensure(&self, action: &EnsureInstance) -> Result<Effect, StepError> {
+        let id = action.instance;
+        let before = self.get(id)?;
+        let folder = self.layout().instance(id);
+        let identity = self.guests.users.of(&self.guests.owner, id);
+        let run_folder = folder.join("run");
+        files::make_folder(&run_folder)?;
+        files::make_folder(&folder)?;
+        files::give(&run_folder, identity)?;
+        let private = std::fs::set_permissions(&run_folder, Permissions::from_mode(0o700));
+        private.map_err(|e| storage("making a guest's folder", &run_folder, &e))?;
+        files::write_record(&definition_record(self.layout(), id), action)?;
+        let image = seed::build(action).map_err(|e| storage("making a seed", &folder, &e))?;
+        let seed = folder.join(SEED);
+        files::write_atomic(&seed, &image, 0o400)?;
+        files::give(&seed, identity)?;
+        let console = folder.join(CONSOLE_LOG);
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&console)
+            .and_then(|f| f.set_permissions(Permissions::from_mode(0o600)))
+            .map_err(|e| storage("making a console's log", &console, &e))?;
+        files::give(&console, identity)?;
+        if let Some(before) = before.as_ref().filter(|b| b.interfaces != action.interfaces) {
+            self.drop_old_taps(before, action).await?;
+        }
+        let runs = self.guests.run_state(id)?.alive().is_some();
+        Ok(match before {
+            Some(before) if runs && before != *action => said("defined; what changed counts from its next start"),
+            Some(_) | None => said("defined"),
+        })
+    }
+
+    /// A card that went, or went to another network, is cut off at once.
+    async fn drop_old_taps(&self, before: &EnsureInstance, now: &EnsureInstance) -> Result<(), StepError> {
+        if self.guests.networking == Networking::User {
+            return Ok(());
+        }
+        for (i, nic) in before.interfaces.iter().enumerate() {
+            if now.interfaces.get(i).is_none_or(|n| n.network != nic.network || n.mac != nic.mac) {
+                let tap = tap_name(&self.guests.owner, before.instance, i);
+                netns::remove_tap(&self.guests.networks.names(nic.network), &tap).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn observe(&self, action: &EnsureInstance) -> Result<Seen, StepError> {
+        let seeded = self.layout().instance(action.instance).join(SEED).is_file();
+        let so = seeded && self.get(action.instance)?.as_ref() == Some(action);
+        Ok(if so { Seen::StillSo } else { Seen::NotSo })
+    }
+
+    pub(crate) async fn remove(&self, id: ResourceId, context: &StepContext) -> Result<Effect, StepError> {
+        if let Some(definition) = self.get(id)? {
+            let mut run = self.guests.run_state(id)?;
+            run.wanted = Power::Off;
+            self.guests.write_run_state(id, &run)?;
+            self.guests.stop(id, Stop::Hard, &context.cancel).await?;
+            self.guests.remove_taps(&definition).await?;
+        }
+        files::remove_folder(&self.layout().instance(id))?;
+        Ok(said("the guest is off and gone"))
+    }
+
+    pub(crate) fn is_gone(&self, id: ResourceId) -> bool {
+        !self.layout().instance(id).exists()
+    }
+
+    pub(crate) async fn set_power(&self, action: &SetPower, context: &StepContext) -> Result<Effect, StepError> {
+        let id = action.instance;
+        let Some(definition) = self.get(id)? else {
+            // What isn't there doesn't run.
+            return if action.power == Power::Off { Ok(said("the guest is off")) } else { Err(not_defined()) };
+        };
+        let mut run = self.guests.run_state(id)?;
+        run.wanted = action.power;
+        run.restarts = 0;
+        self.guests.write_run_state(id, &run)?;
+        match action.power {
+            Power::On if self.guests.start(id).await? => Ok(said(&format!("started, by {}", self.guests.accelerator.as_str()))),
+            Power::On => Ok(said("runs")),
+            Power::Off => {
+                let within = Duration::from_secs(u64::from(definition.stop_timeout_s));
+                self.guests.stop(id, Stop::InOrder(within), &context.cancel).await?;
+                Ok(said("the guest is off"))
+            }
+        }
+    }
+
+    pub(crate) fn observe_power(&self, action: &SetPower) -> Result<Seen, StepError> {
+        let run = self.guests.run_state(action.instance)?;
+        let so = run.wanted == action.power && run.alive().is_some() == (action.power == Power::On);
+        Ok(if so { Seen::StillSo } else { Seen::NotSo })
+    }
+
+    /// Off in order and on again, once for a job: a process that isn't the marked one any more shows that the first half was done.
+    pub(crate) async fn reboot(&self, action: &Reboot, context: &StepContext) -> Result<Effect, StepError> {
+        let id = action.instance;
+        let definition = self.get(id)?.ok_or_else(not_defined)?;
+        let mut run = self.guests.run_state(id)?;
+        if run.wanted == Power::Off {
+            return Err(StepError::new(ErrorClass::Permanent, "NOT_RUNNING", "the instance is off: start it instead"));
+        }
+        let mark = match run.reboot.take().filter(|m| m.job == context.job) {
+            Some(mark) if mark.done => return Ok(said("it was rebooted")),
+            Some(mark) => mark,
+            None => RebootMark { job: context.job, from: run.process.clone(), done: false },
+        };
+        let same = run.process == mark.from;
+        run.reboot = Some(mark.clone());
+        self.guests.write_run_state(id, &run)?;
+        if same {
+            let within = Duration::from_secs(u64::from(definition.stop_timeout_s));
+            self.guests.stop(id, Stop::InOrder(within), &context.cancel).await?;
+        }
+        self.guests.start(id).await?;
+        let run = self.guests.run_state(id)?;
+        let done = RunState { reboot: Some(RebootMark { done: true, ..mark }), ..run };
+        self.guests.write_run_state(id, &done)?;
+        Ok(said("rebooted"))
+    }
+
+    pub(crate) fn observe_reboot(&self, action: &Reboot, context: &StepContext) -> Result<Seen, StepError> {
+        let mark = self.guests.run_state(action.instance)?.reboot;
+        let so = mark.is_some_and(|m| m.job == context.job && m.done);
+        Ok(if so { Seen::StillSo } else { Seen::NotSo })
+    }
+
+    /// Ends a guest in order though it shall run: it is started again when an agent comes back.
+    pub(crate) async fn stop_keeping_intent(&self, id: ResourceId) -> Result<StopOutcome, StepError> {
+        let Some(definition) = self.get(id)? else { return Ok(StopOutcome::WasOff) };
+        if self.guests.run_state(id)?.alive().is_none() {
+            return Ok(StopOutcome::WasOff);
+        }
+        let within = Duration::from_secs(u64::from(definition.stop_timeout_s));
+        self.guests.stop(id, Stop::InOrder(within), &CancellationToken::new()).await?;
+        Ok(StopOutcome::Stopped)
+    }
+
+    /// The guests of this host as seen now.
+    pub(crate) fn look(&self) -> Result<Vec<GuestSeen>, StepError> {
+        let mut all = Vec::new();
+        for id in files::ids_in(&self.layout().instances(), "")? {
+            if self.get(id)?.is_some() {
+                all.push(self.guests.look(id, &self.guests.run_state(id)?));
+            }
+        }
+        Ok(all)
+    }
+
+    pub(crate) fn inventory(&self) -> Result<Vec<Held>, StepError> {
+        let mut all = Vec::new();
+        for id in files::ids_in(&self.layout().instances(), "")? {
+            // A folder without a definition was begun or is going: it is listed, so that it is found.
+            let definition = self.get(id)?;
+            let run = self.guests.run_state(id)?;
+            let state = match (run.power(), &definition) {
+                (_, None) | (SeenPower::Unknown, _) => "unknown",
+                (SeenPower::On, Some(_)) => "running",
+                (SeenPower::Off, Some(_)) => "stopped",
+                (SeenPower::Crashed, Some(_)) => "crashed",
+            };
+            let mut facts = BTreeMap::new();
+            if let Some(process) = run.alive() {
+                facts.insert("pid".to_owned(), process.pid.to_string());
+                facts.insert("accelerator".to_owned(), self.guests.accelerator.as_str().to_owned());
+            }
+            if let Ended::Crashed(why) = &run.ended {
+                facts.insert("last_end".to_owned(), why.clone());
+            }
+            all.push(Held {
+                kind: ObjectKind::Instance,
+                id,
+                state: state.to_owned(),
+                claims: Vec::new(),
+                generation: definition.map_or(0, |d| d.generation),
+                facts,
+            });
+        }
+        Ok(all)
+    }
+}

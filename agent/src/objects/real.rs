@@ -1,0 +1,494 @@
+//! The driver of a real host: it hands each action to the object that it is about, under that object's lock.
+//!
+//! One for a state folder, which it locks. Dropped or ended, it leaves guests, networks and files as they are; the next one on the
+//! same folder adopts them.
+
+use super::accel::{self, Accelerator};
+use super::address::AllowList;
+use super::capacity;
+use super::cgroup::Hierarchy;
+use super::console;
+use super::disk::Disks;
+use super::fetch::FetchRules;
+use super::files::{self, Layout, storage};
+use super::guests::{self, CGROUPS, Guests};
+use super::image::Images;
+use super::instance::{Instances, StopOutcome};
+use super::locks::Locks;
+use super::netns;
+use super::network::{Networking, Networks};
+use super::spawn;
+use super::users::Users;
+use crate::driver::{
+    Capacity, ConsolePart, Driver, Effect, Fut, GuestSeen, Held, Load, Seen, SeenPower, StepContext, StepError,
+};
+use nix::fcntl::{Flock, FlockArg};
+use rhyzome_model::ids::{HostName, ResourceId};
+use rhyzome_model::job::ErrorClass;
+use rhyzome_model::step::{Action, EnsureDisk, ObjectKind};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::{OnceCell, broadcast};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Between looks at what nobody tells us of: consoles that grow, dnsmasqs that ended.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Changes of guests kept for a slow listener.
+const CHANGES: usize = 1024;
+
+/// What a choice is made by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice<T> {
+    /// By trying on this host.
+    #[default]
+    Probe,
+    /// By the operator.
+    Fixed(T),
+}
+
+/// What a real host's driver needs to know.
+#[derive(Clone, Debug)]
+pub struct RealConfig {
+    /// The host's name.
+    pub host: HostName,
+    /// Its folder; made where it isn't there.
+    pub state_dir: PathBuf,
+    /// The operator's image folder.
+    pub image_dir: Option<PathBuf>,
+    /// URL prefixes from which images may come by http, and from private or loopback addresses.
+    pub image_allow: Vec<String>,
+    /// Of an image's file, bytes.
+    pub image_max_bytes: u64,
+    /// For fetching an image.
+    pub image_timeout: Duration,
+    /// For placement.
+    pub labels: BTreeMap<String, String>,
+    /// MiB that guests don't get.
+    pub memory_reserve_mib: u64,
+    /// GiB that guests and images don't get.
+    pub disk_reserve_gib: u64,
+    /// Bridges or QEMU's user network.
+    pub networking: Choice<Networking>,
+    /// KVM or emulation.
+    pub accelerator: Choice<Accelerator>,
+}
+
+impl RealConfig {
+    /// With what an operator who says nothing gets.
+    pub fn new(host: HostName, state_dir: PathBuf) -> Self {
+        Self {
+            host,
+            state_dir,
+            image_dir: None,
+            image_allow: Vec::new(),
+            image_max_bytes: 64 << 30,
+            image_timeout: Duration::from_secs(30 * 60),
+            labels: BTreeMap::new(),
+            memory_reserve_mib: 512,
+            disk_reserve_gib: 1,
+            networking: Choice::Probe,
+            accelerator: Choice::Probe,
+        }
+    }
+}
+
+/// What is known after the start.
+struct Parts {
+    networks: Arc<Networks>,
+    images: Images,
+    disks: Arc<Disks>,
+    guests: Arc<Guests>,
+    instances: Instances,
+}
+
+/// See the module.
+pub struct RealDriver {
+    config: RealConfig,
+    allow: AllowList,
+    layout: Layout,
+    owner: String,
+    locks: Arc<Locks>,
+    seen: broadcast::Sender<GuestSeen>,
+    tasks: TaskTracker,
+    ending: CancellationToken,
+    told: AtomicBool,
+    parts: OnceCell<Arc<Parts>>,
+    _alone: Flock<File>,
+}
+
+impl Drop for RealDriver {
+    fn drop(&mut self) {
+        self.ending.cancel();
+    }
+}
+
+impl RealDriver {
+    /// Opens the state folder. An error where another agent has it open, or the configuration can't be.
+    pub fn open(config: RealConfig) -> Result<Self, StepError> {
+        // reqwest finds the process's provider of cryptography; whoever installed one first did the same.
+        if rustls::crypto::ring::default_provider().install_default().is_err() {
+            tracing::trace!("a provider of cryptography is installed already");
+        }
+        let allow = AllowList::new(&config.image_allow)?;
+        let layout = Layout::open(config.state_dir.join("objects"))?;
+        let alone = lock_folder(&layout)?;
+        let owner = identity(&layout, &config.host)?;
+        Ok(Self {
+            config,
+            allow,
+            layout,
+            owner,
+            locks: Arc::default(),
+            seen: broadcast::channel(CHANGES).0,
+            tasks: TaskTracker::new(),
+            ending: CancellationToken::new(),
+            told: AtomicBool::new(false),
+            parts: OnceCell::new(),
+            _alone: alone,
+        })
+    }
+
+    /// Ends what this agent does by itself and waits for it; guests go on.
+    pub async fn end(self) {
+        self.ending.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn parts(&self) -> Result<&Arc<Parts>, StepError> {
+        self.parts
+            .get()
+            .ok_or_else(|| StepError::new(ErrorClass::Unavailable, "NOT_STARTED", "the host's agent is still starting"))
+    }
+
+    async fn begin(&self) -> Result<(), StepError> {
+        self.parts.get_or_try_init(|| self.make_parts()).await.map(drop)
+    }
+
+    async fn make_parts(&self) -> Result<Arc<Parts>, StepError> {
+        for tool in ["qemu-system-x86_64", "qemu-img", "prlimit", "setsid"] {
+            spawn::find_tool(tool)?;
+        }
+        let users = Users::probe(self.layout.root());
+        let networking = self.networking().await;
+        let accelerator = match self.config.accelerator {
+            Choice::Fixed(accelerator) => accelerator,
+            Choice::Probe => accel::probe(self.layout.root(), users.of_nobody()).await?,
+        };
+        let try_name = format!("rhyzome-try-{}", std::process::id());
+        let hierarchy = Hierarchy::probe(Path::new(CGROUPS), &try_name);
+        let rules = FetchRules {
+            image_dir: self.config.image_dir.clone(),
+            allow: self.allow.clone(),
+            max_bytes: self.config.image_max_bytes,
+            disk_reserve: self.config.disk_reserve_gib * super::disk::GIB,
+            within: self.config.image_timeout,
+        };
+        let images = Images::new(self.layout.clone(), rules, users.of_nobody());
+        images.start()?;
+        let networks = Arc::new(Networks::new(self.layout.clone(), self.owner.clone(), networking));
+        let disks = Arc::new(Disks::new(self.layout.clone()));
+        let guests = Arc::new(Guests {
+            host: self.config.host.clone(),
+            owner: self.owner.clone(),
+            layout: self.layout.clone(),
+            networks: Arc::clone(&networks),
+            disks: Arc::clone(&disks),
+            locks: Arc::clone(&self.locks),
+            networking,
+            accelerator,
+            hierarchy,
+            users,
+            seen: self.seen.clone(),
+            tasks: self.tasks.clone(),
+            ending: self.ending.clone(),
+            told: AtomicBool::new(false),
+            live: std::sync::Mutex::default(),
+        });
+        guests.adopt_all().await?;
+        let instances = Instances::new(Arc::clone(&guests));
+        let parts = Arc::new(Parts { networks, images, disks, guests, instances });
+        self.look_after(Arc::clone(&parts));
+        Ok(parts)
+    }
+
+    async fn networking(&self) -> Networking {
+        match self.config.networking {
+            Choice::Fixed(networking) => networking,
+            Choice::Probe if !nix::unistd::geteuid().is_root() => Networking::User,
+            Choice::Probe => match spawn::find_tool("dnsmasq").map(drop).and(netns::can_make_networks().await) {
+                Ok(()) => Networking::Bridge,
+                Err(error) => {
+                    tracing::warn!(%error, inside = error.inside, "no bridges on this host: guests use QEMU's user network");
+                    Networking::User
+                }
+            },
+        }
+    }
+
+    /// Looks now and then at what nobody tells us of.
+    fn look_after(&self, parts: Arc<Parts>) {
+        let (locks, ending, layout) = (Arc::clone(&self.locks), self.ending.clone(), self.layout.clone());
+        self.tasks.spawn(async move {
+            while tokio::time::timeout(LOOK_EVERY, ending.cancelled()).await.is_err() {
+                for error in look(&parts, &locks, &layout).await {
+                    tracing::warn!(%error, inside = error.inside, "looking after what runs");
+                }
+            }
+        });
+    }
+
+    async fn do_action(&self, context: &StepContext, action: &Action) -> Result<Effect, StepError> {
+        let parts = self.parts()?;
+        let (kind, id) = action.object();
+        let _lock = tokio::select! {
+            () = context.cancel.cancelled() => return Err(super::fetch::cancelled()),
+            lock = self.locks.take(kind, id) => lock,
+        };
+        match action {
+            Action::EnsureNetwork(a) => parts.networks.ensure(a).await,
+            Action::DropNetwork(a) => parts.networks.release(a).await,
+            Action::EnsureImage(a) => parts.images.ensure(a, &context.cancel).await,
+            Action::DropImage(a) => parts.images.release(a).await,
+            Action::EnsureDisk(a) => self.ensure_disk(parts, a).await,
+            Action::RemoveDisk(a) => parts.disks.remove(a),
+            Action::EnsureInstance(a) => parts.instances.ensure(a).await,
+            Action::RemoveInstance(a) => parts.instances.remove(a.instance, context).await,
+            Action::SetPower(a) => parts.instances.set_power(a, context).await,
+            Action::Reboot(a) => parts.instances.reboot(a, context).await,
+        }
+    }
+
+    /// A disk that grows does so in the guest that has it open.
+    async fn ensure_disk(&self, parts: &Parts, action: &EnsureDisk) -> Result<Effect, StepError> {
+        // A root disk has its instance's id, and so its instance's user.
+        let owner = parts.guests.users.of(&self.owner, action.disk);
+        let Some(size_gib) = parts.disks.ensure(action, &parts.images, owner).await? else {
+            return Ok(Effect { detail: "the disk is there".to_owned(), ..Effect::default() });
+        };
+        let _instance = self.locks.take(ObjectKind::Instance, action.disk).await;
+        match parts.guests.live(action.disk) {
+            Some(live) => guests::grow_running(&live, size_gib).await?,
+            None => parts.disks.grow_file(action.disk, size_gib, owner).await?,
+        }
+        parts.disks.grown(action.disk, size_gib)?;
+        Ok(Effect { detail: format!("the disk has grown to {size_gib} GiB"), ..Effect::default() })
+    }
+
+    async fn look_at(&self, context: &StepContext, action: &Action) -> Result<Seen, StepError> {
+        let parts = self.parts()?;
+        let gone = |gone: bool| if gone { Seen::StillSo } else { Seen::NotSo };
+        match action {
+            Action::EnsureNetwork(a) => parts.networks.observe(a).await,
+            Action::DropNetwork(a) => Ok(gone(!parts.networks.holds(a)?)),
+            Action::EnsureImage(a) => parts.images.observe(a),
+            Action::DropImage(a) => Ok(gone(!parts.images.holds(a)?)),
+            Action::EnsureDisk(a) => parts.disks.observe(a),
+            Action::RemoveDisk(a) => Ok(gone(parts.disks.is_gone(a.disk))),
+            Action::EnsureInstance(a) => parts.instances.observe(a),
+            Action::RemoveInstance(a) => Ok(gone(parts.instances.is_gone(a.instance))),
+            Action::SetPower(a) => parts.instances.observe_power(a),
+            Action::Reboot(a) => parts.instances.observe_reboot(a, context),
+        }
+    }
+
+    /// Ends every guest in order, all at once, and takes the networks down; what they shall be stays written.
+    async fn stop_all(&self) -> Result<usize, StepError> {
+        self.begin().await?;
+        let parts = self.parts()?;
+        let ids = files::ids_in(&self.layout.instances(), "")?;
+        let stops = futures::future::join_all(ids.into_iter().map(|id| async move {
+            let _lock = self.locks.take(ObjectKind::Instance, id).await;
+            parts.instances.stop_keeping_intent(id).await
+        }));
+        let mut stopped = 0;
+        let mut failed = None;
+        for done in stops.await {
+            match done {
+                Ok(StopOutcome::Stopped) => stopped += 1,
+                Ok(StopOutcome::WasOff) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        for id in parts.networks.ids()? {
+            let _lock = self.locks.take(ObjectKind::Network, id).await;
+            if let Err(error) = parts.networks.take_down(id).await {
+                failed = Some(error);
+            }
+        }
+        failed.map_or(Ok(stopped), Err)
+    }
+
+    fn list(&self) -> Result<Vec<Held>, StepError> {
+        let parts = self.parts()?;
+        let mut all = parts.networks.inventory()?;
+        all.extend(parts.images.inventory()?);
+        all.extend(parts.disks.inventory()?);
+        all.extend(parts.instances.inventory()?);
+        Ok(all)
+    }
+
+    fn measure(&self) -> Result<Capacity, StepError> {
+        let guests = &self.parts()?.guests;
+        let mut labels = self.config.labels.clone();
+        labels.entry("limits".to_owned()).or_insert_with(|| guests.hierarchy.as_str().to_owned());
+        Ok(Capacity {
+            vcpus: capacity::processors(),
+            memory_mib: capacity::memory_mib().0.saturating_sub(self.config.memory_reserve_mib),
+            disk_gib: capacity::disk_gib(&self.layout, self.config.disk_reserve_gib)?,
+            labels,
+            driver: "qemu".to_owned(),
+            accelerator: guests.accelerator.as_str().to_owned(),
+            networking: guests.networking.as_str().to_owned(),
+        })
+    }
+
+    fn weigh(&self) -> Result<Load, StepError> {
+        let (all, free) = capacity::memory_mib();
+        let running = self.parts()?.instances.look()?.iter().filter(|g| g.power == SeenPower::On).count();
+        Ok(Load {
+            load1: capacity::load1(),
+            memory_used_mib: all.saturating_sub(free),
+            disk_used_gib: capacity::disk_used_gib(&self.layout),
+            guests_running: u32::try_from(running).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// The folder of an instance that is here.
+    fn console_folder(&self, instance: ResourceId) -> Option<PathBuf> {
+        Some(self.layout.instance(instance)).filter(|folder| folder.is_dir())
+    }
+}
+
+/// One look; what went wrong.
+async fn look(parts: &Parts, locks: &Locks, layout: &Layout) -> Vec<StepError> {
+    let mut errors = Vec::new();
+    for id in files::ids_in(&layout.instances(), "").unwrap_or_default() {
+        let folder = layout.instance(id);
+        errors.extend(console::limit(&folder).map_err(|e| storage("limiting a console's log", &folder, &e)).err());
+    }
+    if !parts.guests.told.load(Ordering::Acquire) {
+        return errors;
+    }
+    for id in parts.networks.ids().unwrap_or_default() {
+        if parts.networks.lost_dnsmasq(id) {
+            let _lock = locks.take(ObjectKind::Network, id).await;
+            errors.extend(parts.networks.revive(id).await.err());
+        }
+    }
+    errors
+}
+
+/// Only one agent uses a state folder.
+fn lock_folder(layout: &Layout) -> Result<Flock<File>, StepError> {
+    let path = layout.root().join("lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|e| storage("opening the lock", &path, &e))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| {
+        StepError::new(ErrorClass::Permanent, "STATE_IN_USE", "another agent uses this state folder").inside(e)
+    })
+}
+
+/// What tells this host's names from those of every other agent on the machine: made once, kept in the state folder.
+fn identity(layout: &Layout, host: &HostName) -> Result<String, StepError> {
+    let path = layout.root().join("identity.json");
+    let kept: Option<uuid::Uuid> = files::read_record(&path)?;
+    let id = match kept {
+        Some(id) => id,
+        None => {
+            let id = uuid::Uuid::new_v4();
+            files::write_record(&path, &id)?;
+            id
+        }
+    };
+    Ok(format!("{id}/{host}"))
+}
+
+impl Driver for RealDriver {
+    fn start(&self) -> Fut<'_, Result<(), StepError>> {
+        Box::pin(self.begin())
+    }
+
+    fn hosts(&self) -> Vec<HostName> {
+        vec![self.config.host.clone()]
+    }
+
+    fn make_so<'a>(&'a self, context: &'a StepContext, action: &'a Action) -> Fut<'a, Result<Effect, StepError>> {
+        Box::pin(self.do_action(context, action))
+    }
+
+    fn observe<'a>(&'a self, context: &'a StepContext, action: &'a Action) -> Fut<'a, Result<Seen, StepError>> {
+        Box::pin(self.look_at(context, action))
+    }
+
+    fn inventory<'a>(&'a self, _host: &'a HostName) -> Fut<'a, Result<Vec<Held>, StepError>> {
+        Box::pin(async { self.list() })
+    }
+
+    fn capacity<'a>(&'a self, _host: &'a HostName) -> Fut<'a, Result<Capacity, StepError>> {
+        Box::pin(async { self.measure() })
+    }
+
+    fn load<'a>(&'a self, _host: &'a HostName) -> Fut<'a, Result<Load, StepError>> {
+        Box::pin(async { self.weigh() })
+    }
+
+    fn guests<'a>(&'a self, _host: &'a HostName) -> Fut<'a, Result<Vec<GuestSeen>, StepError>> {
+        Box::pin(async { self.parts()?.instances.look() })
+    }
+
+    fn watch_guests(&self) -> broadcast::Receiver<GuestSeen> {
+        self.seen.subscribe()
+    }
+
+    fn console_tail<'a>(
+        &'a self,
+        _host: &'a HostName,
+        instance: ResourceId,
+        lines: usize,
+    ) -> Fut<'a, Result<Option<Vec<u8>>, StepError>> {
+        Box::pin(async move { self.console_folder(instance).map(|f| console::tail(&f, lines)).transpose() })
+    }
+
+    fn console_part<'a>(
+        &'a self,
+        _host: &'a HostName,
+        instance: ResourceId,
+        from: Option<u64>,
+    ) -> Fut<'a, Result<Option<ConsolePart>, StepError>> {
+        Box::pin(async move { self.console_folder(instance).map(|f| console::part(&f, from)).transpose() })
+    }
+
+    fn stop_guests(&self) -> Fut<'_, Result<usize, StepError>> {
+        Box::pin(self.stop_all())
+    }
+
+    fn epoch_told(&self, _host: &HostName) {
+        let Ok(parts) = self.parts() else { return };
+        if self.told.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (parts, locks, ending) = (Arc::clone(parts), Arc::clone(&self.locks), self.ending.clone());
+        parts.guests.told.store(true, Ordering::Release);
+        self.tasks.spawn(async move {
+            let work = async {
+                for id in parts.networks.ids().unwrap_or_default() {
+                    let _lock = locks.take(ObjectKind::Network, id).await;
+                    if let Err(error) = parts.networks.revive(id).await {
+                        tracing::warn!(network = %id, %error, inside = error.inside, "a network could not be made again");
+                    }
+                }
+                parts.guests.resume();
+            };
+            tokio::select! {
+                () = ending.cancelled() => {}
+                () = work => {}
+            }
+        });
+    }
+}

@@ -1,0 +1,248 @@
+//! Networks of a real host: the same range twice, walls between them and the machine, the way out, and what becomes of them.
+
+mod real_support;
+
+use nix::sched::{CloneFlags, setns, unshare};
+use real_support::{Host, Plan, can_be_real, name, run};
+use rhyzome_agent::driver::{Driver, Seen};
+use rhyzome_model::ids::{JobId, ResourceId};
+use rhyzome_model::step::{Action, EnsureNetwork};
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_networks_with_one_range_are_apart_and_a_guest_may_be_in_both() {
+    if !can_be_real() {
+        return;
+    }
+    let host = Host::new().await;
+    let (red, blue, image) = (ResourceId::new(), ResourceId::new(), ResourceId::new());
+    let in_red = Plan::new(red, image, 21);
+    let in_blue = Plan::new(blue, image, 21);
+    let in_both = Plan { more: vec![(blue, Ipv4Addr::new(10, 20, 0, 23))], ..Plan::new(red, image, 22) };
+    for plan in [&in_red, &in_blue, &in_both] {
+        plan.create(&host).await;
+    }
+    for plan in [&in_red, &in_blue, &in_both] {
+        host.says(plan.instance, &plan.greeting()).await;
+    }
+    host.says(in_both.instance, "name=web-22 address=10.20.0.23").await;
+    assert_ne!(host.namespace(red).await, host.namespace(blue).await);
+    assert!(host.page(red, in_red.ip).await.contains("10.20.0.21"));
+    assert!(host.page(blue, in_blue.ip).await.contains("10.20.0.21"));
+    in_blue.delete(&host).await;
+    assert!(host.page(red, in_red.ip).await.contains("10.20.0.21"), "red's guest isn't blue's");
+    let (blue_stays, _) = run("ip", &["netns", "exec", &host.namespace(blue).await, "true"]);
+    assert!(blue_stays, "the guest in both claims it");
+    in_red.delete(&host).await;
+    in_both.delete(&host).await;
+    assert!(host.driver().inventory(&name()).await.unwrap().is_empty());
+}
+
+/// A listener in a namespace of its own, beyond the machine as a guest sees it; it greets whoever comes.
+struct Outside {
+    namespace: String,
+    address: SocketAddr,
+}
+
+impl Outside {
+    fn new() -> Self {
+        let namespace = format!("rzt-{}", std::process::id());
+        let veth = format!("rzt{}", std::process::id());
+        for command in [
+            format!("netns add {namespace}"),
+            format!("link add name {veth} type veth peer name out0 netns {namespace}"),
+            format!("addr add 203.0.113.1/30 dev {veth}"),
+            format!("link set dev {veth} up"),
+            format!("-n {namespace} addr add 203.0.113.2/30 dev out0"),
+            format!("-n {namespace} link set dev out0 up"),
+        ] {
+            let args: Vec<&str> = command.split(' ').collect();
+            let (ok, said) = run("ip", &args);
+            assert!(ok, "{command}: {said}");
+        }
+        let file = std::fs::File::open(format!("/run/netns/{namespace}")).unwrap();
+        let listener = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_FS).unwrap();
+            setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+            TcpListener::bind("203.0.113.2:0").unwrap()
+        });
+        let listener = listener.join().unwrap();
+        let address = listener.local_addr().unwrap();
+        greet(listener);
+        Self { namespace, address }
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        run("ip", &["netns", "del", &self.namespace]);
+    }
+}
+
+fn greet(listener: TcpListener) {
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let who = stream.peer_addr().unwrap().ip();
+            let body = format!("hello {who}\n");
+            let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+            drop(stream.write_all(format!("{head}{body}").as_bytes()));
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_reaches_the_outside_by_nat_and_neither_the_machine_nor_other_networks() {
+    if !can_be_real() {
+        return;
+    }
+    let host = Host::new().await;
+    let outside = Outside::new();
+    let on_machine = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = on_machine.local_addr().unwrap().port();
+    greet(on_machine);
+    let plan = Plan::new(ResourceId::new(), ResourceId::new(), 31);
+    let other = Plan::new(ResourceId::new(), ResourceId::new(), 32);
+    for plan in [&plan, &other] {
+        host.must(plan.ensure_network()).await;
+    }
+    let card = Card::plug(&host.namespace(plan.network).await, "10.20.0.31/24");
+    let far = other_end(&host.namespace(plan.network).await);
+    let other_far = other_end(&host.namespace(other.network).await);
+    let (ok, said) = card.ask(&format!("http://{}/", outside.address));
+    assert!(ok && said == "hello 203.0.113.1\n", "{said}");
+    for machine in ["203.0.113.1", &far, &other_far] {
+        let (ok, said) = card.ask(&format!("http://{machine}:{port}/"));
+        assert!(!ok, "{machine} answered {said}");
+    }
+    // dnsmasq answers on the gateway's address, and nothing else does.
+    assert!(run("ip", &["netns", "exec", &card.namespace, "ping", "-c", "1", "-W", "5", "10.20.0.1"]).0);
+    drop(card);
+    for action in plan.drop_networks().into_iter().chain(other.drop_networks()) {
+        host.must(action).await;
+    }
+}
+
+/// The machine's end of a network's way out: its namespace's default gateway.
+fn other_end(namespace: &str) -> String {
+    let (_, route) = run("ip", &["-n", namespace, "route", "show", "default"]);
+    route.split_whitespace().nth(2).unwrap().to_owned()
+}
+
+/// A namespace that stands on a network's bridge as a guest would.
+struct Card {
+    namespace: String,
+}
+
+impl Card {
+    fn plug(network: &str, address: &str) -> Self {
+        let namespace = format!("rzc-{}", std::process::id());
+        for command in [
+            format!("netns add {namespace}"),
+            format!("-n {network} link add name plug0 type veth peer name card0 netns {namespace}"),
+            format!("-n {network} link set dev plug0 master br0 up"),
+            format!("-n {namespace} addr add {address} dev card0"),
+            format!("-n {namespace} link set dev card0 up"),
+            format!("-n {namespace} route add default via 10.20.0.1"),
+        ] {
+            let args: Vec<&str> = command.split(' ').collect();
+            let (ok, said) = run("ip", &args);
+            assert!(ok, "{command}: {said}");
+        }
+        Self { namespace }
+    }
+
+    fn ask(&self, url: &str) -> (bool, String) {
+        run("ip", &["netns", "exec", &self.namespace, "curl", "-sS", "--noproxy", "*", "--max-time", "4", url])
+    }
+}
+
+impl Drop for Card {
+    fn drop(&mut self) {
+        run("ip", &["netns", "del", &self.namespace]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dnsmasq_is_kept_alive_adopted_and_told_of_changes() {
+    if !can_be_real() {
+        return;
+    }
+    let mut host = Host::new().await;
+    let (one, two) = (Plan::new(ResourceId::new(), ResourceId::new(), 41), Plan::new(ResourceId::new(), ResourceId::new(), 42));
+    let two = Plan { network: one.network, ..two };
+    host.must(one.ensure_network()).await;
+    let folder = host.dir.path().join(format!("objects/networks/{}", one.network));
+    let pid = |folder: &Path| -> i32 {
+        let record = std::fs::read(folder.join("dnsmasq.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        i32::try_from(record["process"]["pid"].as_i64().unwrap()).unwrap()
+    };
+    let first = pid(&folder);
+    let status = std::fs::read_to_string(format!("/proc/{first}/status")).unwrap();
+    assert!(!status.contains("Uid:\t0\t"), "dnsmasq is not root");
+
+    host.must(two.ensure_network()).await;
+    assert_eq!(pid(&folder), first, "told, not started again");
+    let hosts = std::fs::read_to_string(folder.join("hosts")).unwrap();
+    assert!(hosts.contains("10.20.0.41") && hosts.contains("10.20.0.42"), "{hosts}");
+
+    host.agent_goes().await;
+    host.start().await;
+    assert_eq!(pid(&folder), first, "adopted");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let until = tokio::time::Instant::now() + real_support::PATIENCE;
+    while std::fs::read(folder.join("dnsmasq.json")).is_err() || pid(&folder) == first {
+        assert!(tokio::time::Instant::now() < until, "dnsmasq never came back");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+
+    for plan in [&one, &two] {
+        for action in plan.drop_networks() {
+            host.must(action).await;
+        }
+    }
+    assert!(!folder.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_makes_nothing_where_nothing_is_and_a_lost_namespace_is_made_again() {
+    if !can_be_real() {
+        return;
+    }
+    let host = Host::new().await;
+    let plan = Plan::new(ResourceId::new(), ResourceId::new(), 51);
+    let Action::EnsureNetwork(ensure) = plan.ensure_network() else { unreachable!() };
+    let update = |generation: i64, dns: &str| {
+        Action::EnsureNetwork(EnsureNetwork {
+            generation,
+            dns: vec![dns.parse().unwrap()],
+            claim: None,
+            ..ensure.clone()
+        })
+    };
+    host.must(update(9, "9.9.9.9")).await;
+    assert!(host.driver().inventory(&name()).await.unwrap().is_empty());
+    host.must(plan.ensure_network()).await;
+    host.must(update(5, "5.5.5.5")).await;
+    host.must(update(4, "4.4.4.4")).await;
+    let args = || std::fs::read_to_string(host.dir.path().join(format!("objects/networks/{}/dnsmasq.json", plan.network))).unwrap();
+    assert!(args().contains("5.5.5.5") && !args().contains("4.4.4.4"), "a lower generation never overwrites");
+
+    // As after a restart of the machine: namespace and processes are gone, the record is not.
+    let namespace = host.namespace(plan.network).await;
+    for pid in run("ip", &["netns", "pids", &namespace]).1.split_whitespace() {
+        let pid = nix::unistd::Pid::from_raw(pid.parse().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+    run("ip", &["netns", "del", &namespace]);
+    let job = real_support::context(JobId::new());
+    assert_eq!(host.driver().observe(&job, &plan.ensure_network()).await.unwrap(), Seen::NotSo);
+    host.must(plan.ensure_network()).await;
+    assert_eq!(host.driver().observe(&job, &plan.ensure_network()).await.unwrap(), Seen::StillSo);
+    for action in plan.drop_networks() {
+        host.must(action).await;
+    }
+    assert!(!Path::new("/run/netns").join(&namespace).exists());
+}

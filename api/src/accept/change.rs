@@ -1,0 +1,222 @@
+//! Updates and actions: new intent made from the generation that was read, and made anew where somebody was faster.
+
+use super::{policy, refusal, reply};
+use crate::auth::Caller;
+use crate::ctx::Ctx;
+use crate::extract::envelope::{self, Envelope};
+use crate::extract::headers::IfMatch;
+use crate::problem::{Code, Problem};
+use crate::shapes::resource::etag;
+use axum::response::Response;
+use rhyzome_model::ids::{JobId, ResourceId};
+use rhyzome_model::job::Action;
+use rhyzome_model::kinds::Kind;
+use rhyzome_model::problem::FieldError;
+use rhyzome_store::accept::{Accepted, AcceptedNow, IdempotencyKey, Refusal, Reply};
+use rhyzome_store::change::{ChangeRequest, Work};
+use rhyzome_store::resources::Scope;
+use rhyzome_store::rows::ResourceRow;
+use serde_json::Value;
+use std::time::Duration;
+
+/// How often new intent is made anew because the resource moved.
+const TRIES: usize = 5;
+
+/// What is asked of a resource that is there.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// A JSON merge patch.
+    Patch(Value),
+    /// Start, stop and the like.
+    Act(Action),
+}
+
+impl Ask {
+    fn action(&self) -> Action {
+        match self {
+            Self::Patch(_) => Action::Update,
+            Self::Act(action) => *action,
+        }
+    }
+
+    /// The verb of the scope.
+    fn verb(&self) -> &'static str {
+        self.action().as_str()
+    }
+}
+
+/// How a change is asked for, beside what.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// `Idempotency-Key`, of a POST.
+    pub idempotency: Option<IdempotencyKey>,
+    /// `If-Match`.
+    pub if_match: IfMatch,
+    /// `?deadline_seconds=`.
+    pub deadline_s: Option<i64>,
+    /// `Prefer: wait=`.
+    pub wait: Option<Duration>,
+}
+
+/// New intent, judged.
+#[derive(Debug)]
+pub struct Intent {
+    /// As it shall be.
+    pub envelope: Envelope,
+    /// Whether a job has to make it so.
+    pub work: Work,
+    /// As shown from the acceptance on.
+    pub steps: Vec<&'static str>,
+    /// Whether anything differs at all.
+    pub difference: Difference,
+}
+
+/// Whether new intent says anything new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// It is as it was.
+    None,
+    /// It isn't.
+    Some,
+}
+
+/// Accepts a change and answers.
+pub async fn accept(ctx: &Ctx, kind: Kind, id: ResourceId, ask: &Ask, terms: Terms) -> Result<Response, Problem> {
+    let _turn = ctx.app.keys.lock(&ctx.caller.tenant, terms.idempotency.as_ref()).await;
+    if let Some(key) = &terms.idempotency
+        && let Some(earlier) = ctx.app.store.idempotency_find(&ctx.caller.tenant, key).await?
+    {
+        let reply = earlier.map_err(|r| refusal::problem(r, kind, &format!("{kind} {id}")))?;
+        return reply::accepted(ctx, reply, terms.wait).await;
+    }
+    for _ in 0..TRIES {
+        let before = own(ctx, kind, id, ask.verb()).await?;
+        terms.if_match.check(&etag(&before))?;
+        refuse_by_state(&before)?;
+        let intent = intent(ctx, &before, ask).await?;
+        if intent.difference == Difference::None && intent.work == Work::None {
+            let reply = Reply { accepted: Accepted { resource: before, job: None, addresses: None }, now: AcceptedNow::Earlier };
+            return reply::accepted(ctx, reply, terms.wait).await;
+        }
+        let request = request(ctx, &before, ask, intent, &terms)?;
+        match ctx.app.store.accept_change(&request).await? {
+            Ok(reply) => {
+                if reply.now == AcceptedNow::Now {
+                    ctx.app.announcer.accepted(&reply.accepted.resource, reply.accepted.job.as_ref());
+                }
+                return reply::accepted(ctx, reply, terms.wait).await;
+            }
+            Err(Refusal::Moved) => {}
+            Err(refused) => return Err(refusal::problem(refused, kind, &format!("{kind} {id}"))),
+        }
+    }
+    Err(refusal::problem(Refusal::Moved, kind, &format!("{kind} {id}")))
+}
+
+/// A resource of the caller's own tenant on which the verb is allowed.
+pub async fn own(ctx: &Ctx, kind: Kind, id: ResourceId, verb: &str) -> Result<ResourceRow, Problem> {
+    let scope = Scope::Tenant(ctx.caller.tenant.clone());
+    let found = ctx.app.store.resource_get(&scope, kind, id).await?;
+    let row = found.ok_or_else(|| Problem::not_found(kind.as_str(), &id.to_string()))?;
+    allowed(&ctx.caller, &row, verb)?;
+    if row.tenant != ctx.caller.tenant {
+        let detail = format!("The {kind} {id} is public; only its owner may change it.");
+        return Err(Problem::new(Code::ScopeMissing, detail));
+    }
+    Ok(row)
+}
+
+/// Refuses a verb that isn't allowed on this resource.
+pub fn allowed(caller: &Caller, row: &ResourceRow, verb: &str) -> Result<(), Problem> {
+    caller.require_on(row.kind.as_str(), verb, &row.id.to_string(), &row.tags)
+}
+
+/// Refuses what no new intent can change; the store judges again under its lock.
+fn refuse_by_state(row: &ResourceRow) -> Result<(), Problem> {
+    if row.applied.is_none() && row.active_job.is_none() && !row.deleting {
+        return Err(refusal::problem(Refusal::ResourceFailed, row.kind, &format!("{} {}", row.kind, row.id)));
+    }
+    Ok(())
+}
+
+/// The intent that a request makes of a resource.
+pub async fn intent(ctx: &Ctx, before: &ResourceRow, ask: &Ask) -> Result<Intent, Problem> {
+    let ops = before.kind.ops();
+    let current = Envelope { name: before.name.clone(), tags: before.tags.clone(), spec: before.spec.clone() };
+    let (mut envelope, asks_work) = match ask {
+        Ask::Patch(patch) => {
+            (envelope::of_patch(before.kind, &current, patch)?, envelope::touches_spec(patch))
+        }
+        Ask::Act(action) => {
+            (Envelope { spec: ops.apply_action(&before.spec, *action)?, ..current.clone() }, true)
+        }
+    };
+    resolve(ctx, before, &mut envelope).await?;
+    let faults = ops.validate(&envelope.spec, Some(&before.spec))?;
+    if !faults.is_empty() {
+        return Err(Problem::validation(faults));
+    }
+    // Who may change what has this tag must not be able to give the tag away or take another's.
+    if !ctx.caller.may(before.kind.as_str(), ask.verb(), Some(&before.id.to_string()), &envelope.tags) {
+        return Err(crate::auth::caller::missing(before.kind.as_str(), ask.verb()));
+    }
+    policy::check(&ctx.caller, before.kind, &envelope.spec, Some(&before.spec))?;
+    let lags = before.observed_generation < before.generation && before.active_job.is_none();
+    let is_action = matches!(ask, Ask::Act(_));
+    let work = if is_action || envelope.spec != before.spec || (asks_work && lags) { Work::Job } else { Work::None };
+    let difference = if envelope == current { Difference::None } else { Difference::Some };
+    let steps = ops.step_names(ask.action(), &envelope.spec, before.applied.as_ref())?;
+    Ok(Intent { envelope, work, steps, difference })
+}
+
+fn request(
+    ctx: &Ctx,
+    before: &ResourceRow,
+    ask: &Ask,
+    intent: Intent,
+    terms: &Terms,
+) -> Result<ChangeRequest, Problem> {
+    let leases_change = intent.envelope.spec.get("leases") != before.spec.get("leases");
+    let static_leases =
+        if leases_change { policy::static_leases(before.kind, &intent.envelope.spec)? } else { None };
+    Ok(ChangeRequest {
+        job: JobId::new(),
+        tenant: before.tenant.clone(),
+        kind: before.kind,
+        id: before.id,
+        from_generation: before.generation,
+        action: ask.action(),
+        public: policy::is_public(before.kind, &intent.envelope.spec)?,
+        name: intent.envelope.name,
+        tags: intent.envelope.tags,
+        spec: intent.envelope.spec,
+        static_leases,
+        work: intent.work,
+        step_names: intent.steps,
+        idempotency: terms.idempotency.clone(),
+        origin: ctx.origin(terms.deadline_s),
+    })
+}
+
+/// Puts ids where the new spec names resources, as the stored one has them.
+async fn resolve(ctx: &Ctx, before: &ResourceRow, envelope: &mut Envelope) -> Result<(), Problem> {
+    let ops = before.kind.ops();
+    for reference in ops.references(&envelope.spec)? {
+        let stored = before.spec.pointer(&reference.pointer).and_then(Value::as_str);
+        if stored == Some(reference.target.as_str()) {
+            continue;
+        }
+        let tenant = &ctx.caller.tenant;
+        let found = ctx.app.store.resource_find(tenant, reference.kind, &reference.target).await?;
+        let pointer = format!("/spec{}", reference.pointer);
+        let Some(found) = found else {
+            let detail = format!("There is no {} {:?}.", reference.kind, reference.target);
+            return Err(Problem::new(Code::ReferenceNotFound, detail.clone())
+                .with_errors(vec![FieldError::new(pointer, Code::ReferenceNotFound.as_str(), detail)]));
+        };
+        if let Some(slot) = envelope.spec.pointer_mut(&reference.pointer) {
+            *slot = Value::String(found.id.to_string());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,22 @@
+//! Accept, the first of the five verbs: authenticated, authorised and validated requests become a resource and a job, in one
+//! transaction, and a 202.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `create` | a create's document to what the store accepts |
+//! | `batch` | creates that come together, in one transaction |
+//! | `change` | updates and actions against the generation that was read |
+//! | `policy` | what only operators may ask for |
+//! | `keys` | one request at a time with an idempotency key |
+//! | `refusal` | the store's refusals as problems |
+//! | `dry_run` | all checks, nothing written |
+//! | `reply` | the 202 |
+
+pub mod batch;
+pub mod change;
+pub mod create;
+pub mod dry_run;
+pub mod keys;
+pub mod policy;
+pub mod refusal;
+pub mod reply;

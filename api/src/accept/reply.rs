@@ -1,0 +1,101 @@
+//! The answer to what was accepted: 202 with the resource and the job, at once or when the job ends.
+
+use crate::ctx::Ctx;
+use crate::problem::Problem;
+use crate::shapes::job::{self, JobDoc};
+use crate::shapes::resource::{self, Beside, ResourceDoc};
+use axum::response::Response;
+use chrono::Utc;
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, ETAG, HeaderValue, LOCATION};
+use rhyzome_model::kinds::Kind;
+use rhyzome_store::accept::Reply;
+use rhyzome_store::rows::{JobRow, ResourceRow};
+use serde::Serialize;
+use std::time::Duration;
+
+/// `{resource, job}`.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct AcceptedDoc<'a> {
+    /// As it is after the change.
+    resource: ResourceDoc<'a>,
+    /// None where nothing has to be done.
+    job: Option<JobDoc<'a>>,
+}
+
+/// 202, or 200 where nothing has to be done.
+pub async fn accepted(ctx: &Ctx, reply: Reply, wait: Option<Duration>) -> Result<Response, Problem> {
+    let mut resource = reply.accepted.resource;
+    let mut job = reply.accepted.job;
+    let addresses = reply.accepted.addresses;
+    if let (Some(open), Some(wait)) = (&job, wait)
+        && !wait.is_zero()
+        && let Some(done) = ctx.app.jobs.done(open.id, wait).await
+    {
+        job = Some(done);
+        // Gone after a delete: then it is told as it was last.
+        if let Some(now) = ctx.app.store.resource_by_id(resource.id).await? {
+            resource = now;
+        }
+    }
+    let beside = match addresses {
+        Some(addresses) => Beside { addresses, ..Beside::default() },
+        None => beside(ctx, &resource).await?,
+    };
+    respond(ctx, &resource, &beside, job.as_ref())
+}
+
+/// The response of a resource and its job.
+pub fn respond(
+    ctx: &Ctx,
+    resource: &ResourceRow,
+    beside: &Beside,
+    job: Option<&JobRow>,
+) -> Result<Response, Problem> {
+    let document = AcceptedDoc {
+        resource: resource::document(resource, beside, ctx.reader()),
+        job: job.map(|job| job::document(job, ctx.reader(), Utc::now())),
+    };
+    let status = if job.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
+    let mut response = json(status, &document)?;
+    let headers = response.headers_mut();
+    if let Some(job) = job {
+        headers.insert(LOCATION, ascii(&format!("/v1/jobs/{}", job.id))?);
+    }
+    headers.insert(ETAG, ascii(&resource::etag(resource))?);
+    Ok(response)
+}
+
+/// What a resource's document needs from other tables.
+pub async fn beside(ctx: &Ctx, row: &ResourceRow) -> Result<Beside, Problem> {
+    match row.kind {
+        Kind::Image => Ok(Beside::default()),
+        Kind::Network => {
+            // Before its first success it lives nowhere.
+            let home = match row.applied {
+                Some(_) => ctx.app.store.network_home(row.id).await?,
+                None => None,
+            };
+            let (host, facts) = home.unzip();
+            Ok(Beside { host, facts: facts.flatten(), ..Beside::default() })
+        }
+        Kind::Instance => {
+            let leases = ctx.app.store.leases_of(&[row.id]).await?;
+            Ok(Beside { addresses: leases.into_iter().map(|l| l.ip).collect(), ..Beside::default() })
+        }
+    }
+}
+
+/// A JSON response.
+pub fn json(status: StatusCode, document: &impl Serialize) -> Result<Response, Problem> {
+    let body = serde_json::to_vec(document).map_err(|error| Problem::internal("response", &error))?;
+    let mut response = Response::new(axum::body::Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+/// A header of our own making.
+pub fn ascii(text: &str) -> Result<HeaderValue, Problem> {
+    HeaderValue::from_str(text).map_err(|error| Problem::internal("response header", &error))
+}

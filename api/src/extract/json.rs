@@ -1,0 +1,186 @@
+//! JSON in one pass. Guarantees: an object that names a field twice is refused with a pointer to it (RFC 8259 leaves its meaning open);
+//! nesting is bounded by serde_json (128); nothing follows the document.
+
+use crate::problem::{Code, Problem};
+use ring::digest::{Context, SHA256};
+use rhyzome_model::problem::FieldError;
+use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+use std::cell::RefCell;
+use std::fmt;
+
+/// Where in the document the reader is; made into a pointer only for a fault.
+enum Place<'a> {
+    Root,
+    Field(&'a Place<'a>, &'a str),
+    Item(&'a Place<'a>, usize),
+}
+
+impl Place<'_> {
+    fn pointer(&self) -> String {
+        match self {
+            Place::Root => String::new(),
+            Place::Field(parent, name) => format!("{}/{}", parent.pointer(), escape(name)),
+            Place::Item(parent, n) => format!("{}/{n}", parent.pointer()),
+        }
+    }
+}
+
+/// A name as a part of a JSON Pointer (RFC 6901).
+pub fn escape(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
+struct Strict<'a> {
+    place: Place<'a>,
+    faults: &'a RefCell<Vec<FieldError>>,
+}
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
+    type Value = Value;
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_bool<E>(self, b: bool) -> Result<Value, E> {
+        Ok(Value::Bool(b))
+    }
+    fn visit_i64<E>(self, n: i64) -> Result<Value, E> {
+        Ok(Value::Number(n.into()))
+    }
+    fn visit_u64<E>(self, n: u64) -> Result<Value, E> {
+        Ok(Value::Number(n.into()))
+    }
+    fn visit_f64<E: Error>(self, n: f64) -> Result<Value, E> {
+        Number::from_f64(n).map(Value::Number).ok_or_else(|| E::custom("a number out of range"))
+    }
+    fn visit_str<E>(self, s: &str) -> Result<Value, E> {
+        Ok(Value::String(s.to_owned()))
+    }
+    fn visit_string<E>(self, s: String) -> Result<Value, E> {
+        Ok(Value::String(s))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        let faults = self.faults;
+        while let Some(item) = seq.next_element_seed(Strict { place: Place::Item(&self.place, items.len()), faults })? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some(name) = map.next_key::<String>()? {
+            let place = Place::Field(&self.place, &name);
+            if fields.contains_key(&name) {
+                let detail = format!("the field \"{name}\" is there twice");
+                self.faults.borrow_mut().push(FieldError::new(place.pointer(), "DUPLICATE_FIELD", detail));
+            }
+            let value = map.next_value_seed(Strict { place, faults: self.faults })?;
+            fields.insert(name, value);
+        }
+        Ok(Value::Object(fields))
+    }
+}
+
+/// The document of a body.
+pub fn parse(body: &[u8]) -> Result<Value, Problem> {
+    let faults = RefCell::new(Vec::new());
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let read = Strict { place: Place::Root, faults: &faults }
+        .deserialize(&mut reader)
+        .and_then(|value| reader.end().map(|()| value));
+    let value = read.map_err(|e| Problem::new(Code::MalformedJson, format!("The body is not JSON: {e}.")))?;
+    let faults = faults.into_inner();
+    if faults.is_empty() { Ok(value) } else { Err(Problem::invalid(faults)) }
+}
+
+/// SHA-256 of what a document means: fields by name, numbers by value, white space left out.
+pub fn meaning_hash(value: &Value) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    feed(&mut context, value);
+    let mut hash = [0; 32];
+    hash.copy_from_slice(context.finish().as_ref());
+    hash
+}
+
+fn feed(context: &mut Context, value: &Value) {
+    let mut text = |tag: u8, bytes: &[u8]| {
+        context.update(&[tag]);
+        context.update(&(bytes.len() as u64).to_be_bytes());
+        context.update(bytes);
+    };
+    match value {
+        Value::Null => text(b'n', b""),
+        Value::Bool(b) => text(b'b', &[u8::from(*b)]),
+        Value::Number(n) => text(b'#', number(n).as_bytes()),
+        Value::String(s) => text(b's', s.as_bytes()),
+        Value::Array(items) => {
+            text(b'[', &items.len().to_be_bytes());
+            items.iter().for_each(|item| feed(context, item));
+        }
+        Value::Object(fields) => {
+            text(b'{', &fields.len().to_be_bytes());
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by_key(|(name, _)| name.as_str());
+            for (name, field) in fields {
+                context.update(&(name.len() as u64).to_be_bytes());
+                context.update(name.as_bytes());
+                feed(context, field);
+            }
+        }
+    }
+}
+
+/// 1 and 1.0 are one number.
+fn number(n: &Number) -> String {
+    match n.as_f64() {
+        Some(f) if n.is_f64() && f.fract() == 0.0 && f.abs() < 9_007_199_254_740_992.0 => (f as i64).to_string(),
+        Some(_) | None => n.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{meaning_hash, parse};
+    use serde_json::json;
+
+    #[test]
+    fn a_field_named_twice_is_refused_by_pointer() {
+        let problem = parse(br#"{"a": [{"b/c": 1, "b/c": 2}], "a": 1}"#).unwrap_err();
+        let pointers: Vec<&str> = problem.errors().iter().map(|e| e.pointer.as_str()).collect();
+        assert_eq!((problem.status(), pointers), (400, vec!["/a/0/b~1c", "/a"]));
+    }
+
+    #[test]
+    fn what_is_not_json_is_refused() {
+        for body in ["", "{", "{} {}", "nul", "{\"a\": 1e999}", &"[".repeat(200)] {
+            assert_eq!(parse(body.as_bytes()).map_err(|p| p.status()), Err(400), "{body}");
+        }
+        assert_eq!(parse(br#" {"a": [1, -2, 2.5, "x", null, true]} "#).unwrap(), json!({"a": [1, -2, 2.5, "x", null, true]}));
+    }
+
+    #[test]
+    fn equal_as_json_is_equal_as_hash() {
+        let same = [r#"{"a":1,"b":[1,2]}"#, r#" { "b" : [1.0, 2], "a" : 1 } "#];
+        let hashes: Vec<_> = same.iter().map(|s| meaning_hash(&parse(s.as_bytes()).unwrap())).collect();
+        assert_eq!(hashes[0], hashes[1]);
+        let others = [r#"{"a":1,"b":[2,1]}"#, r#"{"a":"1","b":[1,2]}"#, r#"{"a":1,"b":[[1,2]]}"#, r#"{"a":1}"#];
+        for other in others {
+            assert_ne!(hashes[0], meaning_hash(&parse(other.as_bytes()).unwrap()), "{other}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! `/healthz`: the process answers. `/readyz`: it can serve, or what is missing.
+
+use super::table::{Answer, Body, Endpoint, Need};
+use crate::accept::reply;
+use crate::app::App;
+use crate::problem::Problem;
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::get;
+use http::{Method, StatusCode};
+use rhyzome_store::StoreError;
+use serde::Serialize;
+use std::time::Duration;
+
+/// How long a part may take to answer.
+const TIME: Duration = Duration::from_secs(2);
+
+/// What a part is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Part {
+    Ok,
+    Unreachable,
+    Missing,
+}
+
+/// The answer of `/readyz`.
+#[derive(Debug, Serialize)]
+struct Readiness {
+    ready: bool,
+    database: Part,
+    migrations: Part,
+    nats: Part,
+    missing: Vec<&'static str>,
+}
+
+/// See the module.
+pub fn endpoints() -> Vec<Endpoint> {
+    let endpoint = |path: &str, summary: &str, handler| Endpoint {
+        method: Method::GET,
+        path: path.to_owned(),
+        need: Need::Public,
+        summary: summary.to_owned(),
+        query: &[],
+        body: Body::None,
+        answer: Answer::Object,
+        handler,
+    };
+    vec![
+        endpoint("/healthz", "Whether the process answers", get(|| async { healthz() })),
+        endpoint("/readyz", "Whether it can serve, or what is missing", get(readyz)),
+    ]
+}
+
+fn healthz() -> Result<Response, Problem> {
+    reply::json(StatusCode::OK, &serde_json::json!({ "ok": true }))
+}
+
+async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
+    let (database, migrations) = match tokio::time::timeout(TIME, app.store.ready()).await {
+        Ok(Ok(())) => (Part::Ok, Part::Ok),
+        Ok(Err(StoreError::NotMigrated { .. })) => (Part::Ok, Part::Missing),
+        // The table of migrations isn't there at all.
+        Ok(Err(StoreError::Other(_))) => (Part::Ok, Part::Missing),
+        Ok(Err(_)) | Err(_) => (Part::Unreachable, Part::Unreachable),
+    };
+    let nats = match &app.nats {
+        Some(nats) if nats.is_connected() => Part::Ok,
+        Some(_) => Part::Unreachable,
+        None => Part::Missing,
+    };
+    let parts = [("database", database), ("migrations", migrations), ("nats", nats)];
+    let missing: Vec<&str> = parts.iter().filter(|(_, part)| *part != Part::Ok).map(|(name, _)| *name).collect();
+    let ready = missing.is_empty();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    reply::json(status, &Readiness { ready, database, migrations, nats, missing })
+}

@@ -1,0 +1,276 @@
+//! `/v1/jobs`: read, wait, list, cancel, retry.
+
+use super::table::{Answer, Body, Endpoint, Need};
+use crate::accept::{refusal, reply};
+use crate::auth::caller::missing;
+use crate::ctx::{Ctx, deadline};
+use crate::extract::headers::{WAIT_MAX_S, prefer_wait};
+use crate::problem::Problem;
+use crate::shapes::job::{self, JobDoc};
+use crate::shapes::page::{self, LIMIT_DEFAULT, LIMIT_MAX, PageDoc};
+use axum::extract::Path;
+use axum::response::Response;
+use axum::routing::{get, post};
+use chrono::Utc;
+use http::header::{HeaderValue, LOCATION, RETRY_AFTER};
+use http::{Method, StatusCode};
+use rhyzome_model::ids::{JobId, ResourceId};
+use rhyzome_model::job::{Action, JobState};
+use rhyzome_model::kinds::Kind;
+use rhyzome_store::accept::AcceptedNow;
+use rhyzome_store::jobs::JobFilter;
+use rhyzome_store::resources::{Page, Scope};
+use rhyzome_store::rows::JobRow;
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+const LIST: &[&str] = &["target", "state", "limit", "page_token", "tenant"];
+const READ: &[&str] = &["wait", "tenant"];
+const RETRY: &[&str] = &["deadline_seconds"];
+/// Jobs looked at for one page.
+const LOOK_MAX: usize = 5_000;
+
+/// `{job}`.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct JobOnly<'a> {
+    /// As it is now.
+    job: JobDoc<'a>,
+}
+
+/// See the module.
+pub fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint {
+            method: Method::GET,
+            path: "/v1/jobs".to_owned(),
+            need: Need::Job,
+            summary: "List jobs".to_owned(),
+            query: LIST,
+            body: Body::None,
+            answer: Answer::Jobs,
+            handler: get(list),
+        },
+        Endpoint {
+            method: Method::GET,
+            path: "/v1/jobs/{id}".to_owned(),
+            need: Need::Job,
+            summary: "Read one job; with wait, once it is done".to_owned(),
+            query: READ,
+            body: Body::None,
+            answer: Answer::Job,
+            handler: get(read),
+        },
+        Endpoint {
+            method: Method::POST,
+            path: "/v1/jobs/{id}/cancel".to_owned(),
+            need: Need::Job,
+            summary: "Cancel one job".to_owned(),
+            query: &[],
+            body: Body::None,
+            answer: Answer::AcceptedJob,
+            handler: post(cancel),
+        },
+        Endpoint {
+            method: Method::POST,
+            path: "/v1/jobs/{id}/retry".to_owned(),
+            need: Need::Job,
+            summary: "Try a failed or cancelled job again".to_owned(),
+            query: RETRY,
+            body: Body::None,
+            answer: Answer::AcceptedJob,
+            handler: post(retry),
+        },
+    ]
+}
+
+/// Tags of resources that jobs are about, read once.
+#[derive(Default)]
+struct Tags(HashMap<ResourceId, BTreeMap<String, String>>);
+
+impl Tags {
+    /// Those of a resource; none of one that is gone.
+    async fn of(&mut self, ctx: &Ctx, id: ResourceId) -> Result<&BTreeMap<String, String>, Problem> {
+        if !self.0.contains_key(&id) {
+            let tags = ctx.app.store.resource_by_id(id).await?.map(|row| row.tags).unwrap_or_default();
+            self.0.insert(id, tags);
+        }
+        Ok(self.0.entry(id).or_default())
+    }
+}
+
+/// Whether the caller may do this to what a job is about. Only a limited scope needs the resource.
+async fn may(ctx: &Ctx, tags: &mut Tags, row: &JobRow, verb: &str) -> Result<bool, Problem> {
+    let (caller, kind) = (&ctx.caller, row.kind.as_str());
+    if verb == "read" && (caller.reads_all(kind) || caller.reads_all("job")) {
+        return Ok(true);
+    }
+    if caller.require(kind, verb).is_err() {
+        return Ok(false);
+    }
+    let tags = tags.of(ctx, row.resource_id).await?;
+    Ok(caller.may(kind, verb, Some(&row.resource_id.to_string()), tags))
+}
+
+/// Refuses who may read no job at all.
+fn require_some(ctx: &Ctx) -> Result<(), Problem> {
+    let some = Kind::ALL.iter().any(|kind| ctx.caller.require(kind.as_str(), "read").is_ok());
+    if some || ctx.caller.require("job", "read").is_ok() { Ok(()) } else { Err(missing("job", "read")) }
+}
+
+/// A job that the caller may know of, and may do this to.
+async fn allowed(ctx: &Ctx, id: &str, tenant: Option<String>, verb: Verb) -> Result<JobRow, Problem> {
+    let unknown = || Problem::not_found("job", &id.chars().take(80).collect::<String>());
+    let scope = ctx.scope(tenant)?;
+    let job: JobId = id.parse().map_err(|_| unknown())?;
+    let row = ctx.app.store.job_get(job).await?.filter(|row| match &scope {
+        Scope::Tenant(tenant) | Scope::Operator(Some(tenant)) => row.tenant == *tenant,
+        Scope::Operator(None) => true,
+    });
+    let row = row.ok_or_else(unknown)?;
+    let mut tags = Tags::default();
+    match verb {
+        Verb::Read if may(ctx, &mut tags, &row, "read").await? => Ok(row),
+        // With another scope on this kind they may know of it.
+        Verb::Read => {
+            if ctx.caller.require(row.kind.as_str(), "read").is_ok() { Err(unknown()) } else { Err(missing(row.kind.as_str(), "read")) }
+        }
+        Verb::Change => {
+            let verb = row.action.as_str();
+            if may(ctx, &mut tags, &row, verb).await? {
+                if row.tenant == ctx.caller.tenant { Ok(row) } else { Err(missing(row.kind.as_str(), verb)) }
+            } else if may(ctx, &mut tags, &row, "read").await? || ctx.caller.require(row.kind.as_str(), verb).is_err() {
+                Err(missing(row.kind.as_str(), verb))
+            } else {
+                Err(unknown())
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verb {
+    Read,
+    Change,
+}
+
+async fn read(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
+    let mut query = ctx.query(READ);
+    let wait = query.number("wait", 0..=WAIT_MAX_S as i64).map(|s| Duration::from_secs(s as u64));
+    let tenant = query.text("tenant");
+    query.finish()?;
+    let mut row = allowed(&ctx, &id, tenant, Verb::Read).await?;
+    let wait = wait.or_else(|| prefer_wait(&ctx.headers)).filter(|w| !w.is_zero());
+    if let Some(wait) = wait.filter(|_| !row.state.is_done()) {
+        row = match ctx.app.jobs.done(row.id, wait).await {
+            Some(done) => done,
+            None => ctx.app.store.job_get(row.id).await?.unwrap_or(row),
+        };
+    }
+    let mut response = reply::json(StatusCode::OK, &job::document(&row, ctx.reader(), Utc::now()))?;
+    if !row.state.is_done() {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    Ok(response)
+}
+
+async fn list(ctx: Ctx) -> Result<Response, Problem> {
+    require_some(&ctx)?;
+    let mut query = ctx.query(LIST);
+    let target = query.parsed("target", "the id of a resource", |text| text.parse::<ResourceId>().ok());
+    let states = JobState::ALL.iter().filter(|s| s.shown() == **s).map(|s| s.as_str());
+    let wanted = format!("one of {}", states.collect::<Vec<_>>().join(", "));
+    let state = query.parsed("state", &wanted, |text| JobState::parse(text).filter(|s| s.shown() == *s));
+    let limit = query.number("limit", 1..=LIMIT_MAX).unwrap_or(LIMIT_DEFAULT) as usize;
+    let mut after = query.parsed("page_token", "a token of a page", page::after);
+    let tenant = query.text("tenant");
+    query.finish()?;
+    let (scope, filter) = (ctx.scope(tenant)?, JobFilter { target, state });
+
+    let mut tags = Tags::default();
+    let mut rows: Vec<JobRow> = Vec::new();
+    let mut looked = 0;
+    let step = limit as i64 + 1;
+    let more = loop {
+        let found = ctx.app.store.job_list(&scope, &filter, &Page { after, limit: step }).await?;
+        let whole = found.len() as i64 == step;
+        looked += found.len();
+        for row in found {
+            after = Some((row.created_at, row.id.0));
+            if may(&ctx, &mut tags, &row, "read").await? {
+                rows.push(row);
+            }
+        }
+        if rows.len() > limit {
+            rows.truncate(limit);
+            break rows.last().map(|row| (row.created_at, row.id.0));
+        }
+        if !whole {
+            break None;
+        }
+        if looked >= LOOK_MAX {
+            break after;
+        }
+    };
+    let (reader, now) = (ctx.reader(), Utc::now());
+    let items = rows.iter().map(|row| job::document(row, reader, now)).collect();
+    reply::json(StatusCode::OK, &PageDoc { items, next_page_token: more.map(page::token) })
+}
+
+async fn cancel(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
+    ctx.query(&[]).finish()?;
+    ctx.no_body()?;
+    let row = allowed(&ctx, &id, None, Verb::Change).await?;
+    let what = format!("job {id}");
+    let cancelled = ctx
+        .app
+        .store
+        .accept_cancel(&ctx.caller.tenant, row.id, &ctx.origin(None))
+        .await?
+        .map_err(|refused| refusal::problem(refused, row.kind, &what))?;
+    ctx.app.announcer.cancelled(&cancelled.tenant, cancelled.kind, cancelled.id);
+    answer(&ctx, cancelled).await
+}
+
+async fn retry(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
+    let mut query = ctx.query(RETRY);
+    let deadline_s = deadline(&mut query);
+    query.finish()?;
+    ctx.no_body()?;
+    let idempotency = ctx.idempotency(&Value::Null)?;
+    let row = allowed(&ctx, &id, None, Verb::Change).await?;
+    let steps = steps(&ctx, &row).await?;
+    let _turn = ctx.app.keys.lock(&ctx.caller.tenant, idempotency.as_ref()).await;
+    let what = format!("job {id}");
+    let reply = ctx
+        .app
+        .store
+        .accept_retry(&ctx.caller.tenant, row.id, JobId::new(), &steps, idempotency.as_ref(), &ctx.origin(deadline_s))
+        .await?
+        .map_err(|refused| refusal::problem(refused, row.kind, &what))?;
+    if reply.now == AcceptedNow::Now {
+        ctx.app.announcer.accepted(&reply.accepted.resource, reply.accepted.job.as_ref());
+    }
+    let job = reply.accepted.job.ok_or_else(|| Problem::internal("retry", &"a retry without a job"))?;
+    answer(&ctx, job).await
+}
+
+/// The steps that a job would have now; those of before where its resource is gone, which the store refuses.
+async fn steps(ctx: &Ctx, row: &JobRow) -> Result<Vec<&'static str>, Problem> {
+    let Some(resource) = ctx.app.store.resource_by_id(row.resource_id).await? else { return Ok(Vec::new()) };
+    let action: Action = row.action;
+    Ok(row.kind.ops().step_names(action, &resource.spec, resource.applied.as_ref())?)
+}
+
+/// 202 with the job, once it is done where the caller prefers to wait.
+async fn answer(ctx: &Ctx, row: JobRow) -> Result<Response, Problem> {
+    let row = match prefer_wait(&ctx.headers).filter(|w| !w.is_zero() && !row.state.is_done()) {
+        Some(wait) => ctx.app.jobs.done(row.id, wait).await.unwrap_or(row),
+        None => row,
+    };
+    let document = JobOnly { job: job::document(&row, ctx.reader(), Utc::now()) };
+    let mut response = reply::json(StatusCode::ACCEPTED, &document)?;
+    response.headers_mut().insert(LOCATION, reply::ascii(&format!("/v1/jobs/{}", row.id))?);
+    Ok(response)
+}

@@ -1,0 +1,312 @@
+//! `/v1/{kinds}`: create, list, read, patch, delete and the kind's actions, the same for every kind.
+
+use super::table::{Answer, Body, Endpoint, Need};
+use crate::accept::change::{self, Ask, Terms};
+use crate::accept::{create, dry_run, refusal, reply};
+use crate::ctx::{Ctx, deadline};
+use crate::extract::headers::{IfMatch, prefer_wait};
+use crate::problem::Problem;
+use crate::shapes::page::{self, LIMIT_DEFAULT, LIMIT_MAX, PageDoc};
+use crate::shapes::resource::{self, Beside, etag};
+use axum::extract::Path;
+use axum::response::Response;
+use axum::routing::{delete, get, patch, post};
+use http::header::ETAG;
+use http::{Method, StatusCode};
+use rhyzome_model::ids::{JobId, ResourceId};
+use rhyzome_model::job::Action;
+use rhyzome_model::kinds::Kind;
+use rhyzome_model::shown::ResourceState;
+use rhyzome_store::accept::{AcceptedNow, Refusal};
+use rhyzome_store::resources::{Page, ResourceFilter};
+use rhyzome_store::rows::ResourceRow;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+const LIST: &[&str] = &["tag", "state", "name", "limit", "page_token", "tenant"];
+const READ: &[&str] = &["tenant"];
+const CHANGE: &[&str] = &["dry_run", "deadline_seconds"];
+const DELETE: &[&str] = &["dry_run"];
+/// Rows looked at for one page: filters that are judged here may pass over many.
+const LOOK_MAX: usize = 5_000;
+
+/// The endpoints of a kind.
+pub fn endpoints(kind: Kind) -> Vec<Endpoint> {
+    let all = format!("/v1/{}", kind.plural());
+    let one = format!("{all}/{{id}}");
+    let need = |verb| Need::Scope { kind, verb };
+    let mut endpoints = vec![
+        Endpoint {
+            method: Method::POST,
+            path: all.clone(),
+            need: need("create"),
+            summary: format!("Make a {kind}"),
+            query: CHANGE,
+            body: Body::Create(kind),
+            answer: Answer::Accepted,
+            handler: post(move |ctx: Ctx| create_one(kind, ctx)),
+        },
+        Endpoint {
+            method: Method::GET,
+            path: all,
+            need: need("read"),
+            summary: format!("List {}", kind.plural()),
+            query: LIST,
+            body: Body::None,
+            answer: Answer::Resources,
+            handler: get(move |ctx: Ctx| list(kind, ctx)),
+        },
+        Endpoint {
+            method: Method::GET,
+            path: one.clone(),
+            need: need("read"),
+            summary: format!("Read one {kind}"),
+            query: READ,
+            body: Body::None,
+            answer: Answer::Resource,
+            handler: get(move |Path(id): Path<String>, ctx: Ctx| read(kind, id, ctx)),
+        },
+        Endpoint {
+            method: Method::PATCH,
+            path: one.clone(),
+            need: need("update"),
+            summary: format!("Change one {kind} by a JSON merge patch"),
+            query: CHANGE,
+            body: Body::Patch(kind),
+            answer: Answer::Accepted,
+            handler: patch(move |Path(id): Path<String>, ctx: Ctx| update(kind, id, ctx)),
+        },
+        Endpoint {
+            method: Method::DELETE,
+            path: one.clone(),
+            need: need("delete"),
+            summary: format!("Remove one {kind}"),
+            query: DELETE,
+            body: Body::None,
+            answer: Answer::Accepted,
+            handler: delete(move |Path(id): Path<String>, ctx: Ctx| remove(kind, id, ctx)),
+        },
+    ];
+    for &action in kind.ops().actions() {
+        endpoints.push(Endpoint {
+            method: Method::POST,
+            path: format!("{one}/{action}"),
+            need: need(action.as_str()),
+            summary: format!("{} one {kind}", capital(action.as_str())),
+            query: CHANGE,
+            body: Body::None,
+            answer: Answer::Accepted,
+            handler: post(move |Path(id): Path<String>, ctx: Ctx| act(kind, action, id, ctx)),
+        });
+    }
+    endpoints
+}
+
+fn capital(word: &str) -> String {
+    let mut chars = word.chars();
+    chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
+/// The id in a path; what is no id is of nothing.
+pub(super) fn id_of(kind: Kind, text: &str) -> Result<ResourceId, Problem> {
+    text.parse().map_err(|_| Problem::not_found(kind.as_str(), &text.chars().take(80).collect::<String>()))
+}
+
+async fn create_one(kind: Kind, ctx: Ctx) -> Result<Response, Problem> {
+    let mut query = ctx.query(CHANGE);
+    let (dry, deadline_s) = (query.flag("dry_run"), deadline(&mut query));
+    query.finish()?;
+    let document = ctx.document()?;
+    let idempotency = ctx.idempotency(&document)?;
+    let envelope = create::checked(&ctx, kind, document)?;
+    if dry {
+        return dry_run::of_create(&ctx, kind, envelope, deadline_s).await;
+    }
+    let what = format!("{kind} {}", envelope.name);
+    let _turn = ctx.app.keys.lock(&ctx.caller.tenant, idempotency.as_ref()).await;
+    let request = create::request(&ctx, kind, envelope, idempotency, deadline_s)?;
+    let reply =
+        ctx.app.batcher.accept(request).await?.map_err(|refused| refusal::problem(refused, kind, &what))?;
+    reply::accepted(&ctx, reply, prefer_wait(&ctx.headers)).await
+}
+
+async fn read(kind: Kind, id: String, ctx: Ctx) -> Result<Response, Problem> {
+    let mut query = ctx.query(READ);
+    let tenant = query.text("tenant");
+    query.finish()?;
+    let row = visible(&ctx, kind, id_of(kind, &id)?, tenant).await?;
+    let beside = reply::beside(&ctx, &row).await?;
+    let mut response = reply::json(StatusCode::OK, &resource::document(&row, &beside, ctx.reader()))?;
+    response.headers_mut().insert(ETAG, reply::ascii(&etag(&row))?);
+    Ok(response)
+}
+
+/// A resource that the caller may read.
+pub(super) async fn visible(
+    ctx: &Ctx,
+    kind: Kind,
+    id: ResourceId,
+    tenant: Option<String>,
+) -> Result<ResourceRow, Problem> {
+    let found = ctx.app.store.resource_get(&ctx.scope(tenant)?, kind, id).await?;
+    let row = found.ok_or_else(|| Problem::not_found(kind.as_str(), &id.to_string()))?;
+    change::allowed(&ctx.caller, &row, "read")?;
+    Ok(row)
+}
+
+async fn update(kind: Kind, id: String, ctx: Ctx) -> Result<Response, Problem> {
+    let mut query = ctx.query(CHANGE);
+    let (dry, deadline_s) = (query.flag("dry_run"), deadline(&mut query));
+    query.finish()?;
+    let id = id_of(kind, &id)?;
+    let ask = Ask::Patch(ctx.document()?);
+    let if_match = IfMatch::of(&ctx.headers)?;
+    if dry {
+        return dry_run::of_change(&ctx, kind, id, &ask, &if_match).await;
+    }
+    let terms = Terms { idempotency: None, if_match, deadline_s, wait: prefer_wait(&ctx.headers) };
+    change::accept(&ctx, kind, id, &ask, terms).await
+}
+
+async fn act(kind: Kind, action: Action, id: String, ctx: Ctx) -> Result<Response, Problem> {
+    let mut query = ctx.query(CHANGE);
+    let (dry, deadline_s) = (query.flag("dry_run"), deadline(&mut query));
+    query.finish()?;
+    ctx.no_body()?;
+    let id = id_of(kind, &id)?;
+    let ask = Ask::Act(action);
+    let if_match = IfMatch::of(&ctx.headers)?;
+    if dry {
+        return dry_run::of_change(&ctx, kind, id, &ask, &if_match).await;
+    }
+    let idempotency = ctx.idempotency(&Value::Null)?;
+    let terms = Terms { idempotency, if_match, deadline_s, wait: prefer_wait(&ctx.headers) };
+    change::accept(&ctx, kind, id, &ask, terms).await
+}
+
+async fn remove(kind: Kind, id: String, ctx: Ctx) -> Result<Response, Problem> {
+    let mut query = ctx.query(DELETE);
+    let dry = query.flag("dry_run");
+    query.finish()?;
+    ctx.no_body()?;
+    let id = id_of(kind, &id)?;
+    let if_match = IfMatch::of(&ctx.headers)?;
+    if dry {
+        return dry_run::of_delete(&ctx, kind, id, &if_match).await;
+    }
+    let before = change::own(&ctx, kind, id, Action::Delete.as_str()).await?;
+    if !before.deleting {
+        if_match.check(&etag(&before))?;
+    }
+    // Judged again under the lock where the caller named a state.
+    let from = (if_match != IfMatch::Any).then_some(before.generation);
+    let steps = kind.ops().step_names(Action::Delete, &before.spec, before.applied.as_ref())?;
+    let what = format!("{kind} {}", before.name);
+    let deleted = ctx
+        .app
+        .store
+        .accept_delete(&ctx.caller.tenant, kind, id, from, JobId::new(), &steps, &ctx.origin(None))
+        .await?
+        .map_err(|refused| match refused {
+            Refusal::Moved => if_match.check("\"?\"").err().unwrap_or_else(|| refusal::problem(Refusal::Moved, kind, &what)),
+            other => refusal::problem(other, kind, &what),
+        })?;
+    if deleted.now == AcceptedNow::Now {
+        for job in &deleted.cancelled {
+            ctx.app.announcer.cancelled(&ctx.caller.tenant, kind, *job);
+        }
+        ctx.app.announcer.accepted(&deleted.resource, Some(&deleted.job));
+    }
+    let reply = rhyzome_store::accept::Reply {
+        accepted: rhyzome_store::accept::Accepted {
+            resource: deleted.resource,
+            job: Some(deleted.job),
+            addresses: None,
+        },
+        now: deleted.now,
+    };
+    reply::accepted(&ctx, reply, prefer_wait(&ctx.headers)).await
+}
+
+async fn list(kind: Kind, ctx: Ctx) -> Result<Response, Problem> {
+    let mut query = ctx.query(LIST);
+    let mut filter = ResourceFilter { name: query.text("name"), tags: BTreeMap::new() };
+    for tag in query.many("tag") {
+        match tag.split_once(':') {
+            Some((key, value)) if !key.is_empty() => {
+                let before = filter.tags.insert(key.to_owned(), value.to_owned());
+                if before.is_some_and(|b| b != value) {
+                    query.fault("tag", format!("{key:?} can't have two values"));
+                }
+            }
+            Some(_) | None => query.fault("tag", format!("{tag:?} is not KEY:VALUE")),
+        }
+    }
+    let states: Vec<&str> = ResourceState::ALL.iter().map(|s| s.as_str()).collect();
+    let wanted = format!("one of {}", states.join(", "));
+    let state = query.parsed("state", &wanted, ResourceState::parse);
+    let limit = query.number("limit", 1..=LIMIT_MAX).unwrap_or(LIMIT_DEFAULT) as usize;
+    let mut after = query.parsed("page_token", "a token of a page", page::after);
+    let tenant = query.text("tenant");
+    query.finish()?;
+    let scope = ctx.scope(tenant)?;
+
+    // The shown state is computed and scopes may be limited, so both are judged here, over as many rows as it takes.
+    let judged = state.is_some() || !ctx.caller.reads_all(kind.as_str());
+    let step = if judged { LIMIT_MAX } else { limit as i64 + 1 };
+    let mut rows: Vec<ResourceRow> = Vec::new();
+    let mut looked = 0;
+    let mut last_looked = None;
+    let more = loop {
+        let found = ctx.app.store.resource_list(&scope, kind, &filter, &Page { after, limit: step }).await?;
+        let whole = found.len() as i64 == step;
+        looked += found.len();
+        if let Some(last) = found.last() {
+            after = Some((last.created_at, last.id.0));
+            last_looked = after;
+        }
+        rows.extend(found.into_iter().filter(|row| {
+            state.is_none_or(|s| resource::state(row) == s)
+                && ctx.caller.may(kind.as_str(), "read", Some(&row.id.to_string()), &row.tags)
+        }));
+        if rows.len() > limit {
+            rows.truncate(limit);
+            break rows.last().map(|row| (row.created_at, row.id.0));
+        }
+        if !whole {
+            break None;
+        }
+        if looked >= LOOK_MAX {
+            break last_looked;
+        }
+    };
+    let addresses = addresses(&ctx, kind, &rows).await?;
+    let reader = ctx.reader();
+    let besides: Vec<Beside> = rows
+        .iter()
+        .map(|row| Beside { addresses: addresses.get(&row.id).cloned().unwrap_or_default(), ..Beside::default() })
+        .collect();
+    let items = rows.iter().zip(&besides).map(|(row, beside)| resource::document(row, beside, reader)).collect();
+    reply::json(StatusCode::OK, &PageDoc { items, next_page_token: more.map(page::token) })
+}
+
+async fn addresses(
+    ctx: &Ctx,
+    kind: Kind,
+    rows: &[ResourceRow],
+) -> Result<BTreeMap<ResourceId, Vec<Ipv4Addr>>, Problem> {
+    let mut by_instance: BTreeMap<ResourceId, Vec<Ipv4Addr>> = BTreeMap::new();
+    match kind {
+        Kind::Network | Kind::Image => {}
+        Kind::Instance => {
+            let ids: Vec<ResourceId> = rows.iter().map(|r| r.id).collect();
+            for lease in ctx.app.store.leases_of(&ids).await? {
+                if let Some(instance) = lease.instance {
+                    by_instance.entry(instance).or_default().push(lease.ip);
+                }
+            }
+        }
+    }
+    Ok(by_instance)
+}

@@ -1,0 +1,63 @@
+//! The one binary, `rhyzome`: every role of the control plane, the stack on one machine, and the operators' commands.
+
+mod admin;
+mod args;
+mod issuer;
+mod migrate;
+mod output;
+mod pki;
+mod roles;
+mod settings;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    rhyzome_runtime::install_crypto();
+    match perform(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(cli: Cli) -> Result<()> {
+    let configured = cli.configured;
+    match cli.command {
+        Command::Api(args) => threads(&args.process)?.block_on(roles::api(&configured, &args)),
+        Command::Scheduler(args) => threads(&args.process)?.block_on(roles::scheduler(&configured, &args)),
+        Command::Worker(args) => threads(&args.process)?.block_on(roles::worker(&configured, &args)),
+        Command::Agent(args) => threads(&args.process)?.block_on(roles::agent(&configured, &args)),
+        Command::DevIssuer(args) => threads(&args.process)?.block_on(issuer::serve(&configured, &args)),
+        Command::Migrate(args) => single()?.block_on(migrate::run(&configured, &args)),
+        Command::Token(args) => issuer::token::print(&args),
+        Command::Pki(args) => pki::run(&configured, &args),
+        Command::Admin(args) => single()?.block_on(admin::run(&configured, &args)),
+        Command::Up(args) => up::run(&configured, &args),
+        Command::Down(args) => single()?.block_on(up::down::run(&configured, &args)),
+        Command::Under(args) => up::under::run(&args),
+    }
+}
+
+/// For roles: as many threads as the machine has processors, or as `--threads` says.
+fn threads(process: &args::ProcessArgs) -> Result<tokio::runtime::Runtime> {
+    up::under::end_with_parent(process.end_with_parent)?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = process.threads {
+        builder.worker_threads(threads.get());
+    }
+    builder.enable_all().build().context("starting the runtime")
+}
+
+/// For commands that wait more than they work.
+fn single() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")
+}

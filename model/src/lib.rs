@@ -1,0 +1,21 @@
+//! What things are: kinds, specs, states, transitions, ids, errors. No I/O, no clock, no randomness but the ids'.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `ids` | typed identifiers |
+//! | `problem` | faults of a document, and the problem a user reads |
+//! | `schema` | checks a document against a kind's JSON Schema, all faults at once |
+//! | `kinds` | one file a kind: spec, status, validation, references, demand, plan |
+//! | `step` | a plan as data: what is done on a host beside what undoes it |
+//! | `job` | job states and their legal transitions |
+//! | `place` | placement: hosts and requests in, a host or the counted reasons out |
+//! | `shown` | the state a user reads, computed from intent, applied, observed and the active job |
+
+pub mod ids;
+pub mod job;
+pub mod kinds;
+pub mod place;
+pub mod problem;
+pub mod schema;
+pub mod shown;
+pub mod step;

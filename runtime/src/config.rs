@@ -1,0 +1,389 @@
+//! Configuration in layers: a flag over the environment over one TOML file.
+//!
+//! - The file is the one named, else `./rhyzome.toml`, else `/etc/rhyzome/rhyzome.toml`, else none.
+//! - The environment is `RHYZOME_SECTION__KEY`; other variables that begin with `RHYZOME_` and have no `__` are not configuration.
+//! - A flag is `section.key=value`, given by the command line's own flags or by `--set`.
+//!
+//! In environment and flags a value that begins with `[`, `{` or `"` is read as TOML. An unknown key and a wrong value are refused
+//! by name, with where they came from. Keys that hold a secret are refused as flags: those are seen by everybody on the machine.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use config::{Config, ConfigError as Inner, File, FileFormat, Value, ValueKind};
+use serde::de::DeserializeOwned;
+
+/// Where a file is looked for when none is named.
+pub const DEFAULT_FILES: [&str; 2] = ["rhyzome.toml", "/etc/rhyzome/rhyzome.toml"];
+const PREFIX: &str = "RHYZOME_";
+/// A key whose last part is one of these holds a secret.
+const SECRETS: [&str; 5] = ["password", "secret", "token", "key_pem", "url_with_password"];
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A file.
+    File(PathBuf),
+    /// A variable of the environment.
+    Environment(String),
+    /// A flag of the command line.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "the file {}", path.display()),
+            Self::Environment(name) => write!(f, "the environment variable {name}"),
+            Self::Flag(flag) => write!(f, "the flag {flag}"),
+        }
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("the configuration file {}: {source}", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The text isn't TOML.
+    #[error("{origin} isn't TOML: {what}")]
+    Syntax {
+        /// Where it stands.
+        origin: Origin,
+        /// What is wrong.
+        what: String,
+    },
+    /// A key is unknown or its value wrong.
+    #[error("configuration key `{key}`{}: {what}", from(.origin.as_ref()))]
+    Value {
+        /// Which, with dots.
+        key: String,
+        /// Where it came from; none where it is missing altogether.
+        origin: Option<Origin>,
+        /// What is wrong, and what would be right.
+        what: String,
+    },
+    /// Not `section.key=value`.
+    #[error("the flag --set {0}: SECTION.KEY=VALUE is what it takes")]
+    Flag(String),
+    /// A secret in a flag.
+    #[error("configuration key `{0}` holds a secret, and a flag is seen by everybody on the machine: name a file with `{0}_file`, or use the environment")]
+    SecretInFlag(String),
+}
+
+fn from(origin: Option<&Origin>) -> String {
+    origin.map(|origin| format!(" (from {origin})")).unwrap_or_default()
+}
+
+/// What the layers are made from.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    file: Option<PathBuf>,
+    environment: Vec<(String, String)>,
+    flags: Vec<(String, String, String)>,
+}
+
+impl Sources {
+    /// The file named (or the usual one), and the process's environment.
+    pub fn of_process(file: Option<PathBuf>) -> Self {
+        Self { file, environment: std::env::vars().collect(), flags: Vec::new() }
+    }
+
+    /// Only what is given; for tests.
+    pub fn only(file: Option<PathBuf>, environment: Vec<(String, String)>) -> Self {
+        Self { file, environment, flags: Vec::new() }
+    }
+
+    /// Adds a value given by a flag of its own: `flag("scheduler.batch", "--batch", value)`. Later ones win.
+    #[must_use]
+    pub fn flag(mut self, key: &str, flag: &str, value: Option<impl fmt::Display>) -> Self {
+        if let Some(value) = value {
+            self.flags.push((key.to_owned(), flag.to_owned(), value.to_string()));
+        }
+        self
+    }
+
+    /// Adds `SECTION.KEY=VALUE` as `--set` takes it.
+    ///
+    /// # Errors
+    /// It has another shape.
+    pub fn set(mut self, text: &str) -> Result<Self, ConfigError> {
+        let (key, value) = text.split_once('=').ok_or_else(|| ConfigError::Flag(text.to_owned()))?;
+        let key = key.trim();
+        if !key.contains('.') || key.split('.').any(str::is_empty) {
+            return Err(ConfigError::Flag(text.to_owned()));
+        }
+        self.flags.push((key.to_owned(), format!("--set {key}"), value.trim().to_owned()));
+        Ok(self)
+    }
+}
+
+/// Reads all layers into `T`, which should refuse unknown fields everywhere.
+///
+/// # Errors
+/// See [`ConfigError`]; the first fault is told.
+pub fn load<T: DeserializeOwned>(sources: &Sources) -> Result<T, ConfigError> {
+    let mut layers = Layers::default();
+    if let Some(path) = file_of(sources)? {
+        layers.file(&path)?;
+    }
+    for (name, value) in &sources.environment {
+        if let Some(key) = key_of_variable(name) {
+            layers.text(&key, value, Origin::Environment(name.clone()))?;
+        }
+    }
+    for (key, flag, value) in &sources.flags {
+        if SECRETS.iter().any(|secret| key.rsplit('.').next() == Some(*secret)) {
+            return Err(ConfigError::SecretInFlag(key.clone()));
+        }
+        layers.text(key, value, Origin::Flag(flag.clone()))?;
+    }
+    layers.read()
+}
+
+/// The file that would be read: the one named, or the first usual one there is.
+///
+/// # Errors
+/// The one named isn't there.
+pub fn file_of(sources: &Sources) -> Result<Option<PathBuf>, ConfigError> {
+    match &sources.file {
+        Some(path) => match std::fs::metadata(path) {
+            Ok(_) => Ok(Some(path.clone())),
+            Err(source) => Err(ConfigError::Unreadable { path: path.clone(), source }),
+        },
+        None => Ok(DEFAULT_FILES.iter().map(PathBuf::from).find(|path| path.is_file())),
+    }
+}
+
+/// `RHYZOME_SCHEDULER__JOB_DEADLINE` is `scheduler.job_deadline`.
+fn key_of_variable(name: &str) -> Option<String> {
+    let rest = name.strip_prefix(PREFIX)?;
+    rest.contains("__").then(|| rest.to_ascii_lowercase().replace("__", "."))
+}
+
+#[derive(Default)]
+struct Layers {
+    values: BTreeMap<String, Value>,
+    origins: BTreeMap<String, Origin>,
+}
+
+impl Layers {
+    fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let origin = Origin::File(path.to_owned());
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let table = parse_toml(&text, &origin)?;
+        self.leaves("", table, &origin);
+        Ok(())
+    }
+
+    /// Arrays and empty tables are leaves; a list is replaced as a whole by the next layer.
+    fn leaves(&mut self, prefix: &str, table: config::Map<String, Value>, origin: &Origin) {
+        for (name, value) in table {
+            let key = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+            match value.kind {
+                ValueKind::Table(inner) if !inner.is_empty() => self.leaves(&key, inner, origin),
+                kind => self.put(&key, Value::new(None, kind), origin.clone()),
+            }
+        }
+    }
+
+    fn put(&mut self, key: &str, value: Value, origin: Origin) {
+        self.values.insert(key.to_owned(), value);
+        self.origins.insert(key.to_owned(), origin);
+    }
+
+    fn text(&mut self, key: &str, value: &str, origin: Origin) -> Result<(), ConfigError> {
+        if value.starts_with(['[', '{', '"']) {
+            let mut table = parse_toml(&format!("value = {value}"), &origin)?;
+            if let Some(value) = table.remove("value") {
+                self.put(key, value, origin);
+            }
+        } else {
+            self.put(key, Value::new(None, ValueKind::String(value.to_owned())), origin);
+        }
+        Ok(())
+    }
+
+    fn read<T: DeserializeOwned>(self) -> Result<T, ConfigError> {
+        let mut builder = Config::builder();
+        for (key, value) in self.values {
+            builder = builder.set_override(&key, value).map_err(|error| explain(error, &self.origins))?;
+        }
+        builder
+            .build()
+            .and_then(Config::try_deserialize)
+            .map_err(|error| explain(error, &self.origins))
+    }
+}
+
+fn parse_toml(text: &str, origin: &Origin) -> Result<config::Map<String, Value>, ConfigError> {
+    config::Source::collect(&File::from_str(text, FileFormat::Toml)).map_err(|error| {
+        let what = match error {
+            Inner::FileParse { cause, .. } => cause.to_string(),
+            other => other.to_string(),
+        };
+        ConfigError::Syntax { origin: origin.clone(), what }
+    })
+}
+
+/// Turns the library's error into one that names the key, where it came from, and what would be right.
+fn explain(error: Inner, origins: &BTreeMap<String, Origin>) -> ConfigError {
+    let (key, what) = flatten(error);
+    let inside = format!("{key}.");
+    let origin = origins
+        .get(&key)
+        .or_else(|| origins.iter().find(|(known, _)| known.starts_with(&inside)).map(|(_, origin)| origin))
+        .or_else(|| key.rsplit_once('[').and_then(|(list, _)| origins.get(list)))
+        .cloned();
+    ConfigError::Value { key, origin, what }
+}
+
+fn flatten(error: Inner) -> (String, String) {
+    match error {
+        Inner::Type { unexpected, expected, key, .. } => {
+            (key.unwrap_or_default(), format!("{unexpected} isn't {expected}"))
+        }
+        Inner::At { error, key, .. } => {
+            let (inner, what) = flatten(*error);
+            let outer = key.unwrap_or_default();
+            let key = match (outer.is_empty(), inner.is_empty()) {
+                (true, _) => inner,
+                (false, true) => outer,
+                (false, false) => format!("{outer}.{inner}"),
+            };
+            (key, what)
+        }
+        Inner::NotFound(key) => (key, "it is missing".to_owned()),
+        other => unknown_field(&other.to_string()),
+    }
+}
+
+/// serde words it "unknown field `x`, expected `a` or `b`" and hands the name on in no other way.
+fn unknown_field(message: &str) -> (String, String) {
+    let named = message
+        .strip_prefix("unknown field `")
+        .and_then(|rest| rest.split_once('`'))
+        .map(|(name, rest)| (name.to_owned(), format!("there is no such key{}", rest.replace(", expected", ": expected is"))));
+    named.unwrap_or_else(|| (String::new(), message.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Span;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize, Default)]
+    #[serde(default, deny_unknown_fields)]
+    struct All {
+        scheduler: Scheduler,
+        agent: Agent,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Scheduler {
+        job_deadline: Span,
+        cap: u32,
+    }
+
+    impl Default for Scheduler {
+        fn default() -> Self {
+            Self { job_deadline: Span::hours(1), cap: 64 }
+        }
+    }
+
+    #[derive(Debug, Deserialize, Default)]
+    #[serde(default, deny_unknown_fields)]
+    struct Agent {
+        vcpu_overcommit: f64,
+        image_allow: Vec<String>,
+        labels: BTreeMap<String, String>,
+        simulated: bool,
+        image_dir: Option<PathBuf>,
+    }
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("some.toml");
+        std::fs::write(&path, text).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn a_flag_over_the_environment_over_the_file() {
+        let (_dir, path) = file("[scheduler]\njob_deadline = \"2h\"\ncap = 1\n[agent]\nvcpu_overcommit = 2\nimage_allow = [\"http://a/\"]\n[agent.labels]\nzone = \"a\"\n");
+        let environment = env(&[
+            ("RHYZOME_SCHEDULER__CAP", "2"),
+            ("RHYZOME_AGENT__IMAGE_ALLOW", "[\"http://b/\", \"http://c/\"]"),
+            ("RHYZOME_AGENT__SIMULATED", "true"),
+            ("RHYZOME_AGENT__IMAGE_DIR", "/images"),
+            ("RHYZOME_LOG", "debug"),
+            ("HOME", "/root"),
+        ]);
+        let sources = Sources::only(Some(path), environment).set("scheduler.cap=3").unwrap();
+        let all: All = load(&sources).unwrap();
+        assert_eq!(all.scheduler.cap, 3);
+        assert_eq!(all.scheduler.job_deadline, Span::hours(2));
+        assert_eq!(all.agent.image_allow, ["http://b/", "http://c/"]);
+        assert_eq!(all.agent.labels["zone"], "a");
+        assert!(all.agent.simulated);
+        assert!((all.agent.vcpu_overcommit - 2.0).abs() < f64::EPSILON);
+        assert_eq!(all.agent.image_dir.as_deref(), Some(Path::new("/images")));
+    }
+
+    #[test]
+    fn nothing_is_needed() {
+        let all: All = load(&Sources::only(None, Vec::new())).unwrap();
+        assert_eq!(all.scheduler.cap, 64);
+    }
+
+    fn fault(sources: &Sources) -> String {
+        load::<All>(sources).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn faults_name_key_origin_and_what_would_be_right() {
+        let (_dir, path) = file("[scheduler]\njob_deadline = \"soon\"\n");
+        let said = fault(&Sources::only(Some(path.clone()), Vec::new()));
+        assert!(said.contains("`scheduler.job_deadline`") && said.contains("some.toml") && said.contains("30s"), "{said}");
+
+        let said = fault(&Sources::only(None, env(&[("RHYZOME_SCHEDULER__CAP", "many")])));
+        assert!(said.contains("`scheduler.cap`") && said.contains("RHYZOME_SCHEDULER__CAP") && said.contains("integer"), "{said}");
+
+        let said = fault(&Sources::only(None, env(&[("RHYZOME_SCHEDULER__CAPP", "1")])));
+        assert!(said.contains("`scheduler.capp`") && said.contains("RHYZOME_SCHEDULER__CAPP") && said.contains("job_deadline"), "{said}");
+
+        let said = fault(&Sources::only(None, env(&[("RHYZOME_SHEDULER__CAP", "1")])));
+        assert!(said.contains("`sheduler`") && said.contains("RHYZOME_SHEDULER__CAP") && said.contains("scheduler"), "{said}");
+
+        let said = fault(&Sources::only(None, Vec::new()).set("agent.simulated=perhaps").unwrap());
+        assert!(said.contains("`agent.simulated`") && said.contains("--set agent.simulated") && said.contains("boolean"), "{said}");
+
+        let (_dir, path) = file("[scheduler\n");
+        let said = fault(&Sources::only(Some(path), Vec::new()));
+        assert!(said.contains("some.toml") && said.contains("isn't TOML"), "{said}");
+
+        let said = fault(&Sources::only(Some(PathBuf::from("not/there.toml")), Vec::new()));
+        assert!(said.contains("not/there.toml"), "{said}");
+    }
+
+    #[test]
+    fn no_secret_in_a_flag() {
+        let said = fault(&Sources::only(None, Vec::new()).set("database.password=hunter2").unwrap());
+        assert!(said.contains("database.password_file") && !said.contains("hunter2"), "{said}");
+        assert!(Sources::default().set("nonsense").is_err());
+    }
+}

@@ -1,0 +1,305 @@
+//! Watches of hosts: one gRPC stream to each agent, held by the scheduler that holds the host's row lease. Up it tells capacity, load
+//! and guests; down it tells the epoch and the floor.
+//!
+//! The lease runs in database time: a scheduler that is frozen loses it, and another takes the host. While nobody hears an agent its
+//! host is unreachable: nothing is placed there and no order goes out to it.
+
+use crate::Context;
+use crate::backoff::Pause;
+use chrono::{DateTime, Utc};
+use rhyzome_model::ids::{HostName, ResourceId};
+use rhyzome_model::kinds::{Demand, Kind};
+use rhyzome_nats::notices::Change;
+use rhyzome_proto::agent::agent_client::AgentClient;
+use rhyzome_proto::agent::host_report::Report;
+use rhyzome_proto::agent::{GuestSeen, Heartbeat, HostCapacity, HostHello, Inventory, WatchControl};
+use rhyzome_runtime::tls::{TlsError, connect_agent};
+use rhyzome_store::StoreError;
+use rhyzome_store::hosts::{Greeting, GuestRow, Watch, WatchLease};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// How often leases are renewed and loads written.
+const TICK: Duration = Duration::from_secs(2);
+/// Guests that one statement writes.
+const GUESTS: usize = 500;
+
+#[derive(Debug, thiserror::Error)]
+enum WatchError {
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    #[error("{0}")]
+    Call(#[from] tonic::Status),
+    #[error("the agent ended the watch")]
+    Ended,
+    #[error("nothing heard for {0:?}")]
+    Silent(Duration),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("the agent began with something else than its hello")]
+    NoHello,
+    #[error("the agent knows fence {seen}, and the database only {last}: it was set back")]
+    SetBack { seen: i64, last: i64 },
+}
+
+type Loads = Arc<Mutex<HashMap<HostName, Value>>>;
+
+struct Watched {
+    lease: watch::Sender<WatchLease>,
+    task: JoinHandle<()>,
+}
+
+/// The loop: keeps leases, and a task for each.
+pub async fn run(context: Context) {
+    let owner = format!("{}-{:08x}", context.identity.name(), rand::random::<u32>());
+    let loads: Loads = Arc::default();
+    let mut watched: HashMap<HostName, Watched> = HashMap::new();
+    let lease_s = context.config.watch_lease.duration().as_secs_f64();
+    loop {
+        match context.store.watch_take(&owner, lease_s, context.config.watch_take).await {
+            Ok(leases) => follow(&context, &owner, &loads, &mut watched, leases),
+            Err(error) => tracing::warn!(%error, "watches not renewed"),
+        }
+        write_loads(&context, &loads).await;
+        tokio::select! {
+            () = context.shutdown.triggered() => break,
+            () = tokio::time::sleep(TICK) => {}
+        }
+    }
+    for (_, watched) in watched {
+        watched.task.abort();
+    }
+    if let Err(error) = context.store.watch_release(&owner).await {
+        tracing::warn!(%error, "watches not given back; they expire");
+    }
+}
+
+fn follow(
+    context: &Context,
+    owner: &str,
+    loads: &Loads,
+    watched: &mut HashMap<HostName, Watched>,
+    leases: Vec<WatchLease>,
+) {
+    let mut gone: HashMap<HostName, Watched> = std::mem::take(watched);
+    for lease in leases {
+        let host = lease.host.clone();
+        let kept = match gone.remove(&host) {
+            Some(known) if known.lease.borrow().address == lease.address && !known.task.is_finished() => {
+                known.lease.send_replace(lease);
+                known
+            }
+            other => {
+                if let Some(old) = other {
+                    old.task.abort();
+                }
+                let (sender, receiver) = watch::channel(lease);
+                let task = tokio::spawn(keep(context.clone(), owner.to_owned(), Arc::clone(loads), receiver));
+                Watched { lease: sender, task }
+            }
+        };
+        watched.insert(host, kept);
+    }
+    for (host, lost) in gone {
+        tracing::info!(%host, "watch lost");
+        lost.task.abort();
+    }
+}
+
+async fn write_loads(context: &Context, loads: &Loads) {
+    let batch: Vec<(HostName, Value)> = loads.lock().unwrap_or_else(PoisonError::into_inner).drain().collect();
+    if batch.is_empty() {
+        return;
+    }
+    if let Err(error) = context.store.host_loads(&batch).await {
+        tracing::warn!(%error, "loads not written");
+    }
+}
+
+/// Watches one host for as long as its lease is held.
+async fn keep(context: Context, owner: String, loads: Loads, mut lease: watch::Receiver<WatchLease>) {
+    let host = lease.borrow().host.clone();
+    let mut pause = Pause::new();
+    loop {
+        let error = match watch_once(&context, &owner, &loads, &mut lease, &mut pause).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        match &error {
+            WatchError::SetBack { .. } => tracing::error!(%host, %error, "nothing is dispatched to this host until an operator has looked"),
+            WatchError::Tls(_) | WatchError::Call(_) | WatchError::Ended | WatchError::Silent(_) | WatchError::Store(_)
+            | WatchError::NoHello => tracing::warn!(%host, %error, "watch broke off"),
+        }
+        if let Err(error) = context.store.watch_set(&owner, &host, Watch::Down).await {
+            tracing::warn!(%host, %error, "the broken watch is not written; its lease expires");
+        }
+        tokio::time::sleep(pause.next()).await;
+    }
+}
+
+async fn watch_once(
+    context: &Context,
+    owner: &str,
+    loads: &Loads,
+    lease: &mut watch::Receiver<WatchLease>,
+    pause: &mut Pause,
+) -> Result<std::convert::Infallible, WatchError> {
+    let (host, address) = {
+        let lease = lease.borrow();
+        (lease.host.clone(), lease.address.clone())
+    };
+    let channel = connect_agent(&address, host.as_str(), &context.identity)?;
+    let (say, said) = mpsc::channel(8);
+    let send = |control: WatchControl| {
+        let say = say.clone();
+        async move { say.send(control).await.map_err(|_| WatchError::Ended) }
+    };
+    let control = |epoch: i64, floor: i64, inventory: bool| WatchControl { host: host.to_string(), epoch, floor, inventory };
+    send(control(0, 0, false)).await?;
+    let silence = context.config.host_silence.duration();
+    let mut client = AgentClient::new(channel).max_decoding_message_size(64 << 20);
+    let call = client.watch(tokio_stream::wrappers::ReceiverStream::new(said));
+    let mut reports =
+        tokio::time::timeout(silence, call).await.map_err(|_| WatchError::Silent(silence))??.into_inner();
+
+    let mut epoch = 0;
+    let mut floor = 0;
+    loop {
+        let next = tokio::select! {
+            next = tokio::time::timeout(silence, reports.message()) => next.map_err(|_| WatchError::Silent(silence))??,
+            changed = lease.changed() => {
+                changed.map_err(|_| WatchError::Ended)?;
+                let now = lease.borrow_and_update().floor;
+                if epoch > 0 && now != floor {
+                    floor = now;
+                    send(control(epoch, floor, false)).await?;
+                }
+                continue;
+            }
+        };
+        let report = next.ok_or(WatchError::Ended)?.report;
+        match report {
+            Some(Report::Hello(hello)) => {
+                epoch = greet(context, &host, &hello).await?;
+                floor = lease.borrow().floor;
+                send(control(epoch, floor, true)).await?;
+            }
+            _ if epoch == 0 => return Err(WatchError::NoHello),
+            Some(Report::Capacity(capacity)) => {
+                write_capacity(context, &host, &capacity).await?;
+                context.store.watch_set(owner, &host, Watch::Up).await?;
+                pause.reset();
+                // Who waited for this host, or for any room, looks again.
+                context.store.capacity_wake(&["capacity", "host_unreachable"], 2000).await?;
+                context.due.notify_one();
+            }
+            Some(Report::Heartbeat(beat)) => {
+                loads.lock().unwrap_or_else(PoisonError::into_inner).insert(host.clone(), load(&beat));
+            }
+            Some(Report::Inventory(inventory)) => {
+                context.store.host_inventory(&host, &inventory_json(&inventory)).await?;
+            }
+            Some(Report::Guest(guest)) => {
+                let mut guests = vec![guest];
+                // More of them come together at the start; they are written together.
+                while guests.len() < GUESTS {
+                    match tokio::time::timeout(Duration::ZERO, reports.message()).await {
+                        Ok(Ok(Some(next))) => match next.report {
+                            Some(Report::Guest(guest)) => guests.push(guest),
+                            Some(Report::Heartbeat(beat)) => {
+                                loads.lock().unwrap_or_else(PoisonError::into_inner).insert(host.clone(), load(&beat));
+                            }
+                            Some(Report::Inventory(inventory)) => {
+                                context.store.host_inventory(&host, &inventory_json(&inventory)).await?;
+                            }
+                            Some(Report::Capacity(capacity)) => write_capacity(context, &host, &capacity).await?,
+                            Some(Report::Hello(_)) | None => return Err(WatchError::NoHello),
+                        },
+                        Ok(Ok(None)) => return Err(WatchError::Ended),
+                        Ok(Err(status)) => return Err(status.into()),
+                        Err(_) => break,
+                    }
+                }
+                write_guests(context, &host, &guests).await?;
+            }
+            None => {}
+        }
+    }
+}
+
+async fn greet(context: &Context, host: &HostName, hello: &HostHello) -> Result<i64, WatchError> {
+    match context.store.host_greet(host, &hello.ledger_id, hello.max_fence).await? {
+        Greeting::Epoch(epoch) => {
+            tracing::info!(%host, epoch, ledger = hello.ledger_id, version = hello.version, "watching");
+            Ok(epoch)
+        }
+        Greeting::SetBack { seen, last } => Err(WatchError::SetBack { seen, last }),
+    }
+}
+
+async fn write_capacity(context: &Context, host: &HostName, capacity: &HostCapacity) -> Result<(), StoreError> {
+    let offered = Demand {
+        vcpus: (f64::from(capacity.vcpus) * capacity.vcpu_overcommit).floor() as i64,
+        memory_mib: i64::try_from(capacity.memory_mib).unwrap_or(i64::MAX),
+        disk_gib: i64::try_from(capacity.disk_gib).unwrap_or(i64::MAX),
+    };
+    let facts = json!({
+        "driver": capacity.driver,
+        "accelerator": capacity.accelerator,
+        "networking": capacity.networking,
+        "vcpus": capacity.vcpus,
+        "vcpu_overcommit": capacity.vcpu_overcommit,
+    });
+    let labels = capacity.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    context.store.host_capacity(host, offered, &labels, &facts).await
+}
+
+fn load(beat: &Heartbeat) -> Value {
+    json!({
+        "load1": beat.load1,
+        "memory_used_mib": beat.memory_used_mib,
+        "disk_used_gib": beat.disk_used_gib,
+        "guests_running": beat.guests_running,
+    })
+}
+
+fn inventory_json(inventory: &Inventory) -> Value {
+    let objects: Vec<Value> = inventory
+        .objects
+        .iter()
+        .map(|o| {
+            json!({ "kind": o.kind, "id": o.id, "state": o.state, "claims": o.claims, "generation": o.generation, "facts": o.facts })
+        })
+        .collect();
+    let resources: Vec<Value> = inventory.resources.iter().map(|r| json!({ "id": r.id, "fence": r.fence })).collect();
+    let jobs: Vec<Value> = inventory.jobs.iter().map(|j| json!({ "id": j.id, "phase": j.phase })).collect();
+    json!({ "host": inventory.host, "epoch": inventory.epoch, "objects": objects, "resources": resources, "jobs": jobs })
+}
+
+async fn write_guests(context: &Context, host: &HostName, guests: &[GuestSeen]) -> Result<(), StoreError> {
+    let rows: Vec<GuestRow> = guests
+        .iter()
+        .filter_map(|g| {
+            let instance = rhyzome_proto::convert::uuid(&g.instance).ok()?;
+            Some(GuestRow {
+                instance: ResourceId(instance),
+                observed: json!({ "power": g.power, "detail": g.detail, "metrics": g.metrics }),
+                at: DateTime::from_timestamp_millis(g.at_ms).unwrap_or_else(Utc::now),
+            })
+        })
+        .collect();
+    let changed = context.store.guests_observed(host, &rows).await?;
+    let changes: Vec<Change> = context
+        .store
+        .tenants_of(&changed)
+        .await?
+        .into_iter()
+        .map(|(tenant, id)| Change { tenant, kind: Kind::Instance.to_string(), id: id.0 })
+        .collect();
+    crate::dispatch::notify(context, &changes).await;
+    Ok(())
+}

@@ -1,0 +1,265 @@
+//! What one report comes to. Pure: the job as locked, the report, and the time in; a settlement, or nothing where the report is
+//! stale or changes nothing, out.
+//!
+//! A report counts only while an order of the job is out, and with that order's fence. Ends and `undoing` are the agent's word; the worker hands it on.
+
+use crate::backoff;
+use crate::config::SchedulerConfig;
+use chrono::{DateTime, TimeDelta, Utc};
+use rhyzome_model::ids::{Fence, ResourceId};
+use rhyzome_model::job::{Action, JobState, Mode};
+use rhyzome_model::kinds::{Demand, Kind, PlanError, kept_gib};
+use rhyzome_model::problem::JobError;
+use rhyzome_model::step::ImageFacts;
+use rhyzome_proto::convert::WireError;
+use rhyzome_proto::event::{OutcomeKind, Report, StepResult, StepState};
+use rhyzome_store::dispatch::Exclusion;
+use rhyzome_store::rows::{StepRow, Waiting};
+use rhyzome_store::settle::{Effect, End, Kept, OpenJob, Settlement};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Why a report can't be judged.
+#[derive(Debug, thiserror::Error)]
+pub enum JudgeError {
+    /// It can't be read.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// It says what no worker may say.
+    #[error("a report can't say {0:?}")]
+    NotForReports(OutcomeKind),
+    /// The stored spec.
+    #[error(transparent)]
+    Spec(#[from] PlanError),
+}
+
+/// When, and how lucky: what a judgement depends on beside job and report.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment<'a> {
+    /// The database's time.
+    pub now: DateTime<Utc>,
+    /// For jitter, `0.0..1.0`.
+    pub roll: f64,
+    /// `[scheduler]`.
+    pub config: &'a SchedulerConfig,
+}
+
+/// Judges one report of an open job. `None`: stale.
+pub fn judge(job: &OpenJob, report: &Report, moment: Moment<'_>) -> Result<Option<Settlement>, JudgeError> {
+    if job.fence != Some(Fence(report.fence)) || !job.order_out {
+        return Ok(None);
+    }
+    let steps = steps_of(job, report);
+    let Some(outcome) = &report.outcome else {
+        return Ok(Some(Settlement::Progress { job: job.id, state: phase(job, report), steps }));
+    };
+    let error = outcome.model_error()?;
+    let settlement = match outcome.kind() {
+        OutcomeKind::Unspecified => Settlement::Progress { job: job.id, state: phase(job, report), steps },
+        OutcomeKind::Succeeded => {
+            let effect = if job.action == Action::Delete { Effect::Removed } else { applied(job, report)? };
+            Settlement::End(End { networks: networks(report), ..end(job, JobState::Succeeded, None, steps, effect) })
+        }
+        OutcomeKind::Failed => {
+            let error = error.unwrap_or_else(|| JobError::new("FAILED", "It failed."));
+            let effect = came_to_nothing(job, Some(&error))?;
+            Settlement::End(end(job, JobState::Failed, Some(error), steps, effect))
+        }
+        OutcomeKind::Cancelled => {
+            let effect = came_to_nothing(job, None)?;
+            Settlement::End(end(job, JobState::Cancelled, None, steps, effect))
+        }
+        OutcomeKind::Released if job.cancel_requested_at.is_some() => {
+            let effect = came_to_nothing(job, None)?;
+            Settlement::End(end(job, JobState::Cancelled, None, steps, effect))
+        }
+        OutcomeKind::Released => released(job, error.as_ref(), moment),
+        OutcomeKind::Suspended => again(job, report, Some(steps), error, moment),
+        OutcomeKind::Stale => again(job, report, None, None, moment),
+        kind @ (OutcomeKind::StepFailed | OutcomeKind::TurnToUndo) => return Err(JudgeError::NotForReports(kind)),
+    };
+    Ok(Some(settlement))
+}
+
+fn phase(job: &OpenJob, report: &Report) -> JobState {
+    if report.undoing || job.state == JobState::Undoing { JobState::Undoing } else { JobState::Running }
+}
+
+/// Steps as shown: what was reported, over the names of what has not begun. An older report never takes back what a newer one said.
+fn steps_of(job: &OpenJob, report: &Report) -> Vec<StepRow> {
+    let reported: Vec<StepRow> = report.steps.iter().map(step_row).collect();
+    let settled = |steps: &[StepRow]| steps.iter().filter(|s| s.state != "pending" && s.state != "running").count();
+    if report.outcome.is_none() && settled(&reported) < settled(&job.steps) {
+        return job.steps.clone();
+    }
+    let forward: Vec<&StepRow> = reported.iter().filter(|s| !s.name.starts_with("undo_")).collect();
+    let names: Vec<&StepRow> = job.steps.iter().filter(|s| !s.name.starts_with("undo_")).collect();
+    let mut steps: Vec<StepRow> = forward.iter().map(|s| (*s).clone()).collect();
+    steps.extend(names.iter().skip(forward.len()).map(|s| StepRow::pending(&s.name)));
+    steps.extend(reported.iter().filter(|s| s.name.starts_with("undo_")).cloned());
+    steps
+}
+
+fn step_row(step: &StepResult) -> StepRow {
+    let state = match step.state() {
+        StepState::Unspecified => "pending",
+        StepState::Running => "running",
+        StepState::Succeeded => "succeeded",
+        StepState::Failed => "failed",
+        StepState::Undone => "undone",
+    };
+    let time = |ms: i64| (ms > 0).then(|| DateTime::from_timestamp_millis(ms)).flatten();
+    StepRow {
+        name: step.name.clone(),
+        state: state.to_owned(),
+        started_at: time(step.started_at_ms),
+        ended_at: time(step.ended_at_ms),
+        detail: (!step.detail.is_empty()).then(|| step.detail.clone()),
+    }
+}
+
+fn output<T: for<'a> Deserialize<'a>>(report: &Report, name: &str) -> Option<T> {
+    report
+        .steps
+        .iter()
+        .filter(|s| s.name == name && !s.output.is_empty())
+        .find_map(|s| serde_json::from_slice(&s.output).ok())
+}
+
+fn applied(job: &OpenJob, report: &Report) -> Result<Effect, JudgeError> {
+    let demand = job.kind.ops().demand(&job.spec)?;
+    let facts: Option<ImageFacts> = match job.kind {
+        Kind::Image => output(report, "ensure_image"),
+        Kind::Network | Kind::Instance => None,
+    };
+    let reserve = match (job.kind, &facts) {
+        (Kind::Image, Some(facts)) => Some(Kept { disk_gib: Some(kept_gib(facts)), ..Kept::default() }),
+        (Kind::Image | Kind::Network, _) => None,
+        (Kind::Instance, _) => kept_reservation(job, &job.spec)?,
+    };
+    Ok(Effect::Applied {
+        spec: job.spec.clone(),
+        generation: job.generation,
+        facts: facts.map(serde_json::to_value).transpose().map_err(|e| WireError::Broken(e.to_string()))?,
+        reserve,
+        metered: Some(demand),
+        observed: powered(job),
+    })
+}
+
+/// What an update leaves reserved: its own demand, no longer the larger of before and after. Only what an update can change is judged
+/// here; the disk stays as it was reserved.
+fn kept_reservation(job: &OpenJob, spec: &Value) -> Result<Option<Kept>, JudgeError> {
+    if job.action != Action::Update {
+        return Ok(None);
+    }
+    let demand = job.kind.ops().demand(spec)?;
+    let kept = Kept { vcpus: Some(demand.vcpus), memory_mib: Some(demand.memory_mib), disk_gib: None };
+    Ok((demand != Demand::default()).then_some(kept))
+}
+
+/// A job that set the power saw it set; what an agent saw since then is newer.
+fn powered(job: &OpenJob) -> Option<(Value, DateTime<Utc>)> {
+    let power = job.spec.get("power")?.as_str()?;
+    let observed = serde_json::json!({ "power": power, "detail": "", "metrics": {} });
+    Some((observed, job.dispatched_at?))
+}
+
+fn came_to_nothing(job: &OpenJob, error: Option<&JobError>) -> Result<Effect, JudgeError> {
+    let reason = error.map(|e| serde_json::json!({ "code": e.code, "detail": e.detail, "job": job.id }));
+    if job.applied.is_none() {
+        let cancelled = || serde_json::json!({ "code": "CANCELLED", "detail": "Its create was cancelled.", "job": job.id });
+        return Ok(Effect::NotMade { reason: reason.unwrap_or_else(cancelled) });
+    }
+    let reserve = job.applied.as_ref().map(|spec| kept_reservation(job, spec)).transpose()?.flatten();
+    Ok(Effect::NotChanged { reason, reserve })
+}
+
+/// Networks that the host told something about: `{network, namespace}` as the output of `ensure_network`.
+fn networks(report: &Report) -> Vec<(ResourceId, Value)> {
+    report
+        .steps
+        .iter()
+        .filter(|s| s.name == "ensure_network" && !s.output.is_empty())
+        .filter_map(|s| serde_json::from_slice::<Value>(&s.output).ok())
+        .filter_map(|facts| Some((facts.get("network")?.as_str()?.parse().ok()?, facts)))
+        .collect()
+}
+
+fn released(job: &OpenJob, error: Option<&JobError>, moment: Moment<'_>) -> Settlement {
+    let config = moment.config;
+    let mut excluded = job.excluded.clone();
+    excluded.retain(|_, e| e.until > moment.now);
+    if let Some(host) = &job.host {
+        let of_image = error.and_then(|e| e.step.as_deref()) == Some("ensure_image")
+            && error.is_none_or(|e| e.code != "NO_ROOM");
+        let wait = backoff::ceiling(job.failures + 1, config.exclusion.duration(), config.exclusion.duration() * 16);
+        let until = moment.now + TimeDelta::from_std(wait).unwrap_or(TimeDelta::seconds(60));
+        let reason = if of_image { "image" } else { "no_room" };
+        excluded.insert(host.clone(), Exclusion { reason: reason.to_owned(), until });
+    }
+    let steps = job
+        .steps
+        .iter()
+        .filter(|s| !s.name.starts_with("undo_"))
+        .map(|s| StepRow::pending(&s.name))
+        .collect();
+    Settlement::Released { job: job.id, steps, excluded, due: moment.now }
+}
+
+fn again(
+    job: &OpenJob,
+    report: &Report,
+    steps: Option<Vec<StepRow>>,
+    error: Option<JobError>,
+    moment: Moment<'_>,
+) -> Settlement {
+    let state = match phase(job, report) {
+        JobState::Undoing => JobState::Undoing,
+        JobState::Blocked | JobState::Queued | JobState::Running | JobState::Succeeded | JobState::Failed
+        | JobState::Cancelled => JobState::Queued,
+    };
+    let failures = job.failures + 1;
+    let config = moment.config;
+    let expired = error.as_ref().is_some_and(|e| e.code == "EXPIRED");
+    let cancel_waits = job.cancel_requested_at.is_some() && job.mode == Mode::Forward;
+    let due = if expired || cancel_waits {
+        moment.now
+    } else {
+        moment.now
+            + backoff::wait(failures, config.retry_first.duration(), config.retry_most.duration(), moment.roll)
+    };
+    let reason = if state == JobState::Undoing || job.mode == Mode::Undo { "undo" } else { "retry" };
+    let detail = error
+        .as_ref()
+        .map_or_else(|| "It is tried again.".to_owned(), |e| format!("{} It is tried again.", sentence(&e.detail)));
+    let since = job.waiting.as_ref().filter(|w| w.reason == reason).map_or(moment.now, |w| w.since);
+    let waiting = Waiting { reason: reason.to_owned(), detail, since, until: Some(due), hosts: None, fits_with: None };
+    // The cause of an undo stays the job's error; why a try of the undo failed is what it waits for.
+    let error = error.filter(|_| reason == "retry" && !expired);
+    Settlement::Again { job: job.id, state, steps, due, failures, waiting: Some(waiting), error }
+}
+
+fn sentence(text: &str) -> String {
+    if text.ends_with(['.', '!', '?']) { text.to_owned() } else { format!("{text}.") }
+}
+
+fn end(job: &OpenJob, state: JobState, error: Option<JobError>, steps: Vec<StepRow>, effect: Effect) -> End {
+    End {
+        job: job.id,
+        tenant: job.tenant.clone(),
+        kind: job.kind,
+        action: job.action,
+        resource: job.resource,
+        state,
+        error,
+        steps: Some(steps),
+        host: job.host.clone(),
+        held_slot: job.holds_slot,
+        order_out: job.order_out,
+        created_at: job.created_at,
+        networks: Vec::new(),
+        effect,
+    }
+}
+

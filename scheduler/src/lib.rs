@@ -1,0 +1,124 @@
+//! The scheduler: dispatches jobs, settles events, watches hosts, and sweeps what went quiet. Any number may run; none leads.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `dispatch` | the loop: due jobs are decided, committed, published |
+//! | `decide` | what is to be done with one due job; pure |
+//! | `place` | the view of the hosts that placement works on |
+//! | `order` | the order's message |
+//! | `settle` | the loop: events are reduced, judged, committed, acked |
+//! | `judge` | what one report comes to; pure |
+//! | `sweep` | quiet orders, deadlines, streams that went, old rows |
+//! | `hosts` | watches of agents: capacity, load, guests, epoch |
+//! | `backoff` | when something is tried again |
+
+pub mod backoff;
+pub mod config;
+pub mod decide;
+pub mod dispatch;
+pub mod hosts;
+pub mod judge;
+pub mod order;
+pub mod place;
+pub mod settle;
+pub mod stats;
+pub mod sweep;
+
+pub use config::{InstanceConfig, SchedulerConfig};
+
+use rhyzome_nats::{Connection, NatsConfig, NatsError};
+use rhyzome_runtime::tls::TlsError;
+use rhyzome_runtime::{Identity, Process, Shutdown};
+use rhyzome_store::{Store, StoreError};
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// Why a scheduler can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SchedulerError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// NATS.
+    #[error(transparent)]
+    Nats(#[from] NatsError),
+    /// Its certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// It can't say that it serves.
+    #[error("ready file: {0}")]
+    Ready(#[from] std::io::Error),
+    /// A part of it ended by a fault.
+    #[error("{part} ended: {source}")]
+    Part {
+        /// Which.
+        part: &'static str,
+        /// Why.
+        source: tokio::task::JoinError,
+    },
+}
+
+/// What every part of a scheduler holds.
+#[derive(Clone)]
+pub struct Context {
+    /// Truth.
+    pub store: Store,
+    /// Transport.
+    pub nats: Connection,
+    /// As which it calls agents.
+    pub identity: Identity,
+    /// `[scheduler]`.
+    pub config: Arc<SchedulerConfig>,
+    /// `[nats]`.
+    pub nats_config: Arc<NatsConfig>,
+    /// `instance.stop_timeout`, seconds.
+    pub stop_timeout_s: u32,
+    /// Wakes dispatch.
+    pub due: Arc<Notify>,
+    /// Wakes the sweep: streams may be gone.
+    pub suspicion: Arc<Notify>,
+    /// Capacity was freed or came: who waits for it is woken.
+    pub freed: Arc<Notify>,
+    /// Ends it all.
+    pub shutdown: Shutdown,
+}
+
+/// Runs until shut down. Streams and consumers are made first; what runs then says that it is ready.
+pub async fn run(
+    config: SchedulerConfig,
+    instance: InstanceConfig,
+    nats_config: NatsConfig,
+    store: Store,
+    process: Process,
+) -> Result<(), SchedulerError> {
+    stats::register();
+    let identity = process.identity()?;
+    let tls = rhyzome_runtime::tls::client_config(&identity)?;
+    let nats = rhyzome_nats::connect::connect(&nats_config, rhyzome_nats::Role::Scheduler, &process.name, Some(tls)).await?;
+    let context = Context {
+        store,
+        nats,
+        identity,
+        config: Arc::new(config),
+        nats_config: Arc::new(nats_config),
+        stop_timeout_s: u32::try_from(instance.stop_timeout.duration().as_secs()).unwrap_or(u32::MAX),
+        due: Arc::new(Notify::new()),
+        suspicion: Arc::new(Notify::new()),
+        freed: Arc::new(Notify::new()),
+        shutdown: process.shutdown.clone(),
+    };
+    sweep::ensure_streams_until_done(&context).await;
+    let parts = [
+        ("dispatch", tokio::spawn(dispatch::run(context.clone()))),
+        ("wake-ups", tokio::spawn(dispatch::listen(context.clone()))),
+        ("settle", tokio::spawn(settle::run(context.clone()))),
+        ("sweep", tokio::spawn(sweep::run(context.clone()))),
+        ("hosts", tokio::spawn(hosts::run(context.clone()))),
+    ];
+    process.ready(None)?;
+    for (part, task) in parts {
+        task.await.map_err(|source| SchedulerError::Part { part, source })?;
+    }
+    context.nats.flush().await?;
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! Locks and reads a batch of due jobs.
+
+use super::{DispatchLimits, DispatchTx, DueJob, RefRow};
+use crate::leases::LeaseView;
+use crate::rows::{json, parse};
+use crate::{Store, StoreError};
+use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
+use rhyzome_model::job::{Action, JobState, Mode, Verdict};
+use rhyzome_model::kinds::Kind;
+use sqlx::{Postgres, Transaction};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+impl Store {
+    /// Locks and reads a batch of due jobs, in turn among tenants; none where nothing is due.
+    pub async fn dispatch_begin(&self, limits: DispatchLimits) -> Result<Option<DispatchTx>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        // Locked first and read after, in a statement with a snapshot of its own: an end that committed in between is seen.
+        let ids = sqlx::query_scalar!(
+            r#"WITH t AS (
+                   SELECT t.id, greatest($2 - t.running, 0)::bigint AS free FROM tenants t
+                   WHERE EXISTS (SELECT FROM jobs j WHERE j.tenant = t.id AND j.due <= now())
+               ), share AS (
+                   SELECT greatest($1 / greatest(count(*), 1), 1) AS n FROM t
+               ), due AS MATERIALIZED (
+                   SELECT j.id FROM t CROSS JOIN share CROSS JOIN LATERAL (
+                       (SELECT j.id, j.due FROM jobs j WHERE j.tenant = t.id AND j.due <= now() AND j.holds_slot
+                        ORDER BY j.due LIMIT share.n)
+                       UNION ALL
+                       (SELECT j.id, j.due FROM jobs j WHERE j.tenant = t.id AND j.due <= now() AND NOT j.holds_slot
+                        ORDER BY j.due, j.seq LIMIT least(share.n, t.free))
+                   ) j ORDER BY j.due LIMIT $1
+               )
+               SELECT j.id FROM due JOIN jobs j ON j.id = due.id JOIN resources r ON r.id = j.resource_id
+               WHERE j.due <= now()
+               FOR NO KEY UPDATE OF j, r SKIP LOCKED"#,
+            limits.batch,
+            limits.tenant_cap
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        if ids.is_empty() {
+            return Ok(None);
+        }
+        let rows = sqlx::query!(
+            r#"SELECT j.id, j.tenant, j.kind, j.action, j.resource_id, r.name, j.generation, j.spec, r.applied, r.facts, j.state, j.host,
+                      r.host AS resource_host, h.host AS "home?", j.frozen, j.mode, j.verdict, j.error, j.attempt, j.failures, j.excluded,
+                      j.deadline_at, j.cancel_requested_at, j.holds_slot, j.dispatched_at IS NOT NULL AS "order_out!", j.waiting,
+                      j.traceparent, j.created_at,
+                      EXISTS (SELECT FROM job_resources q JOIN job_resources own ON own.job_id = j.id
+                              WHERE q.resource_id = own.resource_id AND q.seq < own.seq) AS "earlier_open!",
+                      CASE WHEN j.action = 'delete'
+                           THEN (SELECT count(*) FROM resource_refs f WHERE f.to_id = r.id) ELSE 0 END AS "referrers!",
+                      now() AS "now!"
+               FROM jobs j JOIN resources r ON r.id = j.resource_id LEFT JOIN network_homes h ON h.network_id = r.id
+               WHERE j.id = ANY($1) ORDER BY j.due, j.seq"#,
+            &ids
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        let Some(now) = rows.first().map(|r| r.now) else {
+            return Ok(None);
+        };
+        let mut jobs = Vec::with_capacity(rows.len());
+        for r in rows {
+            jobs.push(DueJob {
+                id: JobId(r.id),
+                tenant: TenantId(r.tenant),
+                kind: parse("jobs", &r.kind, Kind::parse)?,
+                action: parse("jobs", &r.action, Action::parse)?,
+                resource: ResourceId(r.resource_id),
+                name: r.name,
+                generation: r.generation,
+                spec: r.spec,
+                applied: r.applied,
+                facts: r.facts,
+                state: parse("jobs", &r.state, JobState::parse)?,
+                host: r.host.map(HostName),
+                resource_host: r.resource_host.map(HostName),
+                home: r.home.map(HostName),
+                frozen: r.frozen,
+                mode: parse("jobs", &r.mode, Mode::parse)?,
+                verdict: r.verdict.as_deref().map(|v| parse("jobs", v, Verdict::parse)).transpose()?,
+                cause: r.error.map(|e| json("jobs", e)).transpose()?,
+                attempt: r.attempt,
+                failures: r.failures,
+                excluded: json("jobs", r.excluded)?,
+                deadline_at: r.deadline_at,
+                cancel_requested_at: r.cancel_requested_at,
+                holds_slot: r.holds_slot,
+                order_out: r.order_out,
+                waiting: r.waiting.map(|w| json("jobs", w)).transpose()?,
+                traceparent: r.traceparent,
+                created_at: r.created_at,
+                earlier_open: r.earlier_open,
+                referrers: r.referrers,
+            });
+        }
+        let resources: Vec<Uuid> = jobs.iter().map(|j| j.resource.0).collect();
+        let refs = read_refs(&mut tx, &resources).await?;
+        let leases = read_leases(&mut tx, &resources).await?;
+        Ok(Some(DispatchTx { tx, limits, jobs, refs, leases, now }))
+    }
+}
+
+async fn read_refs(
+    tx: &mut Transaction<'_, Postgres>,
+    ids: &[Uuid],
+) -> Result<BTreeMap<ResourceId, Vec<RefRow>>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT f.from_id, r.id, r.kind, r.tenant, r.name, r.generation, r.spec, r.applied IS NOT NULL AS "applied!", r.facts,
+                  EXISTS (SELECT FROM job_resources q WHERE q.resource_id = r.id) AS "open!"
+           FROM resource_refs f JOIN resources r ON r.id = f.to_id WHERE f.from_id = ANY($1)"#,
+        ids
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    let mut refs: BTreeMap<ResourceId, Vec<RefRow>> = BTreeMap::new();
+    for r in rows {
+        refs.entry(ResourceId(r.from_id)).or_default().push(RefRow {
+            id: ResourceId(r.id),
+            kind: parse("resources", &r.kind, Kind::parse)?,
+            tenant: TenantId(r.tenant),
+            name: r.name,
+            generation: r.generation,
+            spec: r.spec,
+            applied: r.applied,
+            facts: r.facts,
+            open: r.open,
+        });
+    }
+    Ok(refs)
+}
+
+async fn read_leases(
+    tx: &mut Transaction<'_, Postgres>,
+    ids: &[Uuid],
+) -> Result<BTreeMap<ResourceId, Vec<LeaseView>>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT network_id, host(ip) AS "ip!", mac::text AS "mac!", hostname, instance_id AS "instance_id!", position, automatic
+           FROM leases WHERE instance_id = ANY($1) ORDER BY instance_id, position"#,
+        ids
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    let mut leases: BTreeMap<ResourceId, Vec<LeaseView>> = BTreeMap::new();
+    for r in rows {
+        let lease =
+            crate::leases::lease(r.network_id, &r.ip, r.mac, r.hostname, Some(r.instance_id), r.position, r.automatic)?;
+        leases.entry(ResourceId(r.instance_id)).or_default().push(lease);
+    }
+    Ok(leases)
+}

@@ -1,0 +1,417 @@
+//! Hosts: rows that operators add, watches as row leases in database time, what agents report.
+
+use crate::rows::json;
+use crate::{Store, StoreError};
+use chrono::{DateTime, Utc};
+use rhyzome_model::ids::{HostName, ResourceId, TenantId};
+use rhyzome_model::kinds::Demand;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A hypervisor host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HostRow {
+    /// As in its certificate.
+    pub name: HostName,
+    /// HOST:PORT of its agent.
+    pub address: String,
+    /// Counts its lives.
+    pub epoch: i64,
+    /// Of its ledger; none before it was first seen.
+    pub ledger_id: Option<String>,
+    /// Gets nothing new.
+    pub cordoned: bool,
+    /// For placement.
+    pub labels: BTreeMap<String, String>,
+    /// What it offers.
+    pub offered: Demand,
+    /// What is reserved of it.
+    pub used: Demand,
+    /// Orders that have no outcome yet.
+    pub orders_out: i32,
+    /// Driver, accelerator, networking, version.
+    pub facts: Value,
+    /// As last reported.
+    pub load: Option<Value>,
+    /// Whether its watch is up now.
+    pub up: bool,
+    /// Last heard of.
+    pub seen_at: Option<DateTime<Utc>>,
+}
+
+/// What placement reads: hosts, what they keep, where networks live.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterView {
+    /// Every host.
+    pub hosts: Vec<HostRow>,
+    /// Images kept on hosts.
+    pub images: BTreeMap<HostName, BTreeSet<ResourceId>>,
+    /// The hosts that networks live on.
+    pub homes: BTreeMap<ResourceId, HostName>,
+}
+
+/// A watch that this process holds.
+#[derive(Clone, Debug)]
+pub struct WatchLease {
+    /// The host.
+    pub host: HostName,
+    /// HOST:PORT of its agent.
+    pub address: String,
+    /// As known.
+    pub epoch: i64,
+    /// As known.
+    pub ledger_id: Option<String>,
+    /// The lowest first fence among the open jobs that have this host; above all drawn, if there is none.
+    pub floor: i64,
+}
+
+/// What a hello of an agent led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Greeting {
+    /// This is the epoch to tell.
+    Epoch(i64),
+    /// The agent knows a fence above the sequence: Postgres was set back. Nothing is told.
+    SetBack {
+        /// The agent's.
+        seen: i64,
+        /// The sequence's.
+        last: i64,
+    },
+}
+
+/// A guest as seen, for settle's tables.
+#[derive(Clone, Debug)]
+pub struct GuestRow {
+    /// The instance.
+    pub instance: ResourceId,
+    /// `{power, detail, metrics}`.
+    pub observed: Value,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// Why a host could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// Not a DNS label.
+    #[error("host name {0:?} must be a DNS label")]
+    BadName(String),
+    /// There is one.
+    #[error("host {0} exists already")]
+    Exists(HostName),
+    /// There is none.
+    #[error("there is no host {0}")]
+    NotFound(HostName),
+    /// It holds resources.
+    #[error("host {host} still holds {held} resources: delete or move them first")]
+    NotEmpty {
+        /// Which.
+        host: HostName,
+        /// How many.
+        held: i64,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for HostError {
+    fn from(e: sqlx::Error) -> Self {
+        Self::Store(e.into())
+    }
+}
+
+impl Store {
+    /// Adds a host. A name that was there before begins with a higher epoch.
+    pub async fn host_add(&self, name: &HostName, address: &str) -> Result<(), HostError> {
+        if !rhyzome_model::ids::is_dns_label(name.as_str()) {
+            return Err(HostError::BadName(name.to_string()));
+        }
+        let made = sqlx::query!(
+            "INSERT INTO hosts (name, address, epoch)
+             VALUES ($1, $2, coalesce((SELECT epoch FROM host_epochs WHERE name = $1), 0)) ON CONFLICT DO NOTHING",
+            name.as_str(),
+            address
+        )
+        .execute(&self.pool)
+        .await?;
+        if made.rows_affected() == 0 { Err(HostError::Exists(name.clone())) } else { Ok(()) }
+    }
+
+    /// A host's agent listens elsewhere now.
+    pub async fn host_set_address(&self, name: &HostName, address: &str) -> Result<(), HostError> {
+        let done = sqlx::query!(
+            "UPDATE hosts SET address = $2, watch_until = CASE WHEN address = $2 THEN watch_until END WHERE name = $1",
+            name.as_str(),
+            address
+        )
+        .execute(&self.pool)
+        .await?;
+        if done.rows_affected() == 0 { Err(HostError::NotFound(name.clone())) } else { Ok(()) }
+    }
+
+    /// Removes a host that holds nothing, and raises its epoch for good.
+    pub async fn host_remove(&self, name: &HostName) -> Result<(), HostError> {
+        let mut tx = self.pool.begin().await?;
+        let Some(host) = sqlx::query!("SELECT epoch FROM hosts WHERE name = $1 FOR UPDATE", name.as_str()).fetch_optional(&mut *tx).await?
+        else {
+            return Err(HostError::NotFound(name.clone()));
+        };
+        let held = sqlx::query_scalar!(
+            r#"SELECT (SELECT count(*) FROM resources WHERE host = $1) + (SELECT count(*) FROM reservations WHERE host = $1)
+                    + (SELECT count(*) FROM jobs WHERE host = $1 AND ended_at IS NULL) AS "n!""#,
+            name.as_str()
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        if held > 0 {
+            return Err(HostError::NotEmpty { host: name.clone(), held });
+        }
+        sqlx::query!(
+            "INSERT INTO host_epochs (name, epoch) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET epoch = excluded.epoch",
+            name.as_str(),
+            host.epoch + 1
+        )
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query!("DELETE FROM hosts WHERE name = $1", name.as_str()).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Every host, by name.
+    pub async fn host_list(&self) -> Result<Vec<HostRow>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT name, address, epoch, ledger_id, cordoned, labels, vcpus, memory_mib, disk_gib, used_vcpus, used_memory_mib,
+                      used_disk_gib, orders_out, facts, load, watch_up AND coalesce(watch_until > now(), false) AS "up!", seen_at
+               FROM hosts ORDER BY name"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter()
+            .map(|r| {
+                Ok(HostRow {
+                    name: HostName(r.name),
+                    address: r.address,
+                    epoch: r.epoch,
+                    ledger_id: r.ledger_id,
+                    cordoned: r.cordoned,
+                    labels: json("hosts", r.labels)?,
+                    offered: Demand { vcpus: r.vcpus, memory_mib: r.memory_mib, disk_gib: r.disk_gib },
+                    used: Demand { vcpus: r.used_vcpus, memory_mib: r.used_memory_mib, disk_gib: r.used_disk_gib },
+                    orders_out: r.orders_out,
+                    facts: r.facts,
+                    load: r.load,
+                    up: r.up,
+                    seen_at: r.seen_at,
+                })
+            })
+            .collect()
+    }
+
+    /// One host.
+    pub async fn host_get(&self, name: &HostName) -> Result<Option<HostRow>, StoreError> {
+        Ok(self.host_list().await?.into_iter().find(|h| h.name == *name))
+    }
+
+    /// What placement reads, at one moment.
+    pub async fn cluster_view(&self) -> Result<ClusterView, StoreError> {
+        let hosts = self.host_list().await?;
+        let mut images: BTreeMap<HostName, BTreeSet<ResourceId>> = BTreeMap::new();
+        let kept = sqlx::query!(
+            "SELECT v.resource_id, v.host FROM reservations v JOIN resources r ON r.id = v.resource_id WHERE r.kind = 'image'"
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        for row in kept {
+            images.entry(HostName(row.host)).or_default().insert(ResourceId(row.resource_id));
+        }
+        let homes = sqlx::query!("SELECT network_id, host FROM network_homes")
+            .fetch_all(&self.pool)
+            .await?
+            .into_iter()
+            .map(|r| (ResourceId(r.network_id), HostName(r.host)))
+            .collect();
+        Ok(ClusterView { hosts, images, homes })
+    }
+
+    /// Takes and keeps watches: those that this owner holds, and up to `more` that nobody does. A lease that isn't renewed in time is lost.
+    pub async fn watch_take(&self, owner: &str, lease_s: f64, more: i64) -> Result<Vec<WatchLease>, StoreError> {
+        // Dispatch locks a host's row before it draws a fence for it, and holds it to the commit; so does the update here: no
+        // fence below the floors read after it can still be committed.
+        let mut tx = self.pool.begin().await?;
+        let rows = sqlx::query!(
+            r#"WITH mine AS (
+                   SELECT name FROM hosts WHERE watch_owner = $1 AND watch_until > now() ORDER BY name FOR UPDATE
+               ), free AS (
+                   SELECT name FROM hosts WHERE watch_owner IS NULL OR watch_until IS NULL OR watch_until <= now()
+                   ORDER BY name LIMIT $3 FOR UPDATE SKIP LOCKED
+               )
+               UPDATE hosts h SET watch_owner = $1, watch_until = now() + make_interval(secs => $2),
+                      watch_up = CASE WHEN h.name IN (SELECT name FROM mine) THEN h.watch_up ELSE false END
+               WHERE h.name IN (SELECT name FROM mine UNION SELECT name FROM free)
+               RETURNING h.name, h.address, h.epoch, h.ledger_id"#,
+            owner,
+            lease_s,
+            more
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        let names: Vec<String> = rows.iter().map(|r| r.name.clone()).collect();
+        let next = sqlx::query_scalar!(r#"SELECT last_value + 1 AS "next!" FROM fences"#).fetch_one(&mut *tx).await?;
+        let floors: BTreeMap<String, i64> = sqlx::query!(
+            r#"SELECT host AS "host!", min(first_fence) AS "floor!" FROM jobs
+               WHERE ended_at IS NULL AND first_fence IS NOT NULL AND host = ANY($1) GROUP BY host"#,
+            &names
+        )
+        .fetch_all(&mut *tx)
+        .await?
+        .into_iter()
+        .map(|r| (r.host, r.floor))
+        .collect();
+        tx.commit().await?;
+        Ok(rows
+            .into_iter()
+            .map(|r| WatchLease {
+                floor: floors.get(&r.name).copied().unwrap_or(next),
+                host: HostName(r.name),
+                address: r.address,
+                epoch: r.epoch,
+                ledger_id: r.ledger_id,
+            })
+            .collect())
+    }
+
+    /// Gives every watch of an owner back: it stops.
+    pub async fn watch_release(&self, owner: &str) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE hosts SET watch_owner = NULL, watch_until = NULL, watch_up = false WHERE watch_owner = $1",
+            owner
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// A watch is up or broke off.
+    pub async fn watch_set(&self, owner: &str, host: &HostName, up: Watch) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE hosts SET watch_up = $3, seen_at = CASE WHEN $3 THEN now() ELSE seen_at END WHERE name = $1 AND watch_owner = $2",
+            host.as_str(),
+            owner,
+            matches!(up, Watch::Up)
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Answers an agent's hello: raises the epoch where the ledger is new.
+    pub async fn host_greet(&self, host: &HostName, ledger_id: &str, max_fence: i64) -> Result<Greeting, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let last = sqlx::query_scalar!(r#"SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS "last!" FROM fences"#)
+            .fetch_one(&mut *tx)
+            .await?;
+        if max_fence > last {
+            return Ok(Greeting::SetBack { seen: max_fence, last });
+        }
+        let epoch = sqlx::query_scalar!(
+            "UPDATE hosts SET epoch = CASE WHEN ledger_id IS DISTINCT FROM $2 THEN epoch + 1 ELSE epoch END, ledger_id = $2,
+                    max_fence = $3
+             WHERE name = $1 RETURNING epoch",
+            host.as_str(),
+            ledger_id,
+            max_fence
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(Greeting::Epoch(epoch))
+    }
+
+    /// What a host has, as its agent says.
+    pub async fn host_capacity(
+        &self,
+        host: &HostName,
+        offered: Demand,
+        labels: &BTreeMap<String, String>,
+        facts: &Value,
+    ) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE hosts SET vcpus = $2, memory_mib = $3, disk_gib = $4, labels = $5, facts = $6, seen_at = now() WHERE name = $1",
+            host.as_str(),
+            offered.vcpus,
+            offered.memory_mib,
+            offered.disk_gib,
+            crate::rows::tags_json(labels),
+            facts
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Loads of many hosts, with when.
+    pub async fn host_loads(&self, loads: &[(HostName, Value)]) -> Result<(), StoreError> {
+        let names: Vec<String> = loads.iter().map(|l| l.0.to_string()).collect();
+        let values: Vec<Value> = loads.iter().map(|l| l.1.clone()).collect();
+        sqlx::query!(
+            "UPDATE hosts h SET load = q.load, seen_at = now()
+             FROM unnest($1::text[], $2::jsonb[]) AS q(name, load) WHERE h.name = q.name",
+            &names,
+            &values
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// A host's inventory as it was reported.
+    pub async fn host_inventory(&self, host: &HostName, inventory: &Value) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE hosts SET inventory = $2, inventory_at = now() WHERE name = $1",
+            host.as_str(),
+            inventory
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Whose these resources are.
+    pub async fn tenants_of(&self, resources: &[ResourceId]) -> Result<Vec<(TenantId, ResourceId)>, StoreError> {
+        let ids: Vec<uuid::Uuid> = resources.iter().map(|r| r.0).collect();
+        let rows = sqlx::query!("SELECT tenant, id FROM resources WHERE id = ANY($1)", &ids).fetch_all(&self.pool).await?;
+        Ok(rows.into_iter().map(|r| (TenantId(r.tenant), ResourceId(r.id))).collect())
+    }
+
+    /// Guests as an agent sees them; only of the host that holds them, and never an older sight over a newer.
+    pub async fn guests_observed(&self, host: &HostName, guests: &[GuestRow]) -> Result<Vec<ResourceId>, StoreError> {
+        let ids: Vec<uuid::Uuid> = guests.iter().map(|g| g.instance.0).collect();
+        let observed: Vec<Value> = guests.iter().map(|g| g.observed.clone()).collect();
+        let times: Vec<DateTime<Utc>> = guests.iter().map(|g| g.at).collect();
+        let changed = sqlx::query_scalar!(
+            "UPDATE resources r SET observed = q.observed, observed_at = q.at
+             FROM unnest($2::uuid[], $3::jsonb[], $4::timestamptz[]) AS q(id, observed, at)
+             WHERE r.id = q.id AND r.host = $1 AND (r.observed_at IS NULL OR r.observed_at <= q.at)
+             RETURNING r.id",
+            host.as_str(),
+            &ids,
+            &observed,
+            &times
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(changed.into_iter().map(ResourceId).collect())
+    }
+}
+
+/// Whether an agent is heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// It is.
+    Up,
+    /// It isn't.
+    Down,
+}

@@ -1,0 +1,85 @@
+//! Jobs as they are read: one, many by id (for waiters), or a page of a list.
+
+use crate::resources::{Page, Scope};
+use crate::rows::{JobRow, RawJob};
+use crate::{Store, StoreError};
+use rhyzome_model::ids::{JobId, ResourceId};
+use rhyzome_model::job::JobState;
+use sqlx::{Postgres, Transaction};
+use uuid::Uuid;
+
+/// What a list of jobs is narrowed to.
+#[derive(Clone, Debug, Default)]
+pub struct JobFilter {
+    /// Of this resource.
+    pub target: Option<ResourceId>,
+    /// In this shown state.
+    pub state: Option<JobState>,
+}
+
+impl Store {
+    /// One job.
+    pub async fn job_get(&self, id: JobId) -> Result<Option<JobRow>, StoreError> {
+        Ok(self.jobs_get(&[id]).await?.pop())
+    }
+
+    /// Those of the ids that are there, in no order.
+    pub async fn jobs_get(&self, ids: &[JobId]) -> Result<Vec<JobRow>, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|i| i.0).collect();
+        let rows = sqlx::query_as!(
+            RawJob,
+            "SELECT id, tenant, kind, action, resource_id, resource_name, generation, state, mode, steps, attempt, host, waiting,
+                    deadline_at, cancel_requested_at, error, actor, trace_id, retry_of, created_at, started_at, ended_at
+             FROM jobs WHERE id = ANY($1)",
+            &ids
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(JobRow::try_from).collect()
+    }
+
+    /// A page of jobs, oldest first.
+    pub async fn job_list(&self, scope: &Scope, filter: &JobFilter, page: &Page) -> Result<Vec<JobRow>, StoreError> {
+        let tenant = match scope {
+            Scope::Tenant(t) => Some(t.to_string()),
+            Scope::Operator(t) => t.as_ref().map(ToString::to_string),
+        };
+        let states: Option<Vec<String>> = filter.state.map(|s| {
+            JobState::ALL.iter().filter(|stored| stored.shown() == s).map(ToString::to_string).collect()
+        });
+        let (after_at, after_id) = page.after.map_or((None, None), |(at, id)| (Some(at), Some(id)));
+        let rows = sqlx::query_as!(
+            RawJob,
+            "SELECT id, tenant, kind, action, resource_id, resource_name, generation, state, mode, steps, attempt, host, waiting,
+                    deadline_at, cancel_requested_at, error, actor, trace_id, retry_of, created_at, started_at, ended_at
+             FROM jobs
+             WHERE ($1::text IS NULL OR tenant = $1) AND ($2::uuid IS NULL OR resource_id = $2)
+               AND ($3::text[] IS NULL OR state = ANY($3))
+               AND ($4::timestamptz IS NULL OR (created_at, id) > ($4, $5::uuid))
+             ORDER BY created_at, id LIMIT $6",
+            tenant,
+            filter.target.map(|t| t.0),
+            states.as_deref(),
+            after_at,
+            after_id,
+            page.limit
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(JobRow::try_from).collect()
+    }
+}
+
+pub(crate) async fn job_in(tx: &mut Transaction<'_, Postgres>, id: JobId) -> Result<Option<JobRow>, StoreError> {
+    sqlx::query_as!(
+        RawJob,
+        "SELECT id, tenant, kind, action, resource_id, resource_name, generation, state, mode, steps, attempt, host, waiting,
+                deadline_at, cancel_requested_at, error, actor, trace_id, retry_of, created_at, started_at, ended_at
+         FROM jobs WHERE id = $1",
+        id.0
+    )
+    .fetch_optional(&mut **tx)
+    .await?
+    .map(JobRow::try_from)
+    .transpose()
+}

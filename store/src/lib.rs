@@ -1,0 +1,83 @@
+//! Postgres, the only truth: the one crate with SQL. One file per aggregate; a function is one transaction, or a part of one that
+//! its type names.
+//!
+//! Locks are taken in one order everywhere, so that transactions never wait in a ring: idempotency, resources (ids ascending), lease
+//! cursors, jobs, network homes, tenants, hosts. Dispatch takes jobs and resources only where they are free (`SKIP LOCKED`).
+
+pub mod accept;
+pub mod change;
+pub mod config;
+pub mod dispatch;
+pub mod error;
+pub mod hosts;
+pub mod jobs;
+pub mod leases;
+pub mod resources;
+pub mod rows;
+pub mod settle;
+pub mod sweep;
+pub mod tenants;
+
+pub use config::{DatabaseConfig, DatabaseConfigError};
+pub use error::StoreError;
+
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use std::time::Duration;
+
+/// The migrations, in order; `rhyzome migrate` runs them.
+pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+
+/// A pool of connections to the one database.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub(crate) pool: PgPool,
+}
+
+impl Store {
+    /// Connects; fails at once where the database can't be reached.
+    pub async fn connect(options: PgConnectOptions, max_connections: u32) -> Result<Self, StoreError> {
+        let pool = PgPoolOptions::new()
+            .max_connections(max_connections)
+            .acquire_timeout(Duration::from_secs(10))
+            .connect_with(options.application_name("rhyzome"))
+            .await?;
+        Ok(Self { pool })
+    }
+
+    /// A pool that connects when it is first used: for processes that start before their database.
+    pub fn connect_lazy(options: PgConnectOptions, max_connections: u32) -> Self {
+        let pool = PgPoolOptions::new()
+            .max_connections(max_connections)
+            .acquire_timeout(Duration::from_secs(10))
+            .connect_lazy_with(options.application_name("rhyzome"));
+        Self { pool }
+    }
+
+    /// Around a pool that is there already.
+    pub fn from_pool(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// The pool, for tests that look at rows.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Runs the migrations that are missing.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        MIGRATIONS.run(&self.pool).await.map_err(StoreError::from)
+    }
+
+    /// Whether the database answers and has every migration; `Err` says what is missing.
+    pub async fn ready(&self) -> Result<(), StoreError> {
+        let known = MIGRATIONS.iter().map(|m| m.version).max().unwrap_or(0);
+        let applied: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
+            .fetch_one(&self.pool)
+            .await?;
+        match applied {
+            Some(version) if version >= known => Ok(()),
+            other => Err(StoreError::NotMigrated { known, applied: other.unwrap_or(0) }),
+        }
+    }
+}

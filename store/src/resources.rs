@@ -1,0 +1,192 @@
+//! Resources as they are read: one, or a page of a list.
+
+use crate::rows::{RawResource, ResourceRow, tags_json};
+use crate::{Store, StoreError};
+use chrono::{DateTime, Utc};
+use rhyzome_model::ids::{HostName, ResourceId, TenantId};
+use rhyzome_model::kinds::Kind;
+use serde_json::Value;
+use sqlx::{Postgres, Transaction};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// Which tenants' resources a reader sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// A tenant's own, and public ones.
+    Tenant(TenantId),
+    /// An operator: one tenant's, or everyone's.
+    Operator(Option<TenantId>),
+}
+
+/// A page of a list, by keyset: rows after `after`, oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// `(created_at, id)` of the last row of the page before.
+    pub after: Option<(DateTime<Utc>, Uuid)>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+/// What a list is narrowed to in SQL. The shown state is computed, so the caller filters by it.
+#[derive(Clone, Debug, Default)]
+pub struct ResourceFilter {
+    /// Equal.
+    pub name: Option<String>,
+    /// All of them.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// A resource that refers to, or is referred to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Kind.
+    pub kind: Kind,
+    /// Id.
+    pub id: ResourceId,
+    /// Name.
+    pub name: String,
+}
+
+impl Store {
+    /// One resource, if the reader may know of it.
+    pub async fn resource_get(&self, scope: &Scope, kind: Kind, id: ResourceId) -> Result<Option<ResourceRow>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let row = resource_in(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(row.filter(|r| r.kind == kind && visible(scope, r)))
+    }
+
+    /// One resource by id, whoever asks: for reading one's own writes.
+    pub async fn resource_by_id(&self, id: ResourceId) -> Result<Option<ResourceRow>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let row = resource_in(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(row)
+    }
+
+    /// A page of resources, oldest first.
+    pub async fn resource_list(
+        &self,
+        scope: &Scope,
+        kind: Kind,
+        filter: &ResourceFilter,
+        page: &Page,
+    ) -> Result<Vec<ResourceRow>, StoreError> {
+        let (tenant, public) = match scope {
+            Scope::Tenant(t) => (Some(t.to_string()), true),
+            Scope::Operator(t) => (t.as_ref().map(ToString::to_string), false),
+        };
+        let (after_at, after_id) = page.after.map_or((None, None), |(at, id)| (Some(at), Some(id)));
+        let rows = sqlx::query_as!(
+            RawResource,
+            r#"SELECT r.id, r.tenant, r.kind, r.name, r.tags, r.spec, r.generation, r.deleting, r.public, r.applied,
+                      r.observed_generation, r.facts, r.observed, r.observed_at, r.reason, r.host, r.created_at, r.updated_at,
+                      j.id AS "job_id?", j.action AS "job_action?", j.state AS "job_state?"
+               FROM resources r
+               LEFT JOIN LATERAL (
+                   SELECT jobs.id, jobs.action, jobs.state FROM job_resources q JOIN jobs ON jobs.id = q.job_id
+                   WHERE q.resource_id = r.id ORDER BY q.seq LIMIT 1
+               ) j ON true
+               WHERE r.kind = $1
+                 AND ($2::text IS NULL OR r.tenant = $2 OR ($3 AND r.public))
+                 AND ($4::text IS NULL OR r.name = $4)
+                 AND r.tags @> $5
+                 AND ($6::timestamptz IS NULL OR (r.created_at, r.id) > ($6, $7::uuid))
+               ORDER BY r.created_at, r.id LIMIT $8"#,
+            kind.as_str(),
+            tenant,
+            public,
+            filter.name,
+            tags_json(&filter.tags),
+            after_at,
+            after_id,
+            page.limit
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(ResourceRow::try_from).collect()
+    }
+
+    /// Specs and facts of what a resource refers to, by id.
+    pub async fn references_of(&self, ids: &[ResourceId]) -> Result<BTreeMap<ResourceId, ResourceRow>, StoreError> {
+        let mut rows = BTreeMap::new();
+        for id in ids {
+            if let Some(row) = self.resource_by_id(*id).await? {
+                rows.insert(*id, row);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// What a target (id or name) means to a tenant: its own by id or name, else a public one.
+    pub async fn resource_find(&self, tenant: &TenantId, kind: Kind, target: &str) -> Result<Option<ResourceRow>, StoreError> {
+        let id = sqlx::query_scalar!(
+            r#"SELECT id FROM resources r
+               WHERE r.kind = $2 AND ((r.id = $4 AND (r.tenant = $1 OR r.public)) OR (r.name = $3 AND (r.tenant = $1 OR r.public)))
+               ORDER BY (r.id = $4) DESC NULLS LAST, (r.tenant = $1) DESC, r.id LIMIT 1"#,
+            tenant.as_str(),
+            kind.as_str(),
+            target,
+            Uuid::parse_str(target).ok()
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        match id {
+            Some(id) => self.resource_by_id(ResourceId(id)).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Resources that refer to this one and aren't being deleted.
+    pub async fn dependants_of(&self, id: ResourceId) -> Result<Vec<Neighbour>, StoreError> {
+        let rows = sqlx::query!(
+            "SELECT DISTINCT r.id, r.kind, r.name FROM resource_refs f JOIN resources r ON r.id = f.from_id
+             WHERE f.to_id = $1 AND NOT r.deleting ORDER BY r.name LIMIT 20",
+            id.0
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter()
+            .map(|r| {
+                Ok(Neighbour { kind: crate::rows::parse("resources", &r.kind, Kind::parse)?, id: ResourceId(r.id), name: r.name })
+            })
+            .collect()
+    }
+
+    /// What the host that a network lives on said of it (`namespace`), and that host; for operators.
+    pub async fn network_home(&self, id: ResourceId) -> Result<Option<(HostName, Option<Value>)>, StoreError> {
+        let row = sqlx::query!("SELECT host, facts FROM network_homes WHERE network_id = $1", id.0)
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(row.map(|r| (HostName(r.host), r.facts)))
+    }
+}
+
+fn visible(scope: &Scope, row: &ResourceRow) -> bool {
+    match scope {
+        Scope::Tenant(t) => row.tenant == *t || row.public,
+        Scope::Operator(Some(t)) => row.tenant == *t,
+        Scope::Operator(None) => true,
+    }
+}
+
+pub(crate) async fn resource_in(tx: &mut Transaction<'_, Postgres>, id: ResourceId) -> Result<Option<ResourceRow>, StoreError> {
+    sqlx::query_as!(
+        RawResource,
+        r#"SELECT r.id, r.tenant, r.kind, r.name, r.tags, r.spec, r.generation, r.deleting, r.public, r.applied,
+                  r.observed_generation, r.facts, r.observed, r.observed_at, r.reason, r.host, r.created_at, r.updated_at,
+                  j.id AS "job_id?", j.action AS "job_action?", j.state AS "job_state?"
+           FROM resources r
+           LEFT JOIN LATERAL (
+               SELECT jobs.id, jobs.action, jobs.state FROM job_resources q JOIN jobs ON jobs.id = q.job_id
+               WHERE q.resource_id = r.id ORDER BY q.seq LIMIT 1
+           ) j ON true
+           WHERE r.id = $1"#,
+        id.0
+    )
+    .fetch_optional(&mut **tx)
+    .await?
+    .map(ResourceRow::try_from)
+    .transpose()
+}

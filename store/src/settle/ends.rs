@@ -1,0 +1,298 @@
+//! What the end of a job changes: the job, its resource, what it held, and who waited for it.
+
+use super::books::Books;
+use crate::StoreError;
+use crate::rows::{StepRow, steps_json};
+use chrono::{DateTime, Utc};
+use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
+use rhyzome_model::job::{Action, JobState};
+use rhyzome_model::kinds::{Demand, Kind};
+use rhyzome_model::problem::JobError;
+use serde_json::Value;
+use sqlx::{Postgres, Transaction};
+use uuid::Uuid;
+
+/// The end of a job. Its row, and its resource's, are locked.
+#[derive(Clone, Debug)]
+pub struct End {
+    /// The job.
+    pub job: JobId,
+    /// Whose.
+    pub tenant: TenantId,
+    /// Of what.
+    pub kind: Kind,
+    /// What was done.
+    pub action: Action,
+    /// To which.
+    pub resource: ResourceId,
+    /// `Succeeded`, `Failed` or `Cancelled`.
+    pub state: JobState,
+    /// Why, where it didn't succeed.
+    pub error: Option<JobError>,
+    /// As reported; none leaves what is there.
+    pub steps: Option<Vec<StepRow>>,
+    /// The host that had the job.
+    pub host: Option<HostName>,
+    /// Whether it counted as running.
+    pub held_slot: bool,
+    /// Whether an order of it was out.
+    pub order_out: bool,
+    /// When the job was accepted.
+    pub created_at: DateTime<Utc>,
+    /// What became known of networks on the host: `{namespace}`, for operators.
+    pub networks: Vec<(ResourceId, Value)>,
+    /// What becomes of the resource.
+    pub effect: Effect,
+}
+
+/// What becomes of the resource at the end of a job.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// It is as this spec says.
+    Applied {
+        /// The intent that the job made so.
+        spec: Value,
+        /// Of it; 0 where it isn't all of that generation's intent (a start after an update that failed).
+        generation: i64,
+        /// What making it found out; none leaves what is known.
+        facts: Option<Value>,
+        /// What it has reserved from now on; none leaves it.
+        reserve: Option<Kept>,
+        /// What is metered from now on; none isn't metered.
+        metered: Option<Demand>,
+        /// What it is seen as from now on, unless an agent saw it since this time.
+        observed: Option<(Value, DateTime<Utc>)>,
+    },
+    /// It is gone.
+    Removed,
+    /// Its create came to nothing: nothing is left on any host.
+    NotMade {
+        /// For the resource.
+        reason: Value,
+    },
+    /// A change came to nothing: it is as it was applied.
+    NotChanged {
+        /// For the resource; none where the user cancelled.
+        reason: Option<Value>,
+        /// What `applied` needs reserved; none leaves it.
+        reserve: Option<Kept>,
+    },
+}
+
+/// What stays reserved; a dimension that isn't named stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Virtual processors.
+    pub vcpus: Option<i64>,
+    /// MiB.
+    pub memory_mib: Option<i64>,
+    /// GiB.
+    pub disk_gib: Option<i64>,
+}
+
+/// Writes ends: jobs, resources, who waited for them, then the books.
+pub(crate) async fn apply_ends(
+    tx: &mut Transaction<'_, Postgres>,
+    ends: &[End],
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    apply_ends_with(tx, ends, Books::default(), now).await
+}
+
+/// The same, with books that hold more than these ends.
+pub(super) async fn apply_ends_with(
+    tx: &mut Transaction<'_, Postgres>,
+    ends: &[End],
+    mut books: Books,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let removed: Vec<Uuid> =
+        ends.iter().filter(|e| matches!(e.effect, Effect::Removed)).map(|e| e.resource.0).collect();
+    if !ends.is_empty() {
+        end_jobs(tx, ends, now).await?;
+        let applied: Vec<&End> = ends.iter().filter(|e| matches!(e.effect, Effect::Applied { .. })).collect();
+        apply(tx, &applied, now).await?;
+        give_reasons(tx, ends, now).await?;
+        // Others' jobs before any of the books: the order of all locks.
+        let touched: Vec<Uuid> = ends.iter().map(|e| e.resource.0).collect();
+        wake(tx, &touched, &removed).await?;
+    }
+    for end in ends {
+        books.end(end);
+    }
+    books.write(tx).await?;
+    remove(tx, &removed, now).await
+}
+
+async fn end_jobs(tx: &mut Transaction<'_, Postgres>, ends: &[End], now: DateTime<Utc>) -> Result<(), StoreError> {
+    let ids: Vec<Uuid> = ends.iter().map(|e| e.job.0).collect();
+    let states: Vec<String> = ends.iter().map(|e| e.state.to_string()).collect();
+    let errors: Vec<Option<Value>> = ends
+        .iter()
+        .map(|e| e.error.as_ref().map(serde_json::to_value).transpose().map_err(|e| StoreError::row("jobs", e)))
+        .collect::<Result<_, _>>()?;
+    let steps: Vec<Option<Value>> = ends.iter().map(|e| e.steps.as_deref().map(steps_json)).collect();
+    sqlx::query!(
+        "WITH j AS (
+             UPDATE jobs j SET state = q.state, error = q.error, steps = coalesce(q.steps, j.steps), ended_at = $5, due = NULL,
+                    waiting = NULL, holds_slot = false, dispatched_at = NULL, frozen = NULL
+             FROM unnest($1::uuid[], $2::text[], $3::jsonb[], $4::jsonb[]) AS q(id, state, error, steps)
+             WHERE j.id = q.id RETURNING j.id
+         )
+         DELETE FROM job_resources o USING j WHERE o.job_id = j.id",
+        &ids,
+        &states,
+        &errors as &[Option<Value>],
+        &steps as &[Option<Value>],
+        now
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+async fn apply(tx: &mut Transaction<'_, Postgres>, ends: &[&End], now: DateTime<Utc>) -> Result<(), StoreError> {
+    if ends.is_empty() {
+        return Ok(());
+    }
+    let mut ids = Vec::new();
+    let mut specs = Vec::new();
+    let mut generations = Vec::new();
+    let mut facts: Vec<Option<Value>> = Vec::new();
+    let mut metered = Vec::new();
+    let mut vcpus = Vec::new();
+    let mut memory = Vec::new();
+    let mut disk = Vec::new();
+    let mut observed: Vec<Option<Value>> = Vec::new();
+    let mut unless_since: Vec<Option<DateTime<Utc>>> = Vec::new();
+    for end in ends {
+        if let Effect::Applied { spec, generation, facts: found, metered: meter, observed: seen, .. } = &end.effect {
+            observed.push(seen.as_ref().map(|s| s.0.clone()));
+            unless_since.push(seen.as_ref().map(|s| s.1));
+            ids.push(end.resource.0);
+            specs.push(spec.clone());
+            generations.push(*generation);
+            facts.push(found.clone());
+            metered.push(meter.is_some());
+            let demand = meter.unwrap_or_default();
+            vcpus.push(demand.vcpus);
+            memory.push(demand.memory_mib);
+            disk.push(demand.disk_gib);
+        }
+    }
+    sqlx::query!(
+        "WITH q AS (
+             SELECT * FROM unnest($1::uuid[], $2::jsonb[], $3::int8[], $4::jsonb[], $6::bool[], $7::int8[], $8::int8[], $9::int8[],
+                                  $10::jsonb[], $11::timestamptz[])
+                    AS q(id, spec, generation, facts, metered, vcpus, memory_mib, disk_gib, observed, unless_since)
+         ), r AS (
+             UPDATE resources r SET applied = q.spec, facts = coalesce(q.facts, r.facts),
+                    observed_generation = CASE WHEN q.spec = r.spec THEN r.generation
+                                               ELSE greatest(q.generation, r.observed_generation) END,
+                    reason = CASE WHEN q.generation > 0 THEN NULL ELSE r.reason END, updated_at = $5,
+                    observed = CASE WHEN q.observed IS NULL OR r.observed_at >= q.unless_since THEN r.observed ELSE q.observed END,
+                    observed_at = CASE WHEN q.observed IS NULL OR r.observed_at >= q.unless_since THEN r.observed_at ELSE $5 END
+             FROM q WHERE r.id = q.id RETURNING r.id, r.tenant, r.kind
+         ), closed AS (
+             UPDATE usage_intervals u SET closed_at = greatest($5, u.opened_at) FROM q
+             WHERE u.resource_id = q.id AND u.closed_at IS NULL
+               AND (u.vcpus, u.memory_mib, u.disk_gib) IS DISTINCT FROM (q.vcpus, q.memory_mib, q.disk_gib)
+             RETURNING u.resource_id
+         )
+         INSERT INTO usage_intervals (resource_id, tenant, kind, vcpus, memory_mib, disk_gib, opened_at)
+         SELECT r.id, r.tenant, r.kind, q.vcpus, q.memory_mib, q.disk_gib, $5 FROM r JOIN q ON q.id = r.id
+         WHERE q.metered AND (r.id IN (SELECT resource_id FROM closed)
+               OR NOT EXISTS (SELECT FROM usage_intervals u WHERE u.resource_id = r.id AND u.closed_at IS NULL))",
+        &ids,
+        &specs,
+        &generations,
+        &facts as &[Option<Value>],
+        now,
+        &metered,
+        &vcpus,
+        &memory,
+        &disk,
+        &observed as &[Option<Value>],
+        &unless_since as &[Option<DateTime<Utc>>]
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+async fn give_reasons(tx: &mut Transaction<'_, Postgres>, ends: &[End], now: DateTime<Utc>) -> Result<(), StoreError> {
+    let mut ids = Vec::new();
+    let mut reasons: Vec<Option<Value>> = Vec::new();
+    for end in ends {
+        match &end.effect {
+            Effect::NotMade { reason } => {
+                ids.push(end.resource.0);
+                reasons.push(Some(reason.clone()));
+            }
+            Effect::NotChanged { reason, .. } => {
+                ids.push(end.resource.0);
+                reasons.push(reason.clone());
+            }
+            Effect::Applied { .. } | Effect::Removed => {}
+        }
+    }
+    if ids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "UPDATE resources r SET reason = coalesce(q.reason, r.reason), updated_at = $3
+         FROM unnest($1::uuid[], $2::jsonb[]) AS q(id, reason) WHERE r.id = q.id",
+        &ids,
+        &reasons as &[Option<Value>],
+        now
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+async fn remove(tx: &mut Transaction<'_, Postgres>, resources: &[Uuid], now: DateTime<Utc>) -> Result<(), StoreError> {
+    if resources.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "UPDATE usage_intervals SET closed_at = greatest($2, opened_at) WHERE resource_id = ANY($1) AND closed_at IS NULL",
+        resources,
+        now
+    )
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query!("DELETE FROM resources WHERE id = ANY($1)", resources).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Wakes who waited: the jobs in line on `ended` resources, jobs of resources that refer to these, and jobs of what `removed` ones
+/// referred to. Dispatch judges anew.
+///
+/// A job that is due and held by a dispatch is waited for: should it be put to wait on what was read before this end, it is woken.
+pub(crate) async fn wake(
+    tx: &mut Transaction<'_, Postgres>,
+    ended: &[Uuid],
+    removed: &[Uuid],
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "WITH w AS (
+             SELECT j.id FROM jobs j
+             WHERE j.ended_at IS NULL AND j.host IS NULL
+               AND (j.state = 'blocked' OR (j.state = 'queued' AND j.due <= clock_timestamp()))
+               AND j.id IN (
+                   SELECT o.job_id FROM job_resources o WHERE o.resource_id = ANY($1)
+                   UNION ALL
+                   SELECT o.job_id FROM resource_refs f JOIN job_resources o ON o.resource_id = f.from_id WHERE f.to_id = ANY($1)
+                   UNION ALL
+                   SELECT o.job_id FROM resource_refs f JOIN job_resources o ON o.resource_id = f.to_id WHERE f.from_id = ANY($2))
+             ORDER BY j.id FOR NO KEY UPDATE
+         )
+         UPDATE jobs j SET state = 'queued', due = least(j.due, now()) FROM w WHERE j.id = w.id",
+        ended,
+        removed
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! The protocol's rules, each of which can be left out.
+//!
+//! Guarantees that exactly one rule at most is missing: a failing property then names the rule it rests on.
+
+/// One rule of the job protocol that the model can do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// An agent refuses a call below the resource's highest fence, or below the host's floor.
+    Fence,
+    /// A forward call of a job that is undoing or finished is answered so, and starts nothing.
+    Phase,
+    /// A job is placed anew only after its agent reported it `released`.
+    ReleasedFirst,
+    /// Undoing a step deletes its stored result.
+    ResultsDeleted,
+    /// A shared object is held by (object, claiming resource), not by a count.
+    ClaimsAreASet,
+    /// A shared object is held at all: undo and delete look whether somebody else holds it.
+    ClaimsHold,
+    /// Whether a claim was the last is judged, and acted on, under the object's lock.
+    ObjectLocked,
+    /// A reservation stays until the agent's word, also when the job is cancelled.
+    ReservationKept,
+    /// An order is acked only after its outcome's publish ack.
+    OrderAckedLast,
+    /// An event is acked only after its commit.
+    EventAckedLast,
+    /// Settle takes a report only of the job's own fence, and only while the job is out.
+    SettleGuard,
+    /// After a restart an agent deals with the effects of open intents before it answers for the resource.
+    ProbeFirst,
+    /// An undo stops the running effect and waits until it is gone, before it undoes.
+    UndoWaits,
+    /// A shared network stays on the host of those who hold it, by reservation.
+    NetworkHome,
+    /// Sweep publishes an order again that is neither in the stream nor answered.
+    SweepRepublishes,
+    /// A floor is the lowest *first* fence of the jobs that a host still has, not the lowest of their newest orders.
+    FloorByFirstFence,
+    /// A floor doesn't pass a dispatch that has drawn its fence and isn't committed yet.
+    FloorLocked,
+    /// A stale answer to an order of Postgres' own fence makes it dispatch anew. (Its absence is explored with floors
+    /// that come too early, which are what it is for.)
+    StaleDispatchedAnew,
+    /// Postgres raises a job that it marked with an undo order of a higher fence.
+    CancelByOrder,
+}
+
+impl Rule {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[
+        Self::Fence,
+        Self::Phase,
+        Self::ReleasedFirst,
+        Self::ResultsDeleted,
+        Self::ClaimsAreASet,
+        Self::ClaimsHold,
+        Self::ObjectLocked,
+        Self::ReservationKept,
+        Self::OrderAckedLast,
+        Self::EventAckedLast,
+        Self::SettleGuard,
+        Self::ProbeFirst,
+        Self::UndoWaits,
+        Self::NetworkHome,
+        Self::SweepRepublishes,
+        Self::FloorByFirstFence,
+        Self::FloorLocked,
+        Self::StaleDispatchedAnew,
+        Self::CancelByOrder,
+    ];
+}
+
+/// Which rules hold in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Rules {
+    left_out: Option<Rule>,
+}
+
+impl Rules {
+    /// The whole protocol.
+    pub const ALL: Self = Self { left_out: None };
+
+    /// The protocol without one of its rules.
+    pub const fn without(rule: Rule) -> Self {
+        Self { left_out: Some(rule) }
+    }
+
+    /// Whether a rule is followed.
+    #[must_use]
+    pub fn has(self, rule: Rule) -> bool {
+        self.left_out != Some(rule)
+    }
+}

@@ -1,0 +1,39 @@
+//! The worker: takes orders from NATS, has the agent do them, decides after a failure, and reports. It keeps no state of its own.
+//!
+//! What is guaranteed: no more orders are pulled than there are free slots; an order is acked only after the publish ack of its outcome;
+//! a worker that dies, or is told to end, leaves its orders to another.
+//!
+//! ```text
+//! delivered ─▶ read ─▶ (alone, from the third delivery) ─▶ apply ⇄ decide ─▶ outcome stored ─▶ acked
+//!    │          │ broken: dead letter, terminated            │
+//!    │          │ newer: reported, handed back               │ end of the grace period
+//!    └──────────┴──── told to end: handed back ◀─────────────┘
+//! ```
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `config` | the section `[worker]` |
+//! | `pull` | the loop: free slots, pull, end |
+//! | `slot` | one delivery, from reading to ack |
+//! | `drive` | one order: calls, decisions, pauses |
+//! | `decide` | what follows from an answer: a pure function |
+//! | `call` | one call of an agent, and what its answer means |
+//! | `channels` | channels to agents that live on |
+//! | `report` | the orders that run here, and their reports |
+//! | `words` | the errors that users and operators read |
+//! | `counters` | metrics |
+
+mod call;
+mod channels;
+pub mod config;
+mod counters;
+pub mod decide;
+mod drive;
+mod pull;
+mod report;
+mod slot;
+mod words;
+
+pub use config::WorkerConfig;
+pub use counters::register_metrics;
+pub use pull::{WorkerError, run};
