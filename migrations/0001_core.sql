@@ -189,6 +189,7 @@ CREATE TABLE jobs (
     CHECK (NOT (due IS NOT NULL AND ended_at IS NOT NULL))
 ) WITH (fillfactor = 70);
 CREATE INDEX jobs_due ON jobs (tenant, due, seq) WHERE due IS NOT NULL;
+CREATE INDEX jobs_due_held ON jobs (tenant, due) WHERE due IS NOT NULL AND holds_slot;
 CREATE INDEX jobs_list ON jobs (tenant, created_at, id);
 CREATE INDEX jobs_resource ON jobs (resource_id, created_at);
 CREATE INDEX jobs_host ON jobs (host, first_fence) WHERE ended_at IS NULL AND host IS NOT NULL;

@@ -70,7 +70,9 @@ impl SharedNetwork {
             (None, Some(_)) => false,
             (Some(network), claim) => {
                 network.has_content(action)
-                    && claim.as_ref().is_none_or(|claim| network.claims.get(&claim.holder) == Some(&claim.leases))
+                    && claim
+                        .as_ref()
+                        .is_none_or(|claim| network.claims.get(&claim.holder) == Some(&claim.leases))
             }
         }
     }
@@ -83,7 +85,10 @@ impl SharedNetwork {
         let network = network.get_or_insert_with(|| Self::of(action));
         if !network.has_content(action) {
             let claims = std::mem::take(&mut network.claims);
-            *network = Self { claims, ..Self::of(action) };
+            *network = Self {
+                claims,
+                ..Self::of(action)
+            };
         }
         if let Some(claim) = &action.claim {
             network.claims.insert(claim.holder, claim.leases.clone());
@@ -111,7 +116,10 @@ impl SharedImage {
     pub fn is_so(image: Option<&Self>, action: &EnsureImage) -> bool {
         image.is_some_and(|image| {
             image.claims.contains(&action.holder)
-                && action.sha256.as_ref().is_none_or(|wanted| *wanted == image.facts.sha256)
+                && action
+                    .sha256
+                    .as_ref()
+                    .is_none_or(|wanted| *wanted == image.facts.sha256)
         })
     }
 
@@ -149,7 +157,10 @@ mod tests {
             gateway: "10.0.0.1".parse().unwrap(),
             dns: vec![dns.parse().unwrap()],
             leases: Vec::new(),
-            claim: holder.map(|holder| NetworkClaim { holder, leases: Vec::new() }),
+            claim: holder.map(|holder| NetworkClaim {
+                holder,
+                leases: Vec::new(),
+            }),
         }
     }
 
@@ -161,7 +172,10 @@ mod tests {
             SharedNetwork::ensure(&mut network, &ensure(1, "1.1.1.1", Some(holder)));
         }
         let mut network = network.unwrap();
-        let drop = |holder| DropShared { object: ResourceId::new(), holder };
+        let drop = |holder| DropShared {
+            object: ResourceId::new(),
+            holder,
+        };
         assert_eq!(network.drop_claim(&drop(ResourceId::new())), Dropped::Nothing);
         assert_eq!(network.drop_claim(&drop(a)), Dropped::StillHeld);
         assert_eq!(network.drop_claim(&drop(a)), Dropped::Nothing);
@@ -176,7 +190,10 @@ mod tests {
         let older = ensure(1, "1.1.1.1", Some(ResourceId::new()));
         SharedNetwork::ensure(&mut network, &older);
         let is = network.clone().unwrap();
-        assert_eq!((is.generation, is.dns.clone()), (2, vec!["2.2.2.2".parse().unwrap()]));
+        assert_eq!(
+            (is.generation, is.dns.clone()),
+            (2, vec!["2.2.2.2".parse().unwrap()])
+        );
         assert_eq!(is.claims.len(), 2, "an older content still takes its claim");
         assert!(SharedNetwork::is_so(network.as_ref(), &older));
         let undo = ensure(2, "9.9.9.9", None);

@@ -127,7 +127,9 @@ impl AgentConfig {
             }
         };
         match names.iter().find(|host| !is_dns_label(host.as_str())) {
-            Some(wrong) => Err(format!("`{wrong}` can't be a host's name: lower-case letters, digits and hyphens, 63 at most")),
+            Some(wrong) => Err(format!(
+                "`{wrong}` can't be a host's name: lower-case letters, digits and hyphens, 63 at most"
+            )),
             None => Ok(names),
         }
     }
@@ -139,14 +141,40 @@ mod tests {
 
     #[test]
     fn names_of_hosts() {
-        let simulated = AgentConfig { driver: DriverKind::Simulated, ..AgentConfig::default() };
+        let simulated = AgentConfig {
+            driver: DriverKind::Simulated,
+            ..AgentConfig::default()
+        };
         assert_eq!(simulated.host_names("sim").unwrap(), ["sim".into()]);
-        let three = AgentConfig { hosts: Some(3), ..simulated.clone() };
-        assert_eq!(three.host_names("sim").unwrap(), ["sim-1".into(), "sim-2".into(), "sim-3".into()]);
-        assert!(AgentConfig { hosts: Some(0), ..simulated.clone() }.host_names("sim").is_err());
-        assert!(AgentConfig { hosts: Some(1), ..AgentConfig::default() }.host_names("h").is_err());
+        let three = AgentConfig {
+            hosts: Some(3),
+            ..simulated.clone()
+        };
+        assert_eq!(
+            three.host_names("sim").unwrap(),
+            ["sim-1".into(), "sim-2".into(), "sim-3".into()]
+        );
+        assert!(
+            AgentConfig {
+                hosts: Some(0),
+                ..simulated.clone()
+            }
+            .host_names("sim")
+            .is_err()
+        );
+        assert!(
+            AgentConfig {
+                hosts: Some(1),
+                ..AgentConfig::default()
+            }
+            .host_names("h")
+            .is_err()
+        );
         assert!(simulated.host_names("Not_A_Label").is_err());
-        let named = AgentConfig { name: Some("rack-7".into()), ..simulated };
+        let named = AgentConfig {
+            name: Some("rack-7".into()),
+            ..simulated
+        };
         assert_eq!(named.host_names("ignored").unwrap(), ["rack-7".into()]);
     }
 }

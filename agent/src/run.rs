@@ -72,7 +72,10 @@ fn driver_error(error: StepError) -> AgentError {
 }
 
 fn inside(error: &StepError) -> String {
-    error.inside.as_ref().map_or_else(String::new, |inside| format!(" ({inside})"))
+    error
+        .inside
+        .as_ref()
+        .map_or_else(String::new, |inside| format!(" ({inside})"))
 }
 
 /// Serves until told to end. Prints `listening on HOST:PORT`.
@@ -108,10 +111,16 @@ pub async fn run(config: AgentConfig, process: Process) -> Result<(), AgentError
         .max_concurrent_streams(CALLS_AT_ONCE)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .add_service(AgentServer::new(service))
-        .serve_with_incoming_shutdown(incoming(listener, tls, ending.clone()), ending.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(
+            incoming(listener, tls, ending.clone()),
+            ending.clone().cancelled_owned(),
+        );
     let mut server = tokio::spawn(server);
     say(address)?;
-    process.ready(Some(address)).map_err(|source| AgentError::Io { doing: "writing the ready file".into(), source })?;
+    process.ready(Some(address)).map_err(|source| AgentError::Io {
+        doing: "writing the ready file".into(),
+        source,
+    })?;
 
     let failed = tokio::select! {
         () = process.shutdown.triggered() => None,
@@ -122,7 +131,10 @@ pub async fn run(config: AgentConfig, process: Process) -> Result<(), AgentError
         }),
     };
     let serving = !server.is_finished();
-    if tokio::time::timeout(process.shutdown.grace, engine.drained()).await.is_err() {
+    if tokio::time::timeout(process.shutdown.grace, engine.drained())
+        .await
+        .is_err()
+    {
         tracing::warn!("what runs is left as it is: its orders go on when they are asked for again");
     }
     ending.cancel();
@@ -130,7 +142,10 @@ pub async fn run(config: AgentConfig, process: Process) -> Result<(), AgentError
         server.abort();
     }
     let closing = engine.clone();
-    if tokio::task::spawn_blocking(move || closing.close()).await.is_err() {
+    if tokio::task::spawn_blocking(move || closing.close())
+        .await
+        .is_err()
+    {
         tracing::error!("the ledger couldn't be closed in order");
     }
     failed.map_or(Ok(()), Err)
@@ -212,7 +227,10 @@ fn server_tls(process: &Process, hosts: &[HostName]) -> Result<ServerTls, AgentE
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), AgentError> {
-    let io = |source| AgentError::Io { doing: format!("listening on {address}"), source };
+    let io = |source| AgentError::Io {
+        doing: format!("listening on {address}"),
+        source,
+    };
     let listener = TcpListener::bind(address).await.map_err(io)?;
     let bound = listener.local_addr().map_err(io)?;
     Ok((listener, bound))
@@ -221,7 +239,10 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), AgentE
 fn say(address: SocketAddr) -> Result<(), AgentError> {
     let mut out = std::io::stdout().lock();
     let said = writeln!(out, "listening on {address}").and_then(|()| out.flush());
-    said.map_err(|source| AgentError::Io { doing: "writing to standard output".into(), source })
+    said.map_err(|source| AgentError::Io {
+        doing: "writing to standard output".into(),
+        source,
+    })
 }
 
 async fn failure(engine: &Engine) -> LedgerError {

@@ -1,6 +1,8 @@
 //! The engine over a simulated host: do twice, undo twice, undo while running, do after undo, late fences, crashes at each point.
 //! Numbers in names are those of the invariants in the job protocol.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use common::{Agent, Gate, Job, Script, host, kind};
@@ -12,7 +14,13 @@ use rhyzome_model::problem::JobError;
 use rhyzome_proto::event::{self, OutcomeKind, StepState};
 use std::sync::Arc;
 
-const STEPS: [&str; 5] = ["ensure_network", "ensure_image", "ensure_disk", "ensure_instance", "set_power"];
+const STEPS: [&str; 5] = [
+    "ensure_network",
+    "ensure_image",
+    "ensure_disk",
+    "ensure_instance",
+    "set_power",
+];
 
 fn fails(class: ErrorClass) -> Script {
     Script::Fail(StepError::new(class, "TEST", "The test's own."))
@@ -27,14 +35,21 @@ async fn doing_twice_is_doing_once() {
     let (agent, job) = (Agent::new().await, Job::new());
     let first = agent.apply(&job.order(1)).await;
     assert_eq!(kind(&first), OutcomeKind::Succeeded);
-    assert_eq!(first.steps.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), STEPS);
+    assert_eq!(
+        first.steps.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(),
+        STEPS
+    );
     assert!(first.steps.iter().all(|s| s.state() == StepState::Succeeded));
     assert!(!first.steps[1].output.is_empty(), "the image's facts");
     assert_eq!(agent.driver.called(), STEPS);
     agent.driver.clear();
     assert_eq!(agent.apply(&job.order(1)).await, first);
     assert!(agent.driver.called().is_empty(), "a finished job was done again");
-    assert_eq!(agent.crashed().await.apply(&job.order(1)).await, first, "after a restart");
+    assert_eq!(
+        agent.crashed().await.apply(&job.order(1)).await,
+        first,
+        "after a restart"
+    );
 }
 
 #[tokio::test]
@@ -66,22 +81,38 @@ async fn a_step_that_is_still_so_is_not_made_again() {
     assert_eq!(kind(&failed), OutcomeKind::StepFailed);
     assert_eq!(failed.outcome.as_ref().unwrap().class(), event::ErrorClass::Busy);
     let error: JobError = failed.outcome.as_ref().unwrap().model_error().unwrap().unwrap();
-    assert_eq!((error.code.as_str(), error.step.as_deref(), error.retryable), ("TEST", Some("ensure_instance"), true));
-    assert_eq!(failed.steps.last().map(event::StepResult::state), Some(StepState::Failed));
+    assert_eq!(
+        (error.code.as_str(), error.step.as_deref(), error.retryable),
+        ("TEST", Some("ensure_instance"), true)
+    );
+    assert_eq!(
+        failed.steps.last().map(event::StepResult::state),
+        Some(StepState::Failed)
+    );
     agent.driver.clear();
     assert_eq!(agent.kind(&job.order(1)).await, OutcomeKind::Succeeded);
-    let again = ["observe_ensure_network", "observe_ensure_image", "observe_ensure_disk", "ensure_instance", "set_power"];
+    let again = [
+        "observe_ensure_network",
+        "observe_ensure_image",
+        "observe_ensure_disk",
+        "ensure_instance",
+        "set_power",
+    ];
     assert_eq!(agent.driver.called(), again);
 }
 
 #[tokio::test]
 async fn a_step_that_is_gone_is_made_again() {
     let (agent, job, other) = (Agent::new().await, Job::new(), Job::new());
-    agent.driver.script("ensure_instance", fails(ErrorClass::Unavailable));
+    agent
+        .driver
+        .script("ensure_instance", fails(ErrorClass::Unavailable));
     agent.kind(&job.order(1)).await;
     // Another job takes the disk away behind its back.
     let mut thief = other;
-    thief.steps = vec![rhyzome_model::step::Step::forward_only(job.steps[2].undo.clone().unwrap())];
+    thief.steps = vec![rhyzome_model::step::Step::forward_only(
+        job.steps[2].undo.clone().unwrap(),
+    )];
     assert_eq!(agent.kind(&thief.order(2)).await, OutcomeKind::Succeeded);
     agent.driver.clear();
     assert_eq!(agent.kind(&job.order(1)).await, OutcomeKind::Succeeded);
@@ -95,7 +126,9 @@ async fn every_step_fails_and_every_undo_is_repeated() {
         agent.driver.script(step, fails(ErrorClass::Permanent));
         assert_eq!(agent.kind(&job.order(1)).await, OutcomeKind::StepFailed);
         for undone in STEPS.iter().take(index + 1).rev() {
-            agent.driver.script(&format!("undo_{undone}"), fails(ErrorClass::Unavailable));
+            agent
+                .driver
+                .script(&format!("undo_{undone}"), fails(ErrorClass::Unavailable));
             let undo = agent.apply(&job.undo(1, Verdict::Failed)).await;
             assert_eq!(kind(&undo), OutcomeKind::StepFailed, "{step}, undo of {undone}");
             if undone.len() % 2 == 0 {
@@ -105,8 +138,16 @@ async fn every_step_fails_and_every_undo_is_repeated() {
         let ended = agent.apply(&job.undo(1, Verdict::Failed)).await;
         assert_eq!(kind(&ended), OutcomeKind::Failed);
         assert!(agent.driver.held().await.is_empty(), "{step}: something was left");
-        assert_eq!(agent.kind(&job.undo(1, Verdict::Cancelled)).await, OutcomeKind::Failed, "an end absorbs");
-        assert_eq!(agent.kind(&job.order(2)).await, OutcomeKind::Failed, "do after undo");
+        assert_eq!(
+            agent.kind(&job.undo(1, Verdict::Cancelled)).await,
+            OutcomeKind::Failed,
+            "an end absorbs"
+        );
+        assert_eq!(
+            agent.kind(&job.order(2)).await,
+            OutcomeKind::Failed,
+            "do after undo"
+        );
     }
 }
 
@@ -120,9 +161,26 @@ async fn the_undo_goes_in_reverse_and_ends_with_its_cause() {
     undo.cause = serde_json::to_vec(&JobError::new("BAD_IMAGE", "It can't boot.")).unwrap();
     let ended = agent.apply(&undo).await;
     assert_eq!(agent.driver.called(), undo_calls());
-    assert_eq!(ended.outcome.as_ref().unwrap().model_error().unwrap().unwrap().code, "BAD_IMAGE");
-    let undone: Vec<_> = ended.steps.iter().filter(|s| s.state() == StepState::Undone).collect();
-    assert_eq!(undone.iter().map(|s| s.name.clone()).collect::<Vec<_>>(), undo_calls());
+    assert_eq!(
+        ended
+            .outcome
+            .as_ref()
+            .unwrap()
+            .model_error()
+            .unwrap()
+            .unwrap()
+            .code,
+        "BAD_IMAGE"
+    );
+    let undone: Vec<_> = ended
+        .steps
+        .iter()
+        .filter(|s| s.state() == StepState::Undone)
+        .collect();
+    assert_eq!(
+        undone.iter().map(|s| s.name.clone()).collect::<Vec<_>>(),
+        undo_calls()
+    );
 }
 
 #[tokio::test]
@@ -149,7 +207,10 @@ async fn an_undo_cancels_an_effect_that_listens() {
     agent.driver.script("ensure_image", Script::Hold(gate.clone()));
     let forward = agent.begin(&job.order(1)).await;
     gate.reached().await;
-    assert_eq!(agent.kind(&job.undo(1, Verdict::Deadline)).await, OutcomeKind::Failed);
+    assert_eq!(
+        agent.kind(&job.undo(1, Verdict::Deadline)).await,
+        OutcomeKind::Failed
+    );
     assert_eq!(kind(&forward.await.unwrap()), OutcomeKind::TurnToUndo);
     assert!(agent.driver.held().await.is_empty());
 }
@@ -157,10 +218,21 @@ async fn an_undo_cancels_an_effect_that_listens() {
 #[tokio::test]
 async fn an_undo_of_a_job_never_seen_probes_and_ends() {
     let (agent, job) = (Agent::new().await, Job::new());
-    assert_eq!(agent.kind(&job.undo(4, Verdict::Cancelled)).await, OutcomeKind::Cancelled);
+    assert_eq!(
+        agent.kind(&job.undo(4, Verdict::Cancelled)).await,
+        OutcomeKind::Cancelled
+    );
     assert_eq!(agent.driver.called(), undo_calls());
-    assert_eq!(agent.kind(&job.order(3)).await, OutcomeKind::Stale, "late, with a lower fence");
-    assert_eq!(agent.kind(&job.order(4)).await, OutcomeKind::Cancelled, "late, with the same fence");
+    assert_eq!(
+        agent.kind(&job.order(3)).await,
+        OutcomeKind::Stale,
+        "late, with a lower fence"
+    );
+    assert_eq!(
+        agent.kind(&job.order(4)).await,
+        OutcomeKind::Cancelled,
+        "late, with the same fence"
+    );
     assert!(agent.driver.held().await.is_empty());
 }
 
@@ -169,7 +241,10 @@ async fn released_is_opened_again_by_a_higher_fence_alone() {
     let (agent, job) = (Agent::new().await, Job::new());
     agent.driver.script("ensure_instance", fails(ErrorClass::NoRoom));
     agent.apply(&job.order(1)).await;
-    assert_eq!(agent.kind(&job.undo(1, Verdict::Released)).await, OutcomeKind::Released);
+    assert_eq!(
+        agent.kind(&job.undo(1, Verdict::Released)).await,
+        OutcomeKind::Released
+    );
     assert_eq!(agent.kind(&job.order(1)).await, OutcomeKind::Released);
     let agent = agent.crashed().await;
     // Placed anew, its steps may be others.
@@ -178,13 +253,18 @@ async fn released_is_opened_again_by_a_higher_fence_alone() {
     let ended = agent.apply(&anew.order(5)).await;
     assert_eq!(kind(&ended), OutcomeKind::Succeeded);
     assert_eq!(agent.driver.called(), &STEPS[..4], "results outlived the undo");
-    assert_eq!(agent.kind(&anew.undo(6, Verdict::Cancelled)).await, OutcomeKind::Succeeded);
+    assert_eq!(
+        agent.kind(&anew.undo(6, Verdict::Cancelled)).await,
+        OutcomeKind::Succeeded
+    );
 }
 
 #[tokio::test]
 async fn the_first_verdict_counts() {
     let (agent, job, gate) = (Agent::new().await, Job::new(), Gate::new());
-    agent.driver.script("undo_ensure_disk", Script::Hold(gate.clone()));
+    agent
+        .driver
+        .script("undo_ensure_disk", Script::Hold(gate.clone()));
     let released = agent.begin(&job.undo(1, Verdict::Released)).await;
     gate.reached().await;
     let cancelled = agent.begin(&job.undo(2, Verdict::Cancelled)).await;
@@ -192,7 +272,10 @@ async fn the_first_verdict_counts() {
     assert_eq!(kind(&released.await.unwrap()), OutcomeKind::Released);
     assert_eq!(kind(&cancelled.await.unwrap()), OutcomeKind::Released);
     agent.driver.clear();
-    assert_eq!(agent.kind(&job.undo(3, Verdict::Cancelled)).await, OutcomeKind::Cancelled);
+    assert_eq!(
+        agent.kind(&job.undo(3, Verdict::Cancelled)).await,
+        OutcomeKind::Cancelled
+    );
 }
 
 #[tokio::test]
@@ -201,19 +284,30 @@ async fn late_lower_fences_are_stale_5() {
     let later = job.next();
     assert_eq!(agent.kind(&later.order(7)).await, OutcomeKind::Succeeded);
     agent.driver.clear();
-    for order in [job.order(6), job.undo(6, Verdict::Cancelled), later.order(6), job.order(7)] {
+    for order in [
+        job.order(6),
+        job.undo(6, Verdict::Cancelled),
+        later.order(6),
+        job.order(7),
+    ] {
         assert_eq!(agent.kind(&order).await, OutcomeKind::Stale);
     }
     assert!(agent.driver.called().is_empty());
     let agent = agent.crashed().await;
-    assert_eq!(agent.kind(&job.order(6)).await, OutcomeKind::Stale, "after a restart");
+    assert_eq!(
+        agent.kind(&job.order(6)).await,
+        OutcomeKind::Stale,
+        "after a restart"
+    );
 }
 
 #[tokio::test]
 async fn a_later_job_waits_until_the_one_before_is_gone_5() {
     let (agent, job, gate) = (Agent::new().await, Job::new(), Gate::new());
     let later = job.next();
-    agent.driver.script("ensure_instance", Script::Stubborn(gate.clone()));
+    agent
+        .driver
+        .script("ensure_instance", Script::Stubborn(gate.clone()));
     let forward = agent.begin(&job.order(1)).await;
     gate.reached().await;
     agent.driver.clear();
@@ -242,35 +336,54 @@ async fn a_crash_between_intent_and_effect() {
 #[tokio::test]
 async fn a_crash_between_effect_and_result() {
     let (agent, job, gate) = (Agent::new().await, Job::new(), Gate::new());
-    agent.driver.script("ensure_instance", Script::HoldAfter(gate.clone()));
+    agent
+        .driver
+        .script("ensure_instance", Script::HoldAfter(gate.clone()));
     agent.begin(&job.order(1)).await;
     gate.reached().await;
     let again = agent.crashed().await;
     assert_eq!(again.kind(&job.order(1)).await, OutcomeKind::Succeeded);
     let again = again.crashed().await;
-    assert_eq!(again.kind(&job.undo(2, Verdict::Cancelled)).await, OutcomeKind::Succeeded);
+    assert_eq!(
+        again.kind(&job.undo(2, Verdict::Cancelled)).await,
+        OutcomeKind::Succeeded
+    );
 }
 
 #[tokio::test]
 async fn a_crash_in_the_undo() {
     let (agent, job, gate) = (Agent::new().await, Job::new(), Gate::new());
-    agent.driver.script("ensure_instance", fails(ErrorClass::Unavailable));
+    agent
+        .driver
+        .script("ensure_instance", fails(ErrorClass::Unavailable));
     agent.apply(&job.order(1)).await;
-    agent.driver.script("undo_ensure_image", Script::HoldAfter(gate.clone()));
+    agent
+        .driver
+        .script("undo_ensure_image", Script::HoldAfter(gate.clone()));
     agent.begin(&job.undo(2, Verdict::Cancelled)).await;
     gate.reached().await;
     let again = agent.crashed().await;
     assert_eq!(again.kind(&job.order(2)).await, OutcomeKind::TurnToUndo);
-    assert_eq!(again.kind(&job.undo(2, Verdict::Failed)).await, OutcomeKind::Cancelled, "the recorded verdict counts");
+    assert_eq!(
+        again.kind(&job.undo(2, Verdict::Failed)).await,
+        OutcomeKind::Cancelled,
+        "the recorded verdict counts"
+    );
     assert!(again.driver.held().await.is_empty());
 }
 
 #[tokio::test]
 async fn nothing_is_applied_before_the_epoch_is_told() {
     let (agent, job) = (Agent::untold(), Job::new());
-    assert!(matches!(agent.start(&job.order(1)).await, Err(Refusal::NotTold(_))));
+    assert!(matches!(
+        agent.start(&job.order(1)).await,
+        Err(Refusal::NotTold(_))
+    ));
     assert!(!agent.engine.told(&host(), Epoch(0), Fence(0)).await.unwrap());
-    assert!(matches!(agent.start(&job.order(1)).await, Err(Refusal::NotTold(_))));
+    assert!(matches!(
+        agent.start(&job.order(1)).await,
+        Err(Refusal::NotTold(_))
+    ));
     assert!(agent.engine.told(&host(), Epoch(1), Fence(0)).await.unwrap());
     assert_eq!(agent.kind(&job.order(1)).await, OutcomeKind::Succeeded);
     // A lower epoch than known isn't believed.
@@ -294,7 +407,11 @@ async fn a_new_epoch_stops_what_runs_and_voids_what_was() {
     gate.let_go();
     assert_eq!(kind(&old.await.unwrap()), OutcomeKind::Stale);
     assert_eq!(kind(&new.await.unwrap()), OutcomeKind::Succeeded);
-    assert_eq!(agent.kind(&job.order(3)).await, OutcomeKind::Stale, "of the old epoch");
+    assert_eq!(
+        agent.kind(&job.order(3)).await,
+        OutcomeKind::Stale,
+        "of the old epoch"
+    );
 }
 
 #[tokio::test]
@@ -305,7 +422,11 @@ async fn the_floor_prunes_and_makes_stale() {
     assert!(agent.engine.books(&host()).unwrap().jobs.is_empty());
     assert_eq!(agent.kind(&job.order(3)).await, OutcomeKind::Stale);
     let (books, held) = agent.engine.inventory(&host()).await.unwrap();
-    assert_eq!(books.fences.get(&job.resource), Some(&Fence(3)), "the fence of what is held is told");
+    assert_eq!(
+        books.fences.get(&job.resource),
+        Some(&Fence(3)),
+        "the fence of what is held is told"
+    );
     assert_eq!(held.len(), 4);
 }
 
@@ -322,7 +443,10 @@ async fn a_known_step_with_another_hash_is_refused() {
     assert!(matches!(agent.start(&unread).await, Err(Refusal::Wire(_))));
     let mut elsewhere = job.order(2);
     elsewhere.host = "sim-2".into();
-    assert!(matches!(agent.start(&elsewhere).await, Err(Refusal::UnknownHost(_))));
+    assert!(matches!(
+        agent.start(&elsewhere).await,
+        Err(Refusal::UnknownHost(_))
+    ));
     assert_eq!(agent.kind(&job.order(2)).await, OutcomeKind::Succeeded);
 }
 
@@ -342,7 +466,10 @@ async fn a_panic_in_the_driver_is_an_unknown_step() {
     let (agent, job) = (Agent::new().await, Job::new());
     agent.driver.script("ensure_image", Script::Panic);
     let failed = agent.apply(&job.order(1)).await;
-    assert_eq!(failed.outcome.as_ref().unwrap().class(), event::ErrorClass::Timeout);
+    assert_eq!(
+        failed.outcome.as_ref().unwrap().class(),
+        event::ErrorClass::Timeout
+    );
     let agent = agent.crashed().await;
     assert_eq!(agent.kind(&job.order(1)).await, OutcomeKind::Succeeded);
 }
@@ -354,7 +481,10 @@ async fn one_of_cancelled_and_succeeded_6_7() {
     let mut ends = std::collections::HashMap::new();
     for round in 0..300 {
         let job = Job::new();
-        let (forward, cancel) = (job.order(10 * round + 1), job.undo(10 * round + 2, Verdict::Cancelled));
+        let (forward, cancel) = (
+            job.order(10 * round + 1),
+            job.undo(10 * round + 2, Verdict::Cancelled),
+        );
         let (one, two) = (agent.clone(), agent.clone());
         let forward = tokio::spawn(async move { one.kind(&forward).await });
         let cancel = tokio::spawn(async move {
@@ -364,11 +494,26 @@ async fn one_of_cancelled_and_succeeded_6_7() {
             two.kind(&cancel).await
         });
         let (forward, cancel) = (forward.await.unwrap(), cancel.await.unwrap());
-        let there = agent.driver.held().await.iter().filter(|held| held.id == job.resource).count();
+        let there = agent
+            .driver
+            .held()
+            .await
+            .iter()
+            .filter(|held| held.id == job.resource)
+            .count();
         match cancel {
-            OutcomeKind::Succeeded => assert!(forward == OutcomeKind::Succeeded && there == 2, "{forward:?} {there}"),
+            OutcomeKind::Succeeded => assert!(
+                forward == OutcomeKind::Succeeded && there == 2,
+                "{forward:?} {there}"
+            ),
             OutcomeKind::Cancelled => {
-                assert!(matches!(forward, OutcomeKind::TurnToUndo | OutcomeKind::Stale | OutcomeKind::Cancelled), "{forward:?}");
+                assert!(
+                    matches!(
+                        forward,
+                        OutcomeKind::TurnToUndo | OutcomeKind::Stale | OutcomeKind::Cancelled
+                    ),
+                    "{forward:?}"
+                );
                 assert_eq!(there, 0);
             }
             other => panic!("{other:?}"),

@@ -1,5 +1,7 @@
 //! A whole agent of several simulated hosts over mTLS: who may call what, orders, watches, inventories, the console, restarts.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use common::{Job, host};
@@ -72,7 +74,10 @@ impl World {
         let process = Process {
             role: Role::Agent,
             name: "sim".into(),
-            tls: TlsConfig { pki: Some(self.pki()), ..TlsConfig::default() },
+            tls: TlsConfig {
+                pki: Some(self.pki()),
+                ..TlsConfig::default()
+            },
             shutdown: Shutdown::manual(Duration::from_secs(5)),
             metrics_address: None,
             ready_file: Some(ready_file.clone()),
@@ -83,7 +88,11 @@ impl World {
             address = address_in(&ready_file) => address,
             ended = &mut running => panic!("the agent ended: {ended:?}"),
         };
-        Agent { address, shutdown, running }
+        Agent {
+            address,
+            shutdown,
+            running,
+        }
     }
 }
 
@@ -117,12 +126,21 @@ struct Watch {
 impl Watch {
     async fn open(client: &mut AgentClient<Channel>) -> Self {
         let (controls, receiver) = mpsc::channel(4);
-        let reports = client.watch(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        let reports = client
+            .watch(ReceiverStream::new(receiver))
+            .await
+            .unwrap()
+            .into_inner();
         Self { controls, reports }
     }
 
     async fn tell(&self, host: &str, epoch: i64) {
-        let control = WatchControl { host: host.into(), epoch, floor: 1, inventory: true };
+        let control = WatchControl {
+            host: host.into(),
+            epoch,
+            floor: 1,
+            inventory: true,
+        };
         self.controls.send(control).await.unwrap();
     }
 
@@ -137,13 +155,20 @@ impl Watch {
 }
 
 async fn apply(client: &mut AgentClient<Channel>, order: Order) -> (Vec<event::StepResult>, ApplyOutcome) {
-    let mut reports = client.apply(ApplyRequest { order: Some(order) }).await.unwrap().into_inner();
+    let mut reports = client
+        .apply(ApplyRequest { order: Some(order) })
+        .await
+        .unwrap()
+        .into_inner();
     let mut steps = Vec::new();
     while let Some(report) = reports.message().await.unwrap() {
         match report.report.unwrap() {
             apply_report::Report::Step(step) => steps.push(step),
             apply_report::Report::Outcome(outcome) => {
-                assert!(reports.message().await.unwrap().is_none(), "the outcome is the last word");
+                assert!(
+                    reports.message().await.unwrap().is_none(),
+                    "the outcome is the last word"
+                );
                 return (steps, outcome);
             }
         }
@@ -156,11 +181,12 @@ async fn told(world: &World, agent: &Agent, host: &str) -> Watch {
     let mut scheduler = world.client(Role::Scheduler, &agent.address, host);
     let mut watch = Watch::open(&mut scheduler).await;
     watch.tell(host, 1).await;
-    watch.until(|report| match report {
-        Report::Inventory(inventory) if inventory.epoch == 1 => Some(()),
-        _ => None,
-    })
-    .await;
+    watch
+        .until(|report| match report {
+            Report::Inventory(inventory) if inventory.epoch == 1 => Some(()),
+            _ => None,
+        })
+        .await;
     watch
 }
 
@@ -171,11 +197,35 @@ async fn a_watch_says_hello_capacity_inventory_heartbeats_and_guests() {
     let mut scheduler = world.client(Role::Scheduler, &agent.address, "sim-1");
     let mut watch = Watch::open(&mut scheduler).await;
     let first = watch.reports.message().await.unwrap().unwrap().report.unwrap();
-    let Report::Hello(hello) = first else { panic!("{first:?}") };
-    assert_eq!((hello.host.as_str(), hello.epoch, hello.max_fence), ("sim-1", 0, 0));
-    let capacity = watch.until(|r| if let Report::Capacity(c) = r { Some(c) } else { None }).await;
-    assert_eq!((capacity.vcpus, capacity.memory_mib, capacity.driver.as_str()), (4, 4096, "simulated"));
-    watch.until(|r| if let Report::Heartbeat(b) = r { Some(b) } else { None }).await;
+    let Report::Hello(hello) = first else {
+        panic!("{first:?}")
+    };
+    assert_eq!(
+        (hello.host.as_str(), hello.epoch, hello.max_fence),
+        ("sim-1", 0, 0)
+    );
+    let capacity = watch
+        .until(|r| {
+            if let Report::Capacity(c) = r {
+                Some(c)
+            } else {
+                None
+            }
+        })
+        .await;
+    assert_eq!(
+        (capacity.vcpus, capacity.memory_mib, capacity.driver.as_str()),
+        (4, 4096, "simulated")
+    );
+    watch
+        .until(|r| {
+            if let Report::Heartbeat(b) = r {
+                Some(b)
+            } else {
+                None
+            }
+        })
+        .await;
 
     // Two watches of one host; the second tells the epoch, the first sees the guest.
     let _second = told(&world, &agent, "sim-1").await;
@@ -183,8 +233,13 @@ async fn a_watch_says_hello_capacity_inventory_heartbeats_and_guests() {
     let mut worker = world.client(Role::Worker, &agent.address, "sim-1");
     let (steps, outcome) = apply(&mut worker, job.order(5)).await;
     assert!(steps.is_empty(), "an order that ends at once is one message");
-    assert_eq!((common::kind(&outcome), outcome.steps.len()), (OutcomeKind::Succeeded, 5));
-    let guest = watch.until(|r| if let Report::Guest(g) = r { Some(g) } else { None }).await;
+    assert_eq!(
+        (common::kind(&outcome), outcome.steps.len()),
+        (OutcomeKind::Succeeded, 5)
+    );
+    let guest = watch
+        .until(|r| if let Report::Guest(g) = r { Some(g) } else { None })
+        .await;
     assert_eq!((guest.power.as_str(), guest.fence), ("on", 5));
     assert_eq!(guest.instance, job.resource.0.as_bytes());
     drop(watch);
@@ -198,30 +253,79 @@ async fn roles_and_hosts_are_checked() {
     let order = Job::new().order(1);
     let call = |order: Order| ApplyRequest { order: Some(order) };
     for role in [Role::Scheduler, Role::Api, Role::Admin] {
-        let refused = world.client(role, &agent.address, "sim-1").apply(call(order.clone())).await.unwrap_err();
+        let refused = world
+            .client(role, &agent.address, "sim-1")
+            .apply(call(order.clone()))
+            .await
+            .unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied, "{role}");
     }
     let mut worker = world.client(Role::Worker, &agent.address, "sim-1");
     let untold = worker.apply(call(order.clone())).await.unwrap_err();
     assert_eq!(untold.code(), Code::Unavailable, "not told its epoch");
-    let other = Order { host: "sim-2".into(), ..order.clone() };
-    assert_eq!(worker.apply(call(other)).await.unwrap_err().code(), Code::PermissionDenied);
-    let nobody = Order { host: "sim-9".into(), ..order.clone() };
-    assert_eq!(worker.apply(call(nobody)).await.unwrap_err().code(), Code::NotFound);
-    assert_eq!(worker.apply(ApplyRequest { order: None }).await.unwrap_err().code(), Code::InvalidArgument);
+    let other = Order {
+        host: "sim-2".into(),
+        ..order.clone()
+    };
+    assert_eq!(
+        worker.apply(call(other)).await.unwrap_err().code(),
+        Code::PermissionDenied
+    );
+    let nobody = Order {
+        host: "sim-9".into(),
+        ..order.clone()
+    };
+    assert_eq!(
+        worker.apply(call(nobody)).await.unwrap_err().code(),
+        Code::NotFound
+    );
+    assert_eq!(
+        worker
+            .apply(ApplyRequest { order: None })
+            .await
+            .unwrap_err()
+            .code(),
+        Code::InvalidArgument
+    );
 
     let _watch = told(&world, &agent, "sim-1").await;
-    assert_eq!(worker.apply(call(Order { version: 9, ..order.clone() })).await.unwrap_err().code(), Code::Unimplemented);
+    assert_eq!(
+        worker
+            .apply(call(Order {
+                version: 9,
+                ..order.clone()
+            }))
+            .await
+            .unwrap_err()
+            .code(),
+        Code::Unimplemented
+    );
     let inventory = InventoryRequest { host: "sim-1".into() };
-    for (role, code) in [(Role::Worker, Code::PermissionDenied), (Role::Api, Code::PermissionDenied)] {
-        let refused = world.client(role, &agent.address, "sim-1").get_inventory(inventory.clone()).await;
+    for (role, code) in [
+        (Role::Worker, Code::PermissionDenied),
+        (Role::Api, Code::PermissionDenied),
+    ] {
+        let refused = world
+            .client(role, &agent.address, "sim-1")
+            .get_inventory(inventory.clone())
+            .await;
         assert_eq!(refused.unwrap_err().code(), code);
     }
     for role in [Role::Scheduler, Role::Admin] {
-        world.client(role, &agent.address, "sim-1").get_inventory(inventory.clone()).await.unwrap();
+        world
+            .client(role, &agent.address, "sim-1")
+            .get_inventory(inventory.clone())
+            .await
+            .unwrap();
     }
-    let console = ConsoleRequest { host: "sim-1".into(), ..ConsoleRequest::default() };
-    assert_eq!(worker.console(console).await.unwrap_err().code(), Code::PermissionDenied);
+    let console = ConsoleRequest {
+        host: "sim-1".into(),
+        ..ConsoleRequest::default()
+    };
+    assert_eq!(
+        worker.console(console).await.unwrap_err().code(),
+        Code::PermissionDenied
+    );
     agent.end().await;
 }
 
@@ -238,17 +342,32 @@ async fn what_was_done_outlives_the_process() {
 
     let agent = world.agent().await;
     let mut worker = world.client(Role::Worker, &agent.address, "sim-1");
-    let refused = worker.apply(ApplyRequest { order: Some(job.order(3)) }).await.unwrap_err();
+    let refused = worker
+        .apply(ApplyRequest {
+            order: Some(job.order(3)),
+        })
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "told anew after each start");
     let _watch = told(&world, &agent, "sim-1").await;
     let (_, again) = apply(&mut worker, job.order(3)).await;
     assert_eq!(again, first);
     let mut admin = world.client(Role::Admin, &agent.address, "sim-1");
-    let inventory = admin.get_inventory(InventoryRequest { host: "sim-1".into() }).await.unwrap().into_inner();
-    assert_eq!((inventory.epoch, inventory.objects.len(), inventory.jobs.len()), (1, 4, 1));
+    let inventory = admin
+        .get_inventory(InventoryRequest { host: "sim-1".into() })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        (inventory.epoch, inventory.objects.len(), inventory.jobs.len()),
+        (1, 4, 1)
+    );
     assert_eq!(inventory.resources[0].fence, 3);
     let instance = inventory.objects.iter().find(|o| o.kind == "instance").unwrap();
-    assert_eq!((instance.state.as_str(), instance.id.clone()), ("running", job.resource.to_string()));
+    assert_eq!(
+        (instance.state.as_str(), instance.id.clone()),
+        ("running", job.resource.to_string())
+    );
 
     let mut api = world.client(Role::Api, &agent.address, "sim-1");
     let request = ConsoleRequest {
@@ -269,14 +388,27 @@ async fn what_was_done_outlives_the_process() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_breaks_off_stops_nothing() {
     let world = World::new();
-    std::fs::write(world.faults(), "[[fault]]\nstep = \"ensure_image\"\ndelay_ms = 300\n").unwrap();
+    std::fs::write(
+        world.faults(),
+        "[[fault]]\nstep = \"ensure_image\"\ndelay_ms = 300\n",
+    )
+    .unwrap();
     let agent = world.agent().await;
     let _watch = told(&world, &agent, host().as_str()).await;
     let job = Job::new();
     let mut worker = world.client(Role::Worker, &agent.address, "sim-1");
-    let mut first = worker.apply(ApplyRequest { order: Some(job.order(1)) }).await.unwrap().into_inner();
+    let mut first = worker
+        .apply(ApplyRequest {
+            order: Some(job.order(1)),
+        })
+        .await
+        .unwrap()
+        .into_inner();
     let report = first.message().await.unwrap().unwrap();
-    assert!(matches!(report.report, Some(apply_report::Report::Step(_))), "progress comes before the end: {report:?}");
+    assert!(
+        matches!(report.report, Some(apply_report::Report::Step(_))),
+        "progress comes before the end: {report:?}"
+    );
     drop(first);
     let (_, outcome) = apply(&mut worker, job.order(1)).await;
     assert_eq!(common::kind(&outcome), OutcomeKind::Succeeded);
@@ -296,7 +428,16 @@ async fn a_host_without_room_says_so() {
         let (_, outcome) = apply(&mut worker, Job::new().order(fence)).await;
         classes.push(outcome.outcome.unwrap().class());
     }
-    assert!(classes[..16].iter().all(|class| *class == event::ErrorClass::Unspecified), "{classes:?}");
-    assert_eq!(classes[16], event::ErrorClass::NoRoom, "4 processors, offered four times");
+    assert!(
+        classes[..16]
+            .iter()
+            .all(|class| *class == event::ErrorClass::Unspecified),
+        "{classes:?}"
+    );
+    assert_eq!(
+        classes[16],
+        event::ErrorClass::NoRoom,
+        "4 processors, offered four times"
+    );
     agent.end().await;
 }

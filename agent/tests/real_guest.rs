@@ -1,5 +1,7 @@
 //! A guest's whole life on a real host.
 
+#![allow(clippy::unwrap_used)]
+
 mod real_support;
 
 use real_support::{Host, Plan, can_be_real, run};
@@ -24,12 +26,25 @@ async fn a_guest_boots_gets_its_address_answers_and_leaves_nothing() {
 
     let seen = host.seen(plan.instance).await;
     assert_eq!(seen.power, SeenPower::On);
-    assert!(seen.metrics["memory_rss_mib"] > 1.0 && seen.metrics["cpu_seconds"] > 0.0, "{seen:?}");
+    assert!(
+        seen.metrics["memory_rss_mib"] > 1.0 && seen.metrics["cpu_seconds"] > 0.0,
+        "{seen:?}"
+    );
     let pid = host.pid(plan.instance).await;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let uid = status.lines().find_map(|l| l.strip_prefix("Uid:")).unwrap().split_whitespace().next().unwrap().to_owned();
+    let uid = status
+        .lines()
+        .find_map(|l| l.strip_prefix("Uid:"))
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .to_owned();
     assert_ne!(uid, "0", "QEMU is not root");
-    assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
+    assert!(
+        status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"),
+        "{status}"
+    );
 
     let namespace = host.namespace(plan.network).await;
     plan.delete(&host).await;
@@ -38,7 +53,13 @@ async fn a_guest_boots_gets_its_address_answers_and_leaves_nothing() {
     let hash = namespace.strip_prefix("rz-").unwrap();
     assert!(!run("ip", &["-j", "link"]).1.contains(hash));
     assert!(!run("nft", &["list", "tables"]).1.contains(hash));
-    assert!(host.driver().inventory(&real_support::name()).await.unwrap().is_empty());
+    assert!(
+        host.driver()
+            .inventory(&real_support::name())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     // Doing any of it again is no error.
     plan.delete(&host).await;
 }
@@ -54,17 +75,27 @@ async fn an_agent_that_comes_back_adopts_what_runs() {
     let pid = host.pid(plan.instance).await;
     host.says(plan.instance, &plan.greeting()).await;
     host.agent_goes().await;
-    assert!(Path::new(&format!("/proc/{pid}")).exists(), "the guest outlives its agent");
+    assert!(
+        Path::new(&format!("/proc/{pid}")).exists(),
+        "the guest outlives its agent"
+    );
     host.start().await;
     assert_eq!(host.pid(plan.instance).await, pid);
     let job = real_support::context(JobId::new());
-    assert_eq!(host.driver().observe(&job, &plan.power(Power::On)).await.unwrap(), Seen::StillSo);
+    assert_eq!(
+        host.driver().observe(&job, &plan.power(Power::On)).await.unwrap(),
+        Seen::StillSo
+    );
     assert_eq!(host.page(plan.network, plan.ip).await, "web-8\n10.20.0.8\n");
 
     // The power button works through the adopted monitor: the guest goes off by itself, in order.
     host.must(plan.power(Power::Off)).await;
     assert_eq!(host.seen(plan.instance).await.power, SeenPower::Off);
-    assert!(host.console(plan.instance).await.contains("power button, going off"));
+    assert!(
+        host.console(plan.instance)
+            .await
+            .contains("power button, going off")
+    );
     plan.delete(&host).await;
 }
 
@@ -75,10 +106,20 @@ async fn a_guest_that_ends_is_treated_by_its_policy() {
     }
     let host = Host::new().await;
     let (network, image) = (ResourceId::new(), ResourceId::new());
-    let stays = Plan { restart: RestartPolicy::Never, ..Plan::new(network, image, 11) };
-    let returns = Plan { restart: RestartPolicy::OnFailure, ..Plan::new(network, image, 12) };
+    let stays = Plan {
+        restart: RestartPolicy::Never,
+        ..Plan::new(network, image, 11)
+    };
+    let returns = Plan {
+        restart: RestartPolicy::OnFailure,
+        ..Plan::new(network, image, 12)
+    };
     let script = Some("#!/bin/sh\npoweroff -f\n".to_owned());
-    let leaves = Plan { restart: RestartPolicy::OnFailure, user_data: script, ..Plan::new(network, image, 13) };
+    let leaves = Plan {
+        restart: RestartPolicy::OnFailure,
+        user_data: script,
+        ..Plan::new(network, image, 13)
+    };
     for plan in [&stays, &returns, &leaves] {
         plan.create(&host).await;
     }
@@ -100,7 +141,10 @@ async fn a_guest_that_ends_is_treated_by_its_policy() {
     seen.await.unwrap();
     assert_ne!(host.pid(returns.instance).await, before);
     host.is_power(leaves.instance, SeenPower::Off).await;
-    assert_eq!(host.seen(leaves.instance).await.detail, "the guest shut itself down");
+    assert_eq!(
+        host.seen(leaves.instance).await.detail,
+        "the guest shut itself down"
+    );
     for plan in [&stays, &returns, &leaves] {
         plan.delete(&host).await;
     }
@@ -122,7 +166,10 @@ async fn a_job_reboots_once_and_all_guests_stop_and_come_back() {
     assert_ne!(first, second);
     host.driver().make_so(&job, &plan.reboot()).await.unwrap();
     assert_eq!(host.pid(plan.instance).await, second, "once a job");
-    assert_eq!(host.driver().observe(&job, &plan.reboot()).await.unwrap(), Seen::StillSo);
+    assert_eq!(
+        host.driver().observe(&job, &plan.reboot()).await.unwrap(),
+        Seen::StillSo
+    );
     host.says_times(plan.instance, &plan.greeting(), 2).await;
 
     // `down`, and `up` again: nothing is left in between, and what should run is started.
@@ -145,16 +192,27 @@ async fn a_wait_for_a_guest_can_be_cancelled_and_a_deaf_one_is_cut_off() {
     }
     let host = Host::new().await;
     // A guest that has not booted yet doesn't hear the power button.
-    let deaf = Plan { stop_timeout_s: 3600, ..Plan::new(ResourceId::new(), ResourceId::new(), 15) };
+    let deaf = Plan {
+        stop_timeout_s: 3600,
+        ..Plan::new(ResourceId::new(), ResourceId::new(), 15)
+    };
     deaf.create(&host).await;
     let pid = nix::unistd::Pid::from_raw(host.pid(deaf.instance).await);
     let job = real_support::context(JobId::new());
     job.cancel.cancel();
-    let error = host.driver().make_so(&job, &deaf.power(Power::Off)).await.unwrap_err();
+    let error = host
+        .driver()
+        .make_so(&job, &deaf.power(Power::Off))
+        .await
+        .unwrap_err();
     assert_eq!(error.class, ErrorClass::Busy);
     assert!(nix::sys::signal::kill(pid, None).is_ok(), "the guest goes on");
-    let impatient = Plan { stop_timeout_s: 0, ..deaf.clone() };
-    host.must(Action::EnsureInstance(Box::new(impatient.definition()))).await;
+    let impatient = Plan {
+        stop_timeout_s: 0,
+        ..deaf.clone()
+    };
+    host.must(Action::EnsureInstance(Box::new(impatient.definition())))
+        .await;
     host.must(impatient.power(Power::Off)).await;
     assert_eq!(host.seen(deaf.instance).await.power, SeenPower::Off);
     deaf.delete(&host).await;
@@ -174,7 +232,10 @@ async fn a_disk_grows_under_a_running_guest_and_never_shrinks() {
     host.must(plan.power(Power::Off)).await;
     host.must(plan.ensure_disk(&facts, 3)).await;
     host.must(plan.ensure_disk(&facts, 1)).await;
-    let disk = host.dir.path().join(format!("objects/disks/{}.qcow2", plan.instance));
+    let disk = host
+        .dir
+        .path()
+        .join(format!("objects/disks/{}.qcow2", plan.instance));
     let (_, info) = run("qemu-img", &["info", "--output=json", disk.to_str().unwrap()]);
     let info: serde_json::Value = serde_json::from_str(&info).unwrap();
     assert_eq!(info["virtual-size"], 3u64 << 30);
@@ -195,7 +256,10 @@ async fn without_bridges_a_guest_still_gets_its_address() {
     plan.create(&host).await;
     host.says(plan.instance, &plan.greeting()).await;
     let capacity = host.driver().capacity(&real_support::name()).await.unwrap();
-    assert_eq!((capacity.networking.as_str(), capacity.driver.as_str()), ("user", "qemu"));
+    assert_eq!(
+        (capacity.networking.as_str(), capacity.driver.as_str()),
+        ("user", "qemu")
+    );
     assert!(["kvm", "tcg"].contains(&capacity.accelerator.as_str()));
     assert!(host.seen(plan.instance).await.detail.contains("user network"));
     plan.delete(&host).await;

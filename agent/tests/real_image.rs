@@ -1,10 +1,12 @@
 //! Images of a real host: what is taken, what is refused, and when a file goes. Needs qemu-img, prlimit and the driver's other tools.
 
+#![allow(clippy::unwrap_used)]
+
 mod real_support;
 
 use real_support::{Host, can_be_real, context, name, run};
 use rhyzome_agent::driver::{Driver, Effect, StepError};
-use rhyzome_agent::objects::{Networking, Choice};
+use rhyzome_agent::objects::{Choice, Networking};
 use rhyzome_model::ids::{JobId, ResourceId};
 use rhyzome_model::job::ErrorClass;
 use rhyzome_model::kinds::{ImageFormat, ImageSource};
@@ -34,7 +36,13 @@ async fn host() -> (Host, PathBuf) {
 }
 
 fn ensure(source: ImageSource, format: ImageFormat) -> EnsureImage {
-    EnsureImage { image: ResourceId::new(), source, format, sha256: None, holder: ResourceId::new() }
+    EnsureImage {
+        image: ResourceId::new(),
+        source,
+        format,
+        sha256: None,
+        holder: ResourceId::new(),
+    }
 }
 
 fn file(name: &str) -> EnsureImage {
@@ -50,7 +58,11 @@ fn facts(effect: Effect) -> ImageFacts {
 }
 
 fn qemu_img(folder: &PathBuf, args: &[&str]) {
-    let output = std::process::Command::new("qemu-img").args(args).current_dir(folder).output().unwrap();
+    let output = std::process::Command::new("qemu-img")
+        .args(args)
+        .current_dir(folder)
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{output:?}");
 }
 
@@ -61,12 +73,45 @@ async fn files_that_are_not_what_they_should_be_are_refused_for_good() {
     }
     let (host, folder) = host().await;
     qemu_img(&folder, &["create", "-f", "qcow2", "good.qcow2", "16M"]);
-    qemu_img(&folder, &["create", "-f", "qcow2", "-b", "good.qcow2", "-F", "qcow2", "backed.qcow2"]);
-    qemu_img(&folder, &["create", "-f", "qcow2", "-o", "data_file=elsewhere.raw", "split.qcow2", "16M"]);
-    qemu_img(&folder, &[
-        "create", "-f", "qcow2", "--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
-        "secret.qcow2", "1M",
-    ]);
+    qemu_img(
+        &folder,
+        &[
+            "create",
+            "-f",
+            "qcow2",
+            "-b",
+            "good.qcow2",
+            "-F",
+            "qcow2",
+            "backed.qcow2",
+        ],
+    );
+    qemu_img(
+        &folder,
+        &[
+            "create",
+            "-f",
+            "qcow2",
+            "-o",
+            "data_file=elsewhere.raw",
+            "split.qcow2",
+            "16M",
+        ],
+    );
+    qemu_img(
+        &folder,
+        &[
+            "create",
+            "-f",
+            "qcow2",
+            "--object",
+            "secret,id=s,data=x",
+            "-o",
+            "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
+            "secret.qcow2",
+            "1M",
+        ],
+    );
     qemu_img(&folder, &["create", "-f", "vmdk", "other.vmdk", "16M"]);
     std::fs::write(folder.join("noise"), [7u8; 4096]).unwrap();
     std::fs::write(folder.join("big"), vec![0u8; 9 << 20]).unwrap();
@@ -76,26 +121,50 @@ async fn files_that_are_not_what_they_should_be_are_refused_for_good() {
     std::os::unix::fs::symlink("/etc/passwd", folder.join("out")).unwrap();
 
     for (name, code) in [
-        ("backed.qcow2", "BACKING_FILE"), ("split.qcow2", "DATA_FILE"), ("secret.qcow2", "IMAGE_ENCRYPTED"),
-        ("other.vmdk", "SURPRISE_FORMAT"), ("noise", "SURPRISE_FORMAT"), ("big", "IMAGE_TOO_LARGE"),
-        ("broken.qcow2", "IMAGE_UNREADABLE"), ("out", "FILE_REFUSED"), ("../folder/good.qcow2", "FILE_REFUSED"),
+        ("backed.qcow2", "BACKING_FILE"),
+        ("split.qcow2", "DATA_FILE"),
+        ("secret.qcow2", "IMAGE_ENCRYPTED"),
+        ("other.vmdk", "SURPRISE_FORMAT"),
+        ("noise", "SURPRISE_FORMAT"),
+        ("big", "IMAGE_TOO_LARGE"),
+        ("broken.qcow2", "IMAGE_UNREADABLE"),
+        ("out", "FILE_REFUSED"),
+        ("../folder/good.qcow2", "FILE_REFUSED"),
         ("missing", "FILE_NOT_FOUND"),
     ] {
         let error = make(&host, &file(name)).await.unwrap_err();
-        assert_eq!((error.code.as_str(), error.class), (code, ErrorClass::Permanent), "{name}: {error:?}");
+        assert_eq!(
+            (error.code.as_str(), error.class),
+            (code, ErrorClass::Permanent),
+            "{name}: {error:?}"
+        );
     }
-    let as_raw = EnsureImage { format: ImageFormat::Raw, ..file("good.qcow2") };
+    let as_raw = EnsureImage {
+        format: ImageFormat::Raw,
+        ..file("good.qcow2")
+    };
     assert_eq!(make(&host, &as_raw).await.unwrap_err().code, "SURPRISE_FORMAT");
-    let raw = EnsureImage { format: ImageFormat::Raw, ..file("noise") };
+    let raw = EnsureImage {
+        format: ImageFormat::Raw,
+        ..file("noise")
+    };
     assert_eq!(facts(make(&host, &raw).await.unwrap()).virtual_size_bytes, 4096);
 
     let other = "0".repeat(64);
-    let wrong = EnsureImage { sha256: Some(other.clone()), ..file("good.qcow2") };
+    let wrong = EnsureImage {
+        sha256: Some(other.clone()),
+        ..file("good.qcow2")
+    };
     let error = make(&host, &wrong).await.unwrap_err();
     let is = facts(make(&host, &file("good.qcow2")).await.unwrap()).sha256;
     assert_eq!(error.code, "DIGEST_MISMATCH");
-    assert!(error.detail.contains(&other) && error.detail.contains(&is), "{error}");
-    let left: Vec<_> = std::fs::read_dir(host.dir.path().join("objects/images")).unwrap().collect();
+    assert!(
+        error.detail.contains(&other) && error.detail.contains(&is),
+        "{error}"
+    );
+    let left: Vec<_> = std::fs::read_dir(host.dir.path().join("objects/images"))
+        .unwrap()
+        .collect();
     assert_eq!(left.len(), 2, "refused files leave nothing: {left:?}");
 }
 
@@ -108,21 +177,35 @@ async fn a_file_is_kept_once_by_digest_and_goes_with_the_last_claim() {
     qemu_img(&folder, &["create", "-f", "qcow2", "a.qcow2", "16M"]);
     std::fs::copy(folder.join("a.qcow2"), folder.join("b.qcow2")).unwrap();
     let one = file("a.qcow2");
-    let again = EnsureImage { holder: ResourceId::new(), ..one.clone() };
+    let again = EnsureImage {
+        holder: ResourceId::new(),
+        ..one.clone()
+    };
     let twin = file("b.qcow2");
     let digest = facts(make(&host, &one).await.unwrap()).sha256;
     make(&host, &again).await.unwrap();
     assert_eq!(facts(make(&host, &twin).await.unwrap()).sha256, digest);
     // A frozen digest that is here needs no source.
-    let frozen = EnsureImage { sha256: Some(digest.clone()), ..file("gone.qcow2") };
+    let frozen = EnsureImage {
+        sha256: Some(digest.clone()),
+        ..file("gone.qcow2")
+    };
     make(&host, &frozen).await.unwrap();
     let kept = host.dir.path().join("objects/images").join(&digest);
     for action in [&one, &again, &twin, &frozen] {
         assert!(kept.is_file());
-        host.must(Action::DropImage(DropShared { object: action.image, holder: action.holder })).await;
+        host.must(Action::DropImage(DropShared {
+            object: action.image,
+            holder: action.holder,
+        }))
+        .await;
     }
     assert!(!kept.exists());
-    host.must(Action::DropImage(DropShared { object: one.image, holder: one.holder })).await;
+    host.must(Action::DropImage(DropShared {
+        object: one.image,
+        holder: one.holder,
+    }))
+    .await;
     assert!(host.driver().inventory(&name()).await.unwrap().is_empty());
 }
 
@@ -142,7 +225,11 @@ async fn server(image: Vec<u8>) -> (String, Arc<AtomicUsize>) {
                 let text = String::from_utf8_lossy(&head).into_owned();
                 let path = text.split(' ').nth(1).unwrap_or_default().to_owned();
                 let answer = |status: &str, more: String, body: &[u8]| {
-                    [format!("HTTP/1.1 {status}\r\nConnection: close\r\n{more}\r\n").as_bytes(), body].concat()
+                    [
+                        format!("HTTP/1.1 {status}\r\nConnection: close\r\n{more}\r\n").as_bytes(),
+                        body,
+                    ]
+                    .concat()
                 };
                 let bytes = match path.as_str() {
                     "/pub/image" => answer("200 OK", format!("Content-Length: {}\r\n", image.len()), &image),
@@ -178,9 +265,14 @@ async fn urls_are_checked_at_every_turn() {
     let port = base.rsplit(':').next().unwrap().to_owned();
 
     for refused in [
-        format!("{base}/pub/image"), format!("https://127.0.0.1:{port}/pub/image"), format!("https://localhost:{port}/pub/image"),
-        "https://169.254.169.254/latest".to_owned(), "https://[::1]/x".to_owned(), "file:///etc/passwd".to_owned(),
-        "https://user:pw@example.org/x".to_owned(), "nonsense".to_owned(),
+        format!("{base}/pub/image"),
+        format!("https://127.0.0.1:{port}/pub/image"),
+        format!("https://localhost:{port}/pub/image"),
+        "https://169.254.169.254/latest".to_owned(),
+        "https://[::1]/x".to_owned(),
+        "file:///etc/passwd".to_owned(),
+        "https://user:pw@example.org/x".to_owned(),
+        "nonsense".to_owned(),
     ] {
         let error = make(&host, &url(refused.clone())).await.unwrap_err();
         assert_eq!(error.code, "URL_REFUSED", "{refused}: {error:?}");
@@ -192,10 +284,15 @@ async fn urls_are_checked_at_every_turn() {
     host.start().await;
     let got = facts(make(&host, &url(format!("{base}/pub/image"))).await.unwrap());
     assert_eq!(got.virtual_size_bytes, 16 << 20);
-    make(&host, &url(format!("{base}/pub/to?/pub/image"))).await.unwrap();
+    make(&host, &url(format!("{base}/pub/to?/pub/image")))
+        .await
+        .unwrap();
     for (path, code) in [
         ("/pub/to?/private".to_owned(), "URL_REFUSED"),
-        (format!("/pub/to?http://localhost:{port}/pub/image"), "URL_REFUSED"),
+        (
+            format!("/pub/to?http://localhost:{port}/pub/image"),
+            "URL_REFUSED",
+        ),
         ("/pub/to?https://10.0.0.1/x".to_owned(), "URL_REFUSED"),
         ("/pub/loop".to_owned(), "TOO_MANY_REDIRECTS"),
         ("/pub/nothing".to_owned(), "FETCH_REFUSED"),
@@ -219,6 +316,10 @@ async fn urls_are_checked_at_every_turn() {
     };
     let (error, ()) = tokio::join!(coming, stop);
     assert_eq!(error.unwrap_err().code, "CANCELLED");
-    let left = run("ls", &["-A", host.dir.path().join("objects/images").to_str().unwrap()]).1;
+    let left = run(
+        "ls",
+        &["-A", host.dir.path().join("objects/images").to_str().unwrap()],
+    )
+    .1;
     assert_eq!(left.lines().count(), 1, "{left}");
 }

@@ -42,7 +42,10 @@ impl Announcer {
                     batch.clear();
                 }
             });
-            Channels { jobs: JobAnnouncer::spawn(connection), changes }
+            Channels {
+                jobs: JobAnnouncer::spawn(connection),
+                changes,
+            }
         }))
     }
 
@@ -75,7 +78,11 @@ impl Announcer {
 
     fn change(&self, tenant: &TenantId, kind: &str, id: uuid::Uuid) {
         let Some(channels) = &self.0 else { return };
-        let change = Change { tenant: tenant.clone(), kind: kind.to_owned(), id };
+        let change = Change {
+            tenant: tenant.clone(),
+            kind: kind.to_owned(),
+            id,
+        };
         if channels.changes.try_send(change).is_err() {
             tracing::debug!("a change notice was dropped: too many wait");
         }

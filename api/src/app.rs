@@ -1,6 +1,7 @@
 //! What every request handler shares.
 
 use crate::accept::batch::Batcher;
+use crate::accept::image_floor::ImageFloors;
 use crate::accept::keys::KeyLocks;
 use crate::announce::Announcer;
 use crate::auth::Verifier;
@@ -32,6 +33,8 @@ pub struct AppState {
     pub batcher: Batcher,
     /// One request at a time with an idempotency key.
     pub keys: KeyLocks,
+    /// What images need of instances.
+    pub image_floors: ImageFloors,
     /// Tells of what was committed.
     pub announcer: Announcer,
     /// Wakes who waits for a job.

@@ -37,7 +37,8 @@ pub struct ApiConfig {
     pub accept_batch: usize,
     /// Transactions of creates at a time.
     pub accept_in_flight: usize,
-    /// How long a job may take to go forward where its request doesn't say.
+    /// How long a job may take to go forward where its request doesn't say: `scheduler.job_deadline`, which the program hands in.
+    #[serde(skip, default = "default_deadline")]
     pub job_deadline: Span,
     /// How often waiting requests look at the database although nothing was heard.
     pub wait_poll: Span,
@@ -54,14 +55,20 @@ impl Default for ApiConfig {
             token_leeway: Span::seconds(30),
             token_cache_size: 10_000,
             token_cache_age: Span::seconds(60),
-            issuer_http_allow: ["http://127.0.0.1", "http://[::1]", "http://localhost"].map(str::to_owned).to_vec(),
+            issuer_http_allow: ["http://127.0.0.1", "http://[::1]", "http://localhost"]
+                .map(str::to_owned)
+                .to_vec(),
             issuer_ca: None,
             issuer_keys_refresh: Span::minutes(10),
             issuer_keys_min_interval: Span::seconds(5),
             accept_batch: 200,
             accept_in_flight: 3,
-            job_deadline: Span::hours(1),
+            job_deadline: default_deadline(),
             wait_poll: Span::seconds(1),
         }
     }
+}
+
+fn default_deadline() -> Span {
+    Span::hours(1)
 }

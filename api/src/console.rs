@@ -25,7 +25,10 @@ pub struct Consoles {
 impl Consoles {
     /// As this identity, of role api.
     pub fn new(identity: Option<Identity>) -> Self {
-        Self { identity, channels: Mutex::default() }
+        Self {
+            identity,
+            channels: Mutex::default(),
+        }
     }
 
     /// The last lines of an instance's console.
@@ -61,7 +64,9 @@ impl Consoles {
             }
             Ok(Err(status)) => {
                 tracing::warn!(%host, code = %status.code(), message = status.message(), "console");
-                Err(Problem::unavailable("The instance's host can not be reached now."))
+                Err(Problem::unavailable(
+                    "The instance's host can not be reached now.",
+                ))
             }
             Err(_) => Err(Problem::unavailable("The instance's host does not answer now.")),
         }

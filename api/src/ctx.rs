@@ -66,7 +66,10 @@ impl FromRequest<App> for Ctx {
         let caller = parts.extensions.get::<Arc<Caller>>().cloned();
         Ok(Self {
             caller: caller.ok_or_else(|| Problem::unauthenticated("There is no bearer token."))?,
-            trace: parts.extensions.get::<RequestTrace>().map_or_else(TraceParent::new, |t| t.0),
+            trace: parts
+                .extensions
+                .get::<RequestTrace>()
+                .map_or_else(TraceParent::new, |t| t.0),
             app: app.clone(),
             method: parts.method,
             path: parts.uri.path().to_owned(),
@@ -112,13 +115,26 @@ impl Ctx {
     }
 
     fn check_media_type(&self) -> Result<(), Problem> {
-        let Some(value) = self.headers.get(CONTENT_TYPE) else { return Ok(()) };
-        let text = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
-        let is_json = ["application/json", "application/merge-patch+json"].iter().any(|t| text.eq_ignore_ascii_case(t));
+        let Some(value) = self.headers.get(CONTENT_TYPE) else {
+            return Ok(());
+        };
+        let text = value
+            .to_str()
+            .unwrap_or_default()
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim();
+        let is_json = ["application/json", "application/merge-patch+json"]
+            .iter()
+            .any(|t| text.eq_ignore_ascii_case(t));
         if is_json {
             return Ok(());
         }
-        Err(Problem::new(Code::UnsupportedMediaType, "The body must be application/json."))
+        Err(Problem::new(
+            Code::UnsupportedMediaType,
+            "The body must be application/json.",
+        ))
     }
 
     /// The idempotency key of a POST with the meaning of its body.
@@ -133,7 +149,8 @@ impl Ctx {
 
     /// Who asks, for the job and the audit. `deadline_s` as asked for.
     pub fn origin(&self, deadline_s: Option<i64>) -> Origin {
-        let default = i64::try_from(self.app.config.job_deadline.duration().as_secs()).unwrap_or(DEADLINE_MAX_S);
+        let default =
+            i64::try_from(self.app.config.job_deadline.duration().as_secs()).unwrap_or(DEADLINE_MAX_S);
         Origin {
             actor: self.caller.actor.clone(),
             trace_id: self.trace.trace_id(),
@@ -144,7 +161,11 @@ impl Ctx {
 
     /// Whose eyes read.
     pub fn reader(&self) -> Reader {
-        if self.caller.is_operator() { Reader::Operator } else { Reader::Tenant }
+        if self.caller.is_operator() {
+            Reader::Operator
+        } else {
+            Reader::Tenant
+        }
     }
 
     /// What they see: their tenant's; an operator without `tenant` sees every tenant's.

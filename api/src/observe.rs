@@ -3,8 +3,8 @@
 //! Guarantees: every response carries `x-request-id` and `traceparent`; every problem its `instance` and `request_id`; labels of metrics
 //! are route templates, never paths; nothing of a body or a token is logged.
 
-use crate::problem::Problem;
 use crate::problem::Code;
+use crate::problem::Problem;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -30,7 +30,11 @@ pub async fn observe(State(limit): State<Duration>, mut request: Request, next: 
     let begun = Instant::now();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("unmatched", MatchedPath::as_str)
+        .to_owned();
     let sent = request.headers().get(&TRACEPARENT).and_then(|v| v.to_str().ok());
     let trace = match sent {
         Some(_) => TraceParent::from_caller(sent).child(),
@@ -55,7 +59,11 @@ pub async fn observe(State(limit): State<Duration>, mut request: Request, next: 
     let status = response.status().as_u16();
     let took = begun.elapsed();
     span.in_scope(|| tracing::debug!(status, took_us = took.as_micros() as u64, "answered"));
-    let labels = [("route", route), ("method", method.to_string()), ("status", status.to_string())];
+    let labels = [
+        ("route", route),
+        ("method", method.to_string()),
+        ("status", status.to_string()),
+    ];
     metrics::counter!("rhyzome_http_requests_total", &labels).increment(1);
     metrics::histogram!("rhyzome_http_request_duration_seconds").record(took.as_secs_f64());
     response
@@ -80,8 +88,11 @@ fn finish(response: &mut Response, path: &str, request_id: &str, trace: &TracePa
 /// Puts the counters whose labels are known there, at 0.
 pub fn register_metrics<'a>(routes: impl Iterator<Item = (&'a str, &'a str, u16)>) {
     for (route, method, status) in routes {
-        let labels =
-            [("route", route.to_owned()), ("method", method.to_owned()), ("status", status.to_string())];
+        let labels = [
+            ("route", route.to_owned()),
+            ("method", method.to_owned()),
+            ("status", status.to_string()),
+        ];
         metrics::counter!("rhyzome_http_requests_total", &labels).absolute(0);
     }
 }

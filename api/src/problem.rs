@@ -115,7 +115,10 @@ impl Code {
 
 /// The `type` of a code.
 pub(crate) fn type_uri(code: &str) -> String {
-    format!("urn:rhyzome:problem:{}", code.to_ascii_lowercase().replace('_', "-"))
+    format!(
+        "urn:rhyzome:problem:{}",
+        code.to_ascii_lowercase().replace('_', "-")
+    )
 }
 
 /// Another resource that stands in the way.
@@ -159,7 +162,13 @@ struct Document<'a> {
 impl Problem {
     /// A problem with a sentence for the user.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), errors: Vec::new(), conflicts: Vec::new(), headers: Vec::new() }
+        Self {
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            conflicts: Vec::new(),
+            headers: Vec::new(),
+        }
     }
 
     /// 400: faults of the document, a header or the query.
@@ -180,7 +189,10 @@ impl Problem {
     /// 500; what happened goes to the log, under the request's id, and nowhere else.
     pub fn internal(doing: &str, error: &(dyn std::fmt::Display + '_)) -> Self {
         tracing::error!(%error, doing, "a request failed");
-        Self::new(Code::Internal, "The request failed by a fault of the service. Its request_id helps to find it.")
+        Self::new(
+            Code::Internal,
+            "The request failed by a fault of the service. Its request_id helps to find it.",
+        )
     }
 
     /// 503.
@@ -190,8 +202,10 @@ impl Problem {
 
     /// 401, with the challenge of RFC 6750.
     pub fn unauthenticated(detail: impl Into<String>) -> Self {
-        Self::new(Code::Unauthenticated, detail)
-            .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"rhyzome\", error=\"invalid_token\""))
+        Self::new(Code::Unauthenticated, detail).with_header(
+            WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer realm=\"rhyzome\", error=\"invalid_token\""),
+        )
     }
 
     /// Adds faults by pointer.
@@ -262,14 +276,20 @@ fn summary(errors: &[FieldError]) -> String {
     match errors {
         [] => "The request has a fault.".to_owned(),
         [one] => format!("{}: {}", one.pointer, one.detail),
-        [first, rest @ ..] => format!("{}: {} ({} more in errors)", first.pointer, first.detail, rest.len()),
+        [first, rest @ ..] => format!(
+            "{}: {} ({} more in errors)",
+            first.pointer,
+            first.detail,
+            rest.len()
+        ),
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = Response::new(axum::body::Body::empty());
-        *response.status_mut() = StatusCode::from_u16(self.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *response.status_mut() =
+            StatusCode::from_u16(self.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         response.headers_mut().extend(self.extra_headers());
         response.extensions_mut().insert(self);
         response
@@ -283,9 +303,10 @@ impl From<StoreError> for Problem {
                 tracing::warn!(%error, "the database can't serve a request");
                 Self::unavailable("The database can not be reached now.")
             }
-            StoreError::Constraint { .. } | StoreError::Migration(_) | StoreError::Row { .. } | StoreError::Other(_) => {
-                Self::internal("database", &error)
-            }
+            StoreError::Constraint { .. }
+            | StoreError::Migration(_)
+            | StoreError::Row { .. }
+            | StoreError::Other(_) => Self::internal("database", &error),
         }
     }
 }
@@ -308,7 +329,10 @@ mod tests {
         let texts: BTreeSet<&str> = Code::ALL.iter().map(|c| c.as_str()).collect();
         assert_eq!(texts.len(), Code::ALL.len());
         for code in Code::ALL {
-            assert!(code.as_str().bytes().all(|b| b.is_ascii_uppercase() || b == b'_'), "{code:?}");
+            assert!(
+                code.as_str().bytes().all(|b| b.is_ascii_uppercase() || b == b'_'),
+                "{code:?}"
+            );
             assert!((400..600).contains(&code.status()), "{code:?}");
         }
     }
@@ -320,7 +344,17 @@ mod tests {
             FieldError::new("/name", "INVALID_VALUE", "no"),
         ]);
         let document: Value = serde_json::from_slice(&problem.document("/v1/networks", "r-1")).unwrap();
-        for member in ["type", "title", "status", "detail", "instance", "code", "errors", "retryable", "request_id"] {
+        for member in [
+            "type",
+            "title",
+            "status",
+            "detail",
+            "instance",
+            "code",
+            "errors",
+            "retryable",
+            "request_id",
+        ] {
             assert!(document.get(member).is_some(), "{member}");
         }
         assert_eq!(document["type"], "urn:rhyzome:problem:validation-failed");

@@ -43,12 +43,19 @@ mod tests {
 
     #[test]
     fn counts_each_tenant_alone() {
-        let rate = TenantRate::new(&ApiConfig { rate_per_second: 1, rate_burst: 2, ..ApiConfig::default() });
+        let rate = TenantRate::new(&ApiConfig {
+            rate_per_second: 1,
+            rate_burst: 2,
+            ..ApiConfig::default()
+        });
         let (a, b) = (TenantId::from("a"), TenantId::from("b"));
         assert!(rate.check(&a).is_ok() && rate.check(&a).is_ok());
         assert_eq!(rate.check(&a).map_err(|p| p.status()), Err(429));
         assert!(rate.check(&b).is_ok());
-        let off = TenantRate::new(&ApiConfig { rate_per_second: 0, ..ApiConfig::default() });
+        let off = TenantRate::new(&ApiConfig {
+            rate_per_second: 0,
+            ..ApiConfig::default()
+        });
         assert!((0..1000).all(|_| off.check(&a).is_ok()));
     }
 }

@@ -1,13 +1,14 @@
 //! Starts the role: connects, listens, serves until told to end.
 
 use crate::accept::batch::Batcher;
+use crate::accept::image_floor::ImageFloors;
 use crate::accept::keys::KeyLocks;
 use crate::announce::Announcer;
 use crate::app::{App, AppState};
+use crate::auth::Verifier;
 use crate::auth::cache::TokenCache;
 use crate::auth::issuers::{IssuerSource, Issuers};
 use crate::auth::jwks::{self, KeySettings, KeySource};
-use crate::auth::Verifier;
 use crate::config::ApiConfig;
 use crate::console::Consoles;
 use crate::rate::TenantRate;
@@ -60,18 +61,34 @@ pub enum ApiError {
 }
 
 /// Serves until the process is told to end.
-pub async fn run(config: ApiConfig, nats: NatsConfig, store: Store, process: Process) -> Result<(), ApiError> {
+pub async fn run(
+    config: ApiConfig,
+    nats: NatsConfig,
+    store: Store,
+    process: Process,
+) -> Result<(), ApiError> {
     install_crypto();
     let identity = process.identity()?;
-    let nats = rhyzome_nats::connect::connect(&nats, Role::Api, &process.name, Some(tls::client_config(&identity)?)).await?;
+    let nats = rhyzome_nats::connect::connect(
+        &nats,
+        Role::Api,
+        &process.name,
+        Some(tls::client_config(&identity)?),
+    )
+    .await?;
     let token = process.shutdown.token.clone();
     let issuers: Arc<dyn IssuerSource> = Arc::new(store.clone());
     let listen = config.listen;
     let app = assemble(config, store, Some(nats), Some(identity), issuers, token.clone())?;
-    let refused = |source| ApiError::Listen { address: listen, source };
+    let refused = |source| ApiError::Listen {
+        address: listen,
+        source,
+    };
     let listener = TcpListener::bind(listen).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
-    let served = axum::serve(NoDelay(listener), router(app)).with_graceful_shutdown(token.cancelled_owned()).into_future();
+    let served = axum::serve(NoDelay(listener), router(app))
+        .with_graceful_shutdown(token.cancelled_owned())
+        .into_future();
     process.ready(Some(address)).map_err(ApiError::Ready)?;
     tracing::info!(%address, "the API serves");
     tokio::select! {
@@ -98,6 +115,7 @@ pub fn assemble(
         rate: TenantRate::new(&config),
         batcher: Batcher::spawn(&store, &announcer, config.accept_batch, config.accept_in_flight),
         keys: KeyLocks::default(),
+        image_floors: ImageFloors::default(),
         jobs: JobWatch::spawn(store.clone(), nats.clone(), config.wait_poll.duration(), token),
         consoles: Consoles::new(identity),
         announcer,
@@ -109,7 +127,10 @@ pub fn assemble(
 
 fn verifier(config: &ApiConfig, issuers: Arc<dyn IssuerSource>) -> Result<Verifier, ApiError> {
     let ca = config.issuer_ca.as_ref().map(|path| {
-        std::fs::read(path).map_err(|source| ApiError::File { path: path.display().to_string(), source })
+        std::fs::read(path).map_err(|source| ApiError::File {
+            path: path.display().to_string(),
+            source,
+        })
     });
     let keys = KeySource::new(
         jwks::client(ca.transpose()?.as_deref())?,
@@ -120,7 +141,12 @@ fn verifier(config: &ApiConfig, issuers: Arc<dyn IssuerSource>) -> Result<Verifi
         },
     );
     let cache = TokenCache::new(config.token_cache_size, config.token_cache_age.duration());
-    Ok(Verifier::new(Issuers::new(issuers), keys, cache, config.token_leeway.duration()))
+    Ok(Verifier::new(
+        Issuers::new(issuers),
+        keys,
+        cache,
+        config.token_leeway.duration(),
+    ))
 }
 
 /// Small answers must not wait for each other (Nagle's algorithm).

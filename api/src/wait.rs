@@ -24,11 +24,17 @@ const QUEUE: usize = 4096;
 /// Where jobs are read.
 pub trait JobReader: Send + Sync + 'static {
     /// Those of the ids that are there.
-    fn read(&self, ids: Vec<JobId>) -> Pin<Box<dyn Future<Output = Result<Vec<JobRow>, StoreError>> + Send + '_>>;
+    fn read(
+        &self,
+        ids: Vec<JobId>,
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<JobRow>, StoreError>> + Send + '_>>;
 }
 
 impl JobReader for Store {
-    fn read(&self, ids: Vec<JobId>) -> Pin<Box<dyn Future<Output = Result<Vec<JobRow>, StoreError>> + Send + '_>> {
+    fn read(
+        &self,
+        ids: Vec<JobId>,
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<JobRow>, StoreError>> + Send + '_>> {
         Box::pin(async move { self.jobs_get(&ids).await })
     }
 }
@@ -47,7 +53,10 @@ struct Heard {
 
 impl Heard {
     fn note(&self, job: JobId) {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).insert(job);
+        self.jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(job);
         self.some.notify_one();
     }
 
@@ -73,7 +82,11 @@ impl JobWatch {
     ) -> Self {
         let (waiters, incoming) = mpsc::channel(QUEUE);
         let heard = Arc::new(Heard::default());
-        tokio::spawn(token.clone().run_until_cancelled_owned(watch(reader, incoming, heard.clone(), poll)));
+        tokio::spawn(
+            token
+                .clone()
+                .run_until_cancelled_owned(watch(reader, incoming, heard.clone(), poll)),
+        );
         if let Some(nats) = nats {
             tokio::spawn(token.run_until_cancelled_owned(listen(nats, heard.clone())));
         }
@@ -152,7 +165,9 @@ async fn watch(
                         }
                     }
                 }
-                Err(error) => tracing::warn!(%error, "jobs that are waited for can't be read, again at the next poll"),
+                Err(error) => {
+                    tracing::warn!(%error, "jobs that are waited for can't be read, again at the next poll");
+                }
             }
         }
     }
@@ -186,7 +201,10 @@ mod tests {
     }
 
     impl JobReader for Table {
-        fn read(&self, ids: Vec<JobId>) -> Pin<Box<dyn Future<Output = Result<Vec<JobRow>, StoreError>> + Send + '_>> {
+        fn read(
+            &self,
+            ids: Vec<JobId>,
+        ) -> Pin<Box<dyn Future<Output = Result<Vec<JobRow>, StoreError>> + Send + '_>> {
             *self.reads.lock().unwrap() += 1;
             let rows = self.rows.lock().unwrap();
             let found = ids.iter().filter_map(|id| rows.get(id).cloned()).collect();
@@ -194,7 +212,7 @@ mod tests {
         }
     }
 
-    const HOUR: Duration = Duration::from_secs(3600);
+    const HOUR: Duration = Duration::from_hours(1);
 
     #[tokio::test]
     async fn a_job_that_is_done_answers_at_once() {
@@ -231,7 +249,12 @@ mod tests {
         let table = Table::default();
         let mut job = row(JobState::Running);
         table.put(job.clone());
-        let watch = JobWatch::spawn(table.clone(), None, Duration::from_secs(1), CancellationToken::new());
+        let watch = JobWatch::spawn(
+            table.clone(),
+            None,
+            Duration::from_secs(1),
+            CancellationToken::new(),
+        );
         assert!(watch.done(job.id, Duration::from_secs(3)).await.is_none());
         let waiting = tokio::spawn({
             let (watch, id) = (watch.clone(), job.id);

@@ -12,7 +12,13 @@ use rhyzome_runtime::{Role, Span};
 /// Configuration is `./rhyzome.toml` or `/etc/rhyzome/rhyzome.toml`; the environment (`RHYZOME_SECTION__KEY`) is over it, and flags over
 /// both. Secrets come from files or the environment, never from flags. `RHYZOME_LOG` filters the log (`info`, `debug`, `rhyzome_worker=trace`).
 #[derive(Debug, Parser)]
-#[command(name = "rhyzome", version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "rhyzome",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) configured: Configured,
@@ -194,7 +200,12 @@ pub(crate) struct DataArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TokenArgs {
     /// Whose token
-    #[arg(long, value_name = "TENANT", default_value = "demo", conflicts_with = "operator")]
+    #[arg(
+        long,
+        value_name = "TENANT",
+        default_value = "demo",
+        conflicts_with = "operator"
+    )]
     pub(crate) tenant: String,
     /// What it may do, as "instance:read network:*"; all in the tenant where left out
     #[arg(long, value_name = "SCOPE")]
@@ -398,7 +409,11 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) simulated_hosts: u32,
     /// What each simulated host has
-    #[arg(long, value_name = "VCPUS,MEMORY_MIB,DISK_GIB", default_value = "32,131072,2048")]
+    #[arg(
+        long,
+        value_name = "VCPUS,MEMORY_MIB,DISK_GIB",
+        default_value = "32,131072,2048"
+    )]
     pub(crate) simulated_size: Size,
     /// A label of the simulated hosts; can be given again
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
@@ -467,7 +482,8 @@ impl std::str::FromStr for Size {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` isn't VCPUS,MEMORY_MIB,DISK_GIB, as in 32,131072,2048");
         let mut parts = text.split(',').map(str::trim);
-        let (Some(vcpus), Some(memory), Some(disk), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(vcpus), Some(memory), Some(disk), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(wrong());
         };
@@ -500,9 +516,16 @@ mod tests {
     #[test]
     fn everything_has_help() {
         fn look(command: &clap::Command, path: &str) {
-            assert!(command.get_about().is_some() || command.get_name() == "help", "{path} says nothing");
+            assert!(
+                command.get_about().is_some() || command.get_name() == "help",
+                "{path} says nothing"
+            );
             for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
-                assert!(argument.get_help().is_some(), "{path}: {} says nothing", argument.get_id());
+                assert!(
+                    argument.get_help().is_some(),
+                    "{path}: {} says nothing",
+                    argument.get_id()
+                );
             }
             for inner in command.get_subcommands() {
                 look(inner, &format!("{path} {}", inner.get_name()));
@@ -513,7 +536,14 @@ mod tests {
 
     #[test]
     fn sizes() {
-        assert_eq!("4,8192,100".parse(), Ok(Size { vcpus: 4, memory_mib: 8192, disk_gib: 100 }));
+        assert_eq!(
+            "4,8192,100".parse(),
+            Ok(Size {
+                vcpus: 4,
+                memory_mib: 8192,
+                disk_gib: 100
+            })
+        );
         for wrong in ["", "4", "4,8192", "4,8192,100,1", "four,1,1"] {
             assert!(wrong.parse::<Size>().is_err(), "{wrong}");
         }

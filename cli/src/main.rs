@@ -59,5 +59,8 @@ fn threads(process: &args::ProcessArgs) -> Result<tokio::runtime::Runtime> {
 
 /// For commands that wait more than they work.
 fn single() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")
 }

@@ -22,7 +22,9 @@ pub(crate) fn list<R: Row>(rows: &[R], format: Format) -> Result<()> {
         Format::Json => println!("{}", serde_json::to_string_pretty(rows)?),
         Format::Table => {
             let mut table = Table::new();
-            table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+            table
+                .load_style(NOTHING)
+                .set_content_arrangement(ContentArrangement::Disabled);
             table.set_header(R::HEADS);
             for row in rows {
                 table.add_row(row.cells());
@@ -44,5 +46,8 @@ pub(crate) fn one<R: Row>(row: &R, format: Format) -> Result<()> {
 
 /// `k=v k=v`.
 pub(crate) fn pairs(map: &std::collections::BTreeMap<String, String>) -> String {
-    map.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+    map.iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect::<Vec<_>>()
+        .join(" ")
 }

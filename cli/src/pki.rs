@@ -19,8 +19,17 @@ pub(crate) fn run(configured: &Configured, args: &PkiArgs) -> Result<()> {
             Ca::init(&dir, *days, existing(*force))?;
             println!("{}", dir.join("ca.crt").display());
         }
-        PkiTask::Issue { role, name, days, trust_domain, force } => {
-            let mut request = Request { days: *days, ..Request::new(*role, name) };
+        PkiTask::Issue {
+            role,
+            name,
+            days,
+            trust_domain,
+            force,
+        } => {
+            let mut request = Request {
+                days: *days,
+                ..Request::new(*role, name)
+            };
             if let Some(domain) = trust_domain {
                 request.domain.clone_from(domain);
             }
@@ -47,7 +56,10 @@ fn folder(configured: &Configured, args: &PkiArgs) -> Result<PathBuf> {
         return Ok(data.join("pki"));
     }
     let settings = Layers::of(configured).load()?;
-    settings.tls.pki.context("which folder? Say --pki DIR, or --data DIR of a stack, or set tls.pki")
+    settings
+        .tls
+        .pki
+        .context("which folder? Say --pki DIR, or --data DIR of a stack, or set tls.pki")
 }
 
 #[derive(Debug, Serialize)]
@@ -79,7 +91,11 @@ impl Row for CertificateRow {
     const HEADS: &'static [&'static str] = &["ROLE", "NAME", "EXPIRES", "FILE"];
 
     fn cells(&self) -> Vec<String> {
-        let expires = if self.expired { format!("{} (expired)", self.expires_at) } else { self.expires_at.clone() };
+        let expires = if self.expired {
+            format!("{} (expired)", self.expires_at)
+        } else {
+            self.expires_at.clone()
+        };
         vec![self.role.clone(), self.name.clone(), expires, self.file.clone()]
     }
 }

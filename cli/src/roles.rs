@@ -16,7 +16,13 @@ pub(crate) async fn api(configured: &Configured, args: &ApiArgs) -> Result<()> {
         .load()?;
     let process = start(&settings, Role::Api, &args.name, &args.process).await?;
     let store = settings.database.store()?;
-    rhyzome_api::run(settings.api, settings.nats, store, process).await.context("the API ended")
+    let api = rhyzome_api::ApiConfig {
+        job_deadline: settings.scheduler.job_deadline,
+        ..settings.api
+    };
+    rhyzome_api::run(api, settings.nats, store, process)
+        .await
+        .context("the API ended")
 }
 
 /// `rhyzome scheduler`.
@@ -24,16 +30,24 @@ pub(crate) async fn scheduler(configured: &Configured, args: &RoleArgs) -> Resul
     let settings = common(configured, args.pki.as_deref(), &args.process).load()?;
     let process = start(&settings, Role::Scheduler, &args.name, &args.process).await?;
     let store = settings.database.store()?;
-    rhyzome_scheduler::run(settings.scheduler, settings.instance, settings.nats, store, process)
-        .await
-        .context("the scheduler ended")
+    rhyzome_scheduler::run(
+        settings.scheduler,
+        settings.instance,
+        settings.nats,
+        store,
+        process,
+    )
+    .await
+    .context("the scheduler ended")
 }
 
 /// `rhyzome worker`.
 pub(crate) async fn worker(configured: &Configured, args: &RoleArgs) -> Result<()> {
     let settings = common(configured, args.pki.as_deref(), &args.process).load()?;
     let process = start(&settings, Role::Worker, &args.name, &args.process).await?;
-    rhyzome_worker::run(settings.worker, settings.nats, process).await.context("the worker ended")
+    rhyzome_worker::run(settings.worker, settings.nats, process)
+        .await
+        .context("the worker ended")
 }
 
 /// `rhyzome agent`.
@@ -41,7 +55,11 @@ pub(crate) async fn agent(configured: &Configured, args: &AgentArgs) -> Result<(
     let mut layers = common(configured, args.pki.as_deref(), &args.process)
         .flag("agent.listen", "--listen", args.listen)
         .flag("agent.state", "--state", shown(args.state.as_deref()))
-        .flag("agent.driver", "--driver", args.driver.map(crate::args::Driver::as_str))
+        .flag(
+            "agent.driver",
+            "--driver",
+            args.driver.map(crate::args::Driver::as_str),
+        )
         .flag("agent.hosts", "--hosts", args.hosts)
         .flag("agent.vcpus", "--vcpus", args.vcpus)
         .flag("agent.memory_mib", "--memory-mib", args.memory_mib)
@@ -54,11 +72,15 @@ pub(crate) async fn agent(configured: &Configured, args: &AgentArgs) -> Result<(
     let settings = layers.load()?;
     let process = start(&settings, Role::Agent, &args.name, &args.process).await?;
     if args.stop_guests {
-        let stopped = rhyzome_agent::stop_guests(settings.agent, process).await.context("stopping guests")?;
+        let stopped = rhyzome_agent::stop_guests(settings.agent, process)
+            .await
+            .context("stopping guests")?;
         tracing::info!(stopped, "no guest runs here any more");
         return Ok(());
     }
-    rhyzome_agent::run(settings.agent, process).await.context("the agent ended")
+    rhyzome_agent::run(settings.agent, process)
+        .await
+        .context("the agent ended")
 }
 
 fn shown(path: Option<&Path>) -> Option<std::path::Display<'_>> {
@@ -66,15 +88,21 @@ fn shown(path: Option<&Path>) -> Option<std::path::Display<'_>> {
 }
 
 fn common(configured: &Configured, pki: Option<&Path>, process: &ProcessArgs) -> Layers {
-    Layers::of(configured)
-        .flag("tls.pki", "--pki", shown(pki))
-        .flag("telemetry.metrics_listen", "--metrics-listen", process.metrics_listen)
+    Layers::of(configured).flag("tls.pki", "--pki", shown(pki)).flag(
+        "telemetry.metrics_listen",
+        "--metrics-listen",
+        process.metrics_listen,
+    )
 }
 
 async fn start(settings: &Settings, role: Role, name: &str, args: &ProcessArgs) -> Result<Process> {
     let shutdown = begin(&settings.telemetry, args)?;
-    let metrics =
-        telemetry::start_metrics(role.as_str(), settings.telemetry.metrics_listen, shutdown.token.clone()).await?;
+    let metrics = telemetry::start_metrics(
+        role.as_str(),
+        settings.telemetry.metrics_listen,
+        shutdown.token.clone(),
+    )
+    .await?;
     Ok(Process {
         role,
         name: name.to_owned(),

@@ -41,17 +41,28 @@ pub(crate) struct Layers {
 impl Layers {
     /// The ordinary configuration.
     pub(crate) fn of(configured: &Configured) -> Self {
-        Self { sources: Sources::of_process(configured.config.clone()), set: configured.set.clone() }
+        Self {
+            sources: Sources::of_process(configured.config.clone()),
+            set: configured.set.clone(),
+        }
     }
 
     /// That of a stack in `data`, if one is named.
     pub(crate) fn of_data(configured: &Configured, data: Option<&Path>) -> Result<Self> {
-        let Some(data) = data else { return Ok(Self::of(configured)) };
+        let Some(data) = data else {
+            return Ok(Self::of(configured));
+        };
         let file = data.join(crate::up::layout::CONFIG);
         if !file.is_file() {
-            anyhow::bail!("there is no stack in {}: `rhyzome up --data {0}` makes one", data.display());
+            anyhow::bail!(
+                "there is no stack in {}: `rhyzome up --data {0}` makes one",
+                data.display()
+            );
         }
-        let configured = Configured { config: Some(file), set: configured.set.clone() };
+        let configured = Configured {
+            config: Some(file),
+            set: configured.set.clone(),
+        };
         Ok(Self::of(&configured))
     }
 

@@ -74,12 +74,16 @@ pub enum ConfigError {
     #[error("the flag --set {0}: SECTION.KEY=VALUE is what it takes")]
     Flag(String),
     /// A secret in a flag.
-    #[error("configuration key `{0}` holds a secret, and a flag is seen by everybody on the machine: name a file with `{0}_file`, or use the environment")]
+    #[error(
+        "configuration key `{0}` holds a secret, and a flag is seen by everybody on the machine: name a file with `{0}_file`, or use the environment"
+    )]
     SecretInFlag(String),
 }
 
 fn from(origin: Option<&Origin>) -> String {
-    origin.map(|origin| format!(" (from {origin})")).unwrap_or_default()
+    origin
+        .map(|origin| format!(" (from {origin})"))
+        .unwrap_or_default()
 }
 
 /// What the layers are made from.
@@ -93,19 +97,28 @@ pub struct Sources {
 impl Sources {
     /// The file named (or the usual one), and the process's environment.
     pub fn of_process(file: Option<PathBuf>) -> Self {
-        Self { file, environment: std::env::vars().collect(), flags: Vec::new() }
+        Self {
+            file,
+            environment: std::env::vars().collect(),
+            flags: Vec::new(),
+        }
     }
 
     /// Only what is given; for tests.
     pub fn only(file: Option<PathBuf>, environment: Vec<(String, String)>) -> Self {
-        Self { file, environment, flags: Vec::new() }
+        Self {
+            file,
+            environment,
+            flags: Vec::new(),
+        }
     }
 
     /// Adds a value given by a flag of its own: `flag("scheduler.batch", "--batch", value)`. Later ones win.
     #[must_use]
     pub fn flag(mut self, key: &str, flag: &str, value: Option<impl fmt::Display>) -> Self {
         if let Some(value) = value {
-            self.flags.push((key.to_owned(), flag.to_owned(), value.to_string()));
+            self.flags
+                .push((key.to_owned(), flag.to_owned(), value.to_string()));
         }
         self
     }
@@ -115,12 +128,15 @@ impl Sources {
     /// # Errors
     /// It has another shape.
     pub fn set(mut self, text: &str) -> Result<Self, ConfigError> {
-        let (key, value) = text.split_once('=').ok_or_else(|| ConfigError::Flag(text.to_owned()))?;
+        let (key, value) = text
+            .split_once('=')
+            .ok_or_else(|| ConfigError::Flag(text.to_owned()))?;
         let key = key.trim();
         if !key.contains('.') || key.split('.').any(str::is_empty) {
             return Err(ConfigError::Flag(text.to_owned()));
         }
-        self.flags.push((key.to_owned(), format!("--set {key}"), value.trim().to_owned()));
+        self.flags
+            .push((key.to_owned(), format!("--set {key}"), value.trim().to_owned()));
         Ok(self)
     }
 }
@@ -140,7 +156,10 @@ pub fn load<T: DeserializeOwned>(sources: &Sources) -> Result<T, ConfigError> {
         }
     }
     for (key, flag, value) in &sources.flags {
-        if SECRETS.iter().any(|secret| key.rsplit('.').next() == Some(*secret)) {
+        if SECRETS
+            .iter()
+            .any(|secret| key.rsplit('.').next() == Some(*secret))
+        {
             return Err(ConfigError::SecretInFlag(key.clone()));
         }
         layers.text(key, value, Origin::Flag(flag.clone()))?;
@@ -156,16 +175,23 @@ pub fn file_of(sources: &Sources) -> Result<Option<PathBuf>, ConfigError> {
     match &sources.file {
         Some(path) => match std::fs::metadata(path) {
             Ok(_) => Ok(Some(path.clone())),
-            Err(source) => Err(ConfigError::Unreadable { path: path.clone(), source }),
+            Err(source) => Err(ConfigError::Unreadable {
+                path: path.clone(),
+                source,
+            }),
         },
-        None => Ok(DEFAULT_FILES.iter().map(PathBuf::from).find(|path| path.is_file())),
+        None => Ok(DEFAULT_FILES
+            .iter()
+            .map(PathBuf::from)
+            .find(|path| path.is_file())),
     }
 }
 
 /// `RHYZOME_SCHEDULER__JOB_DEADLINE` is `scheduler.job_deadline`.
 fn key_of_variable(name: &str) -> Option<String> {
     let rest = name.strip_prefix(PREFIX)?;
-    rest.contains("__").then(|| rest.to_ascii_lowercase().replace("__", "."))
+    rest.contains("__")
+        .then(|| rest.to_ascii_lowercase().replace("__", "."))
 }
 
 #[derive(Default)]
@@ -177,8 +203,10 @@ struct Layers {
 impl Layers {
     fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let origin = Origin::File(path.to_owned());
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
         let table = parse_toml(&text, &origin)?;
         self.leaves("", table, &origin);
         Ok(())
@@ -187,7 +215,11 @@ impl Layers {
     /// Arrays and empty tables are leaves; a list is replaced as a whole by the next layer.
     fn leaves(&mut self, prefix: &str, table: config::Map<String, Value>, origin: &Origin) {
         for (name, value) in table {
-            let key = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+            let key = if prefix.is_empty() {
+                name
+            } else {
+                format!("{prefix}.{name}")
+            };
             match value.kind {
                 ValueKind::Table(inner) if !inner.is_empty() => self.leaves(&key, inner, origin),
                 kind => self.put(&key, Value::new(None, kind), origin.clone()),
@@ -215,7 +247,9 @@ impl Layers {
     fn read<T: DeserializeOwned>(self) -> Result<T, ConfigError> {
         let mut builder = Config::builder();
         for (key, value) in self.values {
-            builder = builder.set_override(&key, value).map_err(|error| explain(error, &self.origins))?;
+            builder = builder
+                .set_override(&key, value)
+                .map_err(|error| explain(error, &self.origins))?;
         }
         builder
             .build()
@@ -230,7 +264,10 @@ fn parse_toml(text: &str, origin: &Origin) -> Result<config::Map<String, Value>,
             Inner::FileParse { cause, .. } => cause.to_string(),
             other => other.to_string(),
         };
-        ConfigError::Syntax { origin: origin.clone(), what }
+        ConfigError::Syntax {
+            origin: origin.clone(),
+            what,
+        }
     })
 }
 
@@ -240,7 +277,12 @@ fn explain(error: Inner, origins: &BTreeMap<String, Origin>) -> ConfigError {
     let inside = format!("{key}.");
     let origin = origins
         .get(&key)
-        .or_else(|| origins.iter().find(|(known, _)| known.starts_with(&inside)).map(|(_, origin)| origin))
+        .or_else(|| {
+            origins
+                .iter()
+                .find(|(known, _)| known.starts_with(&inside))
+                .map(|(_, origin)| origin)
+        })
         .or_else(|| key.rsplit_once('[').and_then(|(list, _)| origins.get(list)))
         .cloned();
     ConfigError::Value { key, origin, what }
@@ -248,9 +290,12 @@ fn explain(error: Inner, origins: &BTreeMap<String, Origin>) -> ConfigError {
 
 fn flatten(error: Inner) -> (String, String) {
     match error {
-        Inner::Type { unexpected, expected, key, .. } => {
-            (key.unwrap_or_default(), format!("{unexpected} isn't {expected}"))
-        }
+        Inner::Type {
+            unexpected,
+            expected,
+            key,
+            ..
+        } => (key.unwrap_or_default(), format!("{unexpected} isn't {expected}")),
         Inner::At { error, key, .. } => {
             let (inner, what) = flatten(*error);
             let outer = key.unwrap_or_default();
@@ -271,7 +316,15 @@ fn unknown_field(message: &str) -> (String, String) {
     let named = message
         .strip_prefix("unknown field `")
         .and_then(|rest| rest.split_once('`'))
-        .map(|(name, rest)| (name.to_owned(), format!("there is no such key{}", rest.replace(", expected", ": expected is"))));
+        .map(|(name, rest)| {
+            (
+                name.to_owned(),
+                format!(
+                    "there is no such key{}",
+                    rest.replace(", expected", ": expected is")
+                ),
+            )
+        });
     named.unwrap_or_else(|| (String::new(), message.to_owned()))
 }
 
@@ -297,7 +350,10 @@ mod tests {
 
     impl Default for Scheduler {
         fn default() -> Self {
-            Self { job_deadline: Span::hours(1), cap: 64 }
+            Self {
+                job_deadline: Span::hours(1),
+                cap: 64,
+            }
         }
     }
 
@@ -312,7 +368,10 @@ mod tests {
     }
 
     fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
@@ -324,7 +383,9 @@ mod tests {
 
     #[test]
     fn a_flag_over_the_environment_over_the_file() {
-        let (_dir, path) = file("[scheduler]\njob_deadline = \"2h\"\ncap = 1\n[agent]\nvcpu_overcommit = 2\nimage_allow = [\"http://a/\"]\n[agent.labels]\nzone = \"a\"\n");
+        let (_dir, path) = file(
+            "[scheduler]\njob_deadline = \"2h\"\ncap = 1\n[agent]\nvcpu_overcommit = 2\nimage_allow = [\"http://a/\"]\n[agent.labels]\nzone = \"a\"\n",
+        );
         let environment = env(&[
             ("RHYZOME_SCHEDULER__CAP", "2"),
             ("RHYZOME_AGENT__IMAGE_ALLOW", "[\"http://b/\", \"http://c/\"]"),
@@ -333,7 +394,9 @@ mod tests {
             ("RHYZOME_LOG", "debug"),
             ("HOME", "/root"),
         ]);
-        let sources = Sources::only(Some(path), environment).set("scheduler.cap=3").unwrap();
+        let sources = Sources::only(Some(path), environment)
+            .set("scheduler.cap=3")
+            .unwrap();
         let all: All = load(&sources).unwrap();
         assert_eq!(all.scheduler.cap, 3);
         assert_eq!(all.scheduler.job_deadline, Span::hours(2));
@@ -358,23 +421,53 @@ mod tests {
     fn faults_name_key_origin_and_what_would_be_right() {
         let (_dir, path) = file("[scheduler]\njob_deadline = \"soon\"\n");
         let said = fault(&Sources::only(Some(path.clone()), Vec::new()));
-        assert!(said.contains("`scheduler.job_deadline`") && said.contains("some.toml") && said.contains("30s"), "{said}");
+        assert!(
+            said.contains("`scheduler.job_deadline`") && said.contains("some.toml") && said.contains("30s"),
+            "{said}"
+        );
 
         let said = fault(&Sources::only(None, env(&[("RHYZOME_SCHEDULER__CAP", "many")])));
-        assert!(said.contains("`scheduler.cap`") && said.contains("RHYZOME_SCHEDULER__CAP") && said.contains("integer"), "{said}");
+        assert!(
+            said.contains("`scheduler.cap`")
+                && said.contains("RHYZOME_SCHEDULER__CAP")
+                && said.contains("integer"),
+            "{said}"
+        );
 
         let said = fault(&Sources::only(None, env(&[("RHYZOME_SCHEDULER__CAPP", "1")])));
-        assert!(said.contains("`scheduler.capp`") && said.contains("RHYZOME_SCHEDULER__CAPP") && said.contains("job_deadline"), "{said}");
+        assert!(
+            said.contains("`scheduler.capp`")
+                && said.contains("RHYZOME_SCHEDULER__CAPP")
+                && said.contains("job_deadline"),
+            "{said}"
+        );
 
         let said = fault(&Sources::only(None, env(&[("RHYZOME_SHEDULER__CAP", "1")])));
-        assert!(said.contains("`sheduler`") && said.contains("RHYZOME_SHEDULER__CAP") && said.contains("scheduler"), "{said}");
+        assert!(
+            said.contains("`sheduler`")
+                && said.contains("RHYZOME_SHEDULER__CAP")
+                && said.contains("scheduler"),
+            "{said}"
+        );
 
-        let said = fault(&Sources::only(None, Vec::new()).set("agent.simulated=perhaps").unwrap());
-        assert!(said.contains("`agent.simulated`") && said.contains("--set agent.simulated") && said.contains("boolean"), "{said}");
+        let said = fault(
+            &Sources::only(None, Vec::new())
+                .set("agent.simulated=perhaps")
+                .unwrap(),
+        );
+        assert!(
+            said.contains("`agent.simulated`")
+                && said.contains("--set agent.simulated")
+                && said.contains("boolean"),
+            "{said}"
+        );
 
         let (_dir, path) = file("[scheduler\n");
         let said = fault(&Sources::only(Some(path), Vec::new()));
-        assert!(said.contains("some.toml") && said.contains("isn't TOML"), "{said}");
+        assert!(
+            said.contains("some.toml") && said.contains("isn't TOML"),
+            "{said}"
+        );
 
         let said = fault(&Sources::only(Some(PathBuf::from("not/there.toml")), Vec::new()));
         assert!(said.contains("not/there.toml"), "{said}");
@@ -382,8 +475,15 @@ mod tests {
 
     #[test]
     fn no_secret_in_a_flag() {
-        let said = fault(&Sources::only(None, Vec::new()).set("database.password=hunter2").unwrap());
-        assert!(said.contains("database.password_file") && !said.contains("hunter2"), "{said}");
+        let said = fault(
+            &Sources::only(None, Vec::new())
+                .set("database.password=hunter2")
+                .unwrap(),
+        );
+        assert!(
+            said.contains("database.password_file") && !said.contains("hunter2"),
+            "{said}"
+        );
         assert!(Sources::default().set("nonsense").is_err());
     }
 }

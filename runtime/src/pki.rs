@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -28,8 +28,8 @@ pub const CA_DAYS: u32 = 3650;
 /// How long a certificate lasts where nothing is said.
 pub const DAYS: u32 = 365;
 /// Certificates count from this long before they are made, for clocks that are behind.
-const SKEW: Duration = Duration::from_secs(300);
-const DAY: Duration = Duration::from_secs(86_400);
+const SKEW: Duration = Duration::from_mins(5);
+const DAY: Duration = Duration::from_hours(24);
 
 /// Why the CA can't do it.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +91,13 @@ pub struct Request {
 impl Request {
     /// With the usual life and domain.
     pub fn new(role: Role, name: &str) -> Self {
-        Self { role, name: name.to_owned(), from: None, days: DAYS, domain: DEFAULT_DOMAIN.to_owned() }
+        Self {
+            role,
+            name: name.to_owned(),
+            from: None,
+            days: DAYS,
+            domain: DEFAULT_DOMAIN.to_owned(),
+        }
     }
 }
 
@@ -108,12 +114,21 @@ impl Ca {
     /// # Errors
     /// There is one already, or the folder can't be written.
     pub fn init(dir: &Path, days: u32, existing: Existing) -> Result<Self, PkiError> {
-        std::fs::create_dir_all(dir).map_err(|source| PkiError::File { path: dir.to_owned(), source })?;
+        std::fs::create_dir_all(dir).map_err(|source| PkiError::File {
+            path: dir.to_owned(),
+            source,
+        })?;
         let key = KeyPair::generate()?;
         let mut params = ca_params();
         validity(&mut params, SystemTime::now(), days);
         let certificate = params.self_signed(&key)?;
-        write_pair(&dir.join("ca.crt"), &certificate.pem(), &dir.join("ca.key"), &key.serialize_pem(), existing)?;
+        write_pair(
+            &dir.join("ca.crt"),
+            &certificate.pem(),
+            &dir.join("ca.key"),
+            &key.serialize_pem(),
+            existing,
+        )?;
         Self::open(dir)
     }
 
@@ -126,12 +141,14 @@ impl Ca {
         if !key_path.exists() {
             return Err(PkiError::NoCa(dir.to_owned()));
         }
-        let read = |path: PathBuf| {
-            std::fs::read_to_string(&path).map_err(|source| PkiError::File { path, source })
-        };
+        let read =
+            |path: PathBuf| std::fs::read_to_string(&path).map_err(|source| PkiError::File { path, source });
         let key = KeyPair::from_pem(&read(key_path)?)?;
         ours(&dir.join("ca.crt"), &key)?;
-        Ok(Self { dir: dir.to_owned(), issuer: Issuer::new(ca_params(), key) })
+        Ok(Self {
+            dir: dir.to_owned(),
+            issuer: Issuer::new(ca_params(), key),
+        })
     }
 
     /// Opens the CA in `dir`, or makes it.
@@ -139,7 +156,11 @@ impl Ca {
     /// # Errors
     /// As [`Ca::open`] and [`Ca::init`].
     pub fn open_or_init(dir: &Path) -> Result<Self, PkiError> {
-        if dir.join("ca.key").exists() { Self::open(dir) } else { Self::init(dir, CA_DAYS, Existing::Keep) }
+        if dir.join("ca.key").exists() {
+            Self::open(dir)
+        } else {
+            Self::init(dir, CA_DAYS, Existing::Keep)
+        }
     }
 
     /// Makes `<role>-<name>.crt` and its key; answers the certificate's path.
@@ -150,13 +171,21 @@ impl Ca {
         if !is_label(&request.name) {
             return Err(PkiError::Name(request.name.clone()));
         }
-        let id = SpiffeId { domain: request.domain.clone(), role: request.role, name: request.name.clone() };
+        let id = SpiffeId {
+            domain: request.domain.clone(),
+            role: request.role,
+            name: request.name.clone(),
+        };
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::OrganizationalUnitName, request.role.as_str());
+        params
+            .distinguished_name
+            .push(DnType::OrganizationalUnitName, request.role.as_str());
         params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(id.to_string())?)];
         match request.role {
-            Role::Agent => params.subject_alt_names.push(SanType::DnsName(Ia5String::try_from(request.name.clone())?)),
+            Role::Agent => params
+                .subject_alt_names
+                .push(SanType::DnsName(Ia5String::try_from(request.name.clone())?)),
             Role::Nats => params.subject_alt_names.extend([
                 SanType::DnsName(Ia5String::try_from(request.name.clone())?),
                 SanType::DnsName(Ia5String::try_from("localhost".to_owned())?),
@@ -167,15 +196,28 @@ impl Ca {
         }
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ClientAuth,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        ];
         params.use_authority_key_identifier_extension = true;
-        validity(&mut params, request.from.unwrap_or_else(SystemTime::now), request.days);
+        validity(
+            &mut params,
+            request.from.unwrap_or_else(SystemTime::now),
+            request.days,
+        );
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let stem = format!("{}-{}", request.role, request.name);
         let path = self.dir.join(format!("{stem}.crt"));
         let key_path = self.dir.join(format!("{stem}.key"));
-        write_pair(&path, &certificate.pem(), &key_path, &key.serialize_pem(), existing)?;
+        write_pair(
+            &path,
+            &certificate.pem(),
+            &key_path,
+            &key.serialize_pem(),
+            existing,
+        )?;
         Ok(path)
     }
 
@@ -188,7 +230,11 @@ impl Ca {
         let lasts = path.exists()
             && self.dir.join(format!("{role}-{name}.key")).exists()
             && read_certificate(&path)?.expires_at > SystemTime::now() + DAY;
-        if lasts { Ok(path) } else { self.issue(&Request::new(role, name), Existing::Replace) }
+        if lasts {
+            Ok(path)
+        } else {
+            self.issue(&Request::new(role, name), Existing::Replace)
+        }
     }
 }
 
@@ -204,12 +250,20 @@ fn ca_params() -> CertificateParams {
 
 /// Checks that the CA's certificate was made here and goes with its key.
 fn ours(path: &Path, key: &KeyPair) -> Result<(), PkiError> {
-    let wrong = |what: String| PkiError::Content { path: path.to_owned(), what };
-    let bytes = std::fs::read(path).map_err(|source| PkiError::File { path: path.to_owned(), source })?;
+    let wrong = |what: String| PkiError::Content {
+        path: path.to_owned(),
+        what,
+    };
+    let bytes = std::fs::read(path).map_err(|source| PkiError::File {
+        path: path.to_owned(),
+        source,
+    })?;
     let der = CertificateDer::from_pem_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
     let (_, parsed) = X509Certificate::from_der(&der).map_err(|error| wrong(error.to_string()))?;
     if parsed.subject().to_string() != format!("CN={CA_NAME}") {
-        return Err(wrong("another program's CA: issue certificates with that; they work as they are".to_owned()));
+        return Err(wrong(
+            "another program's CA: issue certificates with that; they work as they are".to_owned(),
+        ));
     }
     if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
         return Err(wrong("it doesn't go with ca.key".to_owned()));
@@ -220,7 +274,9 @@ fn ours(path: &Path, key: &KeyPair) -> Result<(), PkiError> {
 /// Up to 63 of a-z, 0-9 and -, with neither end a hyphen (RFC 1123).
 fn is_label(name: &str) -> bool {
     (1..=63).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !name.starts_with('-')
         && !name.ends_with('-')
 }
@@ -254,12 +310,19 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
         if neighbour.exists() {
             std::fs::remove_file(&neighbour)?;
         }
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&neighbour)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&neighbour)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&neighbour, path)
     };
-    written().map_err(|source| PkiError::File { path: path.to_owned(), source })
+    written().map_err(|source| PkiError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// What a certificate says.
@@ -282,11 +345,18 @@ pub struct Shown {
 /// # Errors
 /// It can't be read, or isn't one.
 pub fn read_certificate(path: &Path) -> Result<Shown, PkiError> {
-    let wrong = |what: String| PkiError::Content { path: path.to_owned(), what };
-    let bytes = std::fs::read(path).map_err(|source| PkiError::File { path: path.to_owned(), source })?;
+    let wrong = |what: String| PkiError::Content {
+        path: path.to_owned(),
+        what,
+    };
+    let bytes = std::fs::read(path).map_err(|source| PkiError::File {
+        path: path.to_owned(),
+        source,
+    })?;
     let der = CertificateDer::from_pem_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
     let (_, parsed) = X509Certificate::from_der(&der).map_err(|error| wrong(error.to_string()))?;
-    let time = |seconds: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    let time =
+        |seconds: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     Ok(Shown {
         path: path.to_owned(),
         id: SpiffeId::of_certificate(&der).ok(),
@@ -301,7 +371,10 @@ pub fn read_certificate(path: &Path) -> Result<Shown, PkiError> {
 /// # Errors
 /// The folder or a file in it can't be read.
 pub fn show(dir: &Path) -> Result<Vec<Shown>, PkiError> {
-    let refused = |source| PkiError::File { path: dir.to_owned(), source };
+    let refused = |source| PkiError::File {
+        path: dir.to_owned(),
+        source,
+    };
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(refused)? {
         let path = entry.map_err(refused)?.path();

@@ -40,6 +40,12 @@ impl Process {
     /// The ready file can't be written.
     pub fn ready(&self, address: Option<SocketAddr>) -> io::Result<()> {
         tracing::info!(role = %self.role, name = self.name, ?address, metrics = ?self.metrics_address, "serving");
-        ready::write(self.ready_file.as_deref(), &Ready { address, metrics_address: self.metrics_address })
+        ready::write(
+            self.ready_file.as_deref(),
+            &Ready {
+                address,
+                metrics_address: self.metrics_address,
+            },
+        )
     }
 }

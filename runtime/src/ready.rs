@@ -59,7 +59,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ready.json");
         assert_eq!(read(&path).unwrap(), None);
-        let ready = Ready { address: Some("127.0.0.1:4000".parse().unwrap()), metrics_address: None };
+        let ready = Ready {
+            address: Some("127.0.0.1:4000".parse().unwrap()),
+            metrics_address: None,
+        };
         write(Some(&path), &ready).unwrap();
         assert_eq!(read(&path).unwrap(), Some(ready));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);

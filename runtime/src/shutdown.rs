@@ -19,7 +19,10 @@ pub struct Shutdown {
 impl Shutdown {
     /// One that nobody triggers but its owner, for tests and for parts inside another process.
     pub fn manual(grace: Duration) -> Self {
-        Self { token: CancellationToken::new(), grace }
+        Self {
+            token: CancellationToken::new(),
+            grace,
+        }
     }
 
     /// One that SIGTERM and SIGINT trigger. Must be called in a tokio runtime.

@@ -14,12 +14,20 @@ pub struct Span(pub Duration);
 
 /// Why a text is no length of time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a length of time: write it with units, such as `500ms`, `30s`, `5m`, `1h`, `1h30m` or `7d`")]
+#[error(
+    "`{text}` is not a length of time: write it with units, such as `500ms`, `30s`, `5m`, `1h`, `1h30m` or `7d`"
+)]
 pub struct SpanError {
     text: String,
 }
 
-const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
 
 impl Span {
     /// So many seconds.
@@ -64,7 +72,9 @@ impl FromStr for Span {
     type Err = SpanError;
 
     fn from_str(text: &str) -> Result<Self, SpanError> {
-        let refused = || SpanError { text: text.to_owned() };
+        let refused = || SpanError {
+            text: text.to_owned(),
+        };
         let mut rest = text.trim();
         let mut total: u64 = 0;
         if rest.is_empty() {
@@ -73,9 +83,14 @@ impl FromStr for Span {
         while !rest.is_empty() {
             let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(refused)?;
             let (number, tail) = rest.split_at(digits);
-            let letters = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
+            let letters = tail
+                .find(|c: char| !c.is_ascii_alphabetic())
+                .unwrap_or(tail.len());
             let (unit, tail) = tail.split_at(letters);
-            let factor = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
+            let factor = UNITS
+                .iter()
+                .find(|(name, _)| *name == unit)
+                .map(|(_, factor)| *factor);
             let part = number
                 .parse::<u64>()
                 .ok()
@@ -107,7 +122,9 @@ impl fmt::Display for Span {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -123,7 +140,13 @@ mod tests {
 
     #[test]
     fn reads_and_writes() {
-        for (text, millis) in [("1h", 3_600_000), ("30s", 30_000), ("500ms", 500), ("1h30m", 5_400_000), ("7d", 604_800_000)] {
+        for (text, millis) in [
+            ("1h", 3_600_000),
+            ("30s", 30_000),
+            ("500ms", 500),
+            ("1h30m", 5_400_000),
+            ("7d", 604_800_000),
+        ] {
             let span: Span = text.parse().unwrap();
             assert_eq!(span, Span::millis(millis), "{text}");
             assert_eq!(span.to_string(), text);
@@ -133,7 +156,17 @@ mod tests {
 
     #[test]
     fn refuses_what_would_have_to_be_guessed() {
-        for text in ["", "30", "s", "1 h", "-1s", "1.5h", "1w", "99999999999999999999d", "1hh"] {
+        for text in [
+            "",
+            "30",
+            "s",
+            "1 h",
+            "-1s",
+            "1.5h",
+            "1w",
+            "99999999999999999999d",
+            "1hh",
+        ] {
             let error = text.parse::<Span>().unwrap_err().to_string();
             assert!(error.contains(text) && error.contains("30s"), "{error}");
         }

@@ -30,7 +30,10 @@ pub struct TelemetryConfig {
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { log_format: LogFormat::Plain, metrics_listen: SocketAddr::from(([127, 0, 0, 1], 0)) }
+        Self {
+            log_format: LogFormat::Plain,
+            metrics_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        }
     }
 }
 
@@ -79,7 +82,9 @@ pub fn init_logs(format: LogFormat) -> Result<(), TelemetryError> {
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match format {
         LogFormat::Plain => registry.with(layer.with_ansi(false)).try_init()?,
-        LogFormat::Json => registry.with(layer.json().with_current_span(true).with_span_list(false)).try_init()?,
+        LogFormat::Json => registry
+            .with(layer.json().with_current_span(true).with_span_list(false))
+            .try_init()?,
     }
     Ok(())
 }
@@ -100,8 +105,9 @@ impl Metrics {
 }
 
 /// Seconds; from half a millisecond to a minute.
-const DURATION_BUCKETS: [f64; 16] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+const DURATION_BUCKETS: [f64; 16] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
 const SIZE_BUCKETS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 300.0, 500.0];
 
 /// Installs the process's recorder and serves it at `/metrics` until `token` is cancelled.
@@ -119,7 +125,10 @@ pub async fn start_metrics(
         .set_buckets_for_metric(Matcher::Suffix("_size".into()), &SIZE_BUCKETS)?
         .install_recorder()?;
     metrics::gauge!("rhyzome_build_info", "role" => role, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    let refused = |source| TelemetryError::Listener { address: listen, source };
+    let refused = |source| TelemetryError::Listener {
+        address: listen,
+        source,
+    };
     let listener = TcpListener::bind(listen).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
     let rendered = handle.clone();
@@ -127,7 +136,12 @@ pub async fn start_metrics(
         "/metrics",
         get(move || {
             let body = rendered.render();
-            async move { ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], body) }
+            async move {
+                (
+                    [("content-type", "text/plain; version=0.0.4; charset=utf-8")],
+                    body,
+                )
+            }
         }),
     );
     let upkeep = handle.clone();
@@ -142,7 +156,9 @@ pub async fn start_metrics(
         }
     });
     tokio::spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(token.cancelled_owned()).await;
+        let served = axum::serve(listener, router)
+            .with_graceful_shutdown(token.cancelled_owned())
+            .await;
         if let Err(error) = served {
             tracing::error!(%error, "the metrics listener ended");
         }

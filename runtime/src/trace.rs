@@ -36,13 +36,20 @@ fn random_id() -> u64 {
 impl TraceParent {
     /// A new trace.
     pub fn new() -> Self {
-        Self { trace: (u128::from(random_id()) << 64) | u128::from(random()), span: random_id(), flags: 1 }
+        Self {
+            trace: (u128::from(random_id()) << 64) | u128::from(random()),
+            span: random_id(),
+            flags: 1,
+        }
     }
 
     /// The same trace, another part.
     #[must_use]
     pub fn child(&self) -> Self {
-        Self { span: random_id(), ..*self }
+        Self {
+            span: random_id(),
+            ..*self
+        }
     }
 
     /// What the caller sent, or a new trace where it sent nothing usable.
@@ -83,7 +90,10 @@ impl FromStr for TraceParent {
 
     fn from_str(text: &str) -> Result<Self, TraceParentError> {
         let lower_hex = |part: &str, length: usize| {
-            part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+            part.len() == length
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
         };
         let mut parts = text.split('-');
         let (Some(version), Some(trace), Some(span), Some(flags)) =
@@ -91,7 +101,8 @@ impl FromStr for TraceParent {
         else {
             return Err(TraceParentError);
         };
-        let whole = lower_hex(version, 2) && lower_hex(trace, 32) && lower_hex(span, 16) && lower_hex(flags, 2);
+        let whole =
+            lower_hex(version, 2) && lower_hex(trace, 32) && lower_hex(span, 16) && lower_hex(flags, 2);
         if !whole || version == "ff" || (version == "00" && parts.next().is_some()) {
             return Err(TraceParentError);
         }
@@ -100,7 +111,11 @@ impl FromStr for TraceParent {
             span: u64::from_str_radix(span, 16).map_err(|_| TraceParentError)?,
             flags: u8::from_str_radix(flags, 16).map_err(|_| TraceParentError)?,
         };
-        if parent.trace == 0 || parent.span == 0 { Err(TraceParentError) } else { Ok(parent) }
+        if parent.trace == 0 || parent.span == 0 {
+            Err(TraceParentError)
+        } else {
+            Ok(parent)
+        }
     }
 }
 

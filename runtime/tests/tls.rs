@@ -36,7 +36,10 @@ async fn serve(pki: &Path, hosts: &[&str]) -> Served {
     let only_workers = |request: tonic::Request<()>| -> Result<tonic::Request<()>, Status> {
         let peer = Peer::require(&request, &[Role::Worker])?;
         if peer.name == "shown" {
-            return Err(Status::failed_precondition(format!("{} asked for {:?}", peer.name, peer.sni)));
+            return Err(Status::failed_precondition(format!(
+                "{} asked for {:?}",
+                peer.name, peer.sni
+            )));
         }
         Ok(request)
     };
@@ -49,7 +52,10 @@ async fn serve(pki: &Path, hosts: &[&str]) -> Served {
             .await
             .unwrap();
     });
-    Served { address, _ends: token.drop_guard() }
+    Served {
+        address,
+        _ends: token.drop_guard(),
+    }
 }
 
 fn identity(pki: &Path, role: Role, name: &str) -> Identity {
@@ -57,15 +63,23 @@ fn identity(pki: &Path, role: Role, name: &str) -> Identity {
 }
 
 async fn check(channel: &Channel) -> Result<(), Status> {
-    let request = HealthCheckRequest { service: String::new() };
+    let request = HealthCheckRequest {
+        service: String::new(),
+    };
     let mut client = HealthClient::new(channel.clone());
-    tokio::time::timeout(Duration::from_secs(20), client.check(request)).await.expect("an answer").map(|_| ())
+    tokio::time::timeout(Duration::from_secs(20), client.check(request))
+        .await
+        .expect("an answer")
+        .map(|_| ())
 }
 
 /// In TLS 1.3 a client learns that its certificate was refused after its handshake, so that tonic calls it "unknown".
 async fn never_served(channel: &Channel) {
     let refused = check(channel).await.unwrap_err();
-    assert!(matches!(refused.code(), Code::Unavailable | Code::Unknown), "{refused:?}");
+    assert!(
+        matches!(refused.code(), Code::Unavailable | Code::Unknown),
+        "{refused:?}"
+    );
 }
 
 fn made(pki: &Path, certificates: &[(Role, &str)]) -> Ca {
@@ -80,11 +94,21 @@ fn made(pki: &Path, certificates: &[(Role, &str)]) -> Ca {
 #[tokio::test]
 async fn a_worker_reaches_the_host_that_it_meant() {
     let dir = tempfile::tempdir().unwrap();
-    made(dir.path(), &[(Role::Agent, "sim-1"), (Role::Agent, "sim-2"), (Role::Worker, "w-1"), (Role::Worker, "shown")]);
+    made(
+        dir.path(),
+        &[
+            (Role::Agent, "sim-1"),
+            (Role::Agent, "sim-2"),
+            (Role::Worker, "w-1"),
+            (Role::Worker, "shown"),
+        ],
+    );
     let served = serve(dir.path(), &["sim-1", "sim-2"]).await;
     let address = served.address.to_string();
     for host in ["sim-1", "sim-2"] {
-        check(&connect_agent(&address, host, &identity(dir.path(), Role::Worker, "w-1")).unwrap()).await.unwrap();
+        check(&connect_agent(&address, host, &identity(dir.path(), Role::Worker, "w-1")).unwrap())
+            .await
+            .unwrap();
     }
     let shown = connect_agent(&address, "sim-2", &identity(dir.path(), Role::Worker, "shown")).unwrap();
     let said = check(&shown).await.unwrap_err();
@@ -94,12 +118,32 @@ async fn a_worker_reaches_the_host_that_it_meant() {
 #[tokio::test]
 async fn the_right_ca_with_the_wrong_role_is_denied() {
     let dir = tempfile::tempdir().unwrap();
-    made(dir.path(), &[(Role::Agent, "host-1"), (Role::Agent, "host-2"), (Role::Api, "api-1"), (Role::Scheduler, "s-1")]);
+    made(
+        dir.path(),
+        &[
+            (Role::Agent, "host-1"),
+            (Role::Agent, "host-2"),
+            (Role::Api, "api-1"),
+            (Role::Scheduler, "s-1"),
+        ],
+    );
     let served = serve(dir.path(), &["host-1"]).await;
-    for (role, name) in [(Role::Api, "api-1"), (Role::Scheduler, "s-1"), (Role::Agent, "host-2")] {
-        let channel =
-            connect_agent(&served.address.to_string(), "host-1", &identity(dir.path(), role, name)).unwrap();
-        assert_eq!(check(&channel).await.unwrap_err().code(), Code::PermissionDenied, "{role}");
+    for (role, name) in [
+        (Role::Api, "api-1"),
+        (Role::Scheduler, "s-1"),
+        (Role::Agent, "host-2"),
+    ] {
+        let channel = connect_agent(
+            &served.address.to_string(),
+            "host-1",
+            &identity(dir.path(), role, name),
+        )
+        .unwrap();
+        assert_eq!(
+            check(&channel).await.unwrap_err().code(),
+            Code::PermissionDenied,
+            "{role}"
+        );
     }
 }
 
@@ -156,7 +200,11 @@ async fn an_expired_certificate_is_refused_on_both_sides() {
     let ca = made(dir.path(), &[(Role::Agent, "host-1"), (Role::Worker, "w-1")]);
     let long_ago = SystemTime::now() - Duration::from_secs(10 * 86_400);
     for (role, name) in [(Role::Worker, "late"), (Role::Agent, "host-2")] {
-        let request = Request { from: Some(long_ago), days: 5, ..Request::new(role, name) };
+        let request = Request {
+            from: Some(long_ago),
+            days: 5,
+            ..Request::new(role, name)
+        };
         ca.issue(&request, Existing::Keep).unwrap();
     }
     let served = serve(dir.path(), &["host-1", "host-2"]).await;
@@ -165,14 +213,19 @@ async fn an_expired_certificate_is_refused_on_both_sides() {
         let channel = connect_agent(&address, host, &identity(dir.path(), Role::Worker, worker)).unwrap();
         never_served(&channel).await;
     }
-    check(&connect_agent(&address, "host-1", &identity(dir.path(), Role::Worker, "w-1")).unwrap()).await.unwrap();
+    check(&connect_agent(&address, "host-1", &identity(dir.path(), Role::Worker, "w-1")).unwrap())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn another_trust_domain_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let ca = made(dir.path(), &[(Role::Agent, "host-1")]);
-    let request = Request { domain: "elsewhere".into(), ..Request::new(Role::Worker, "w-1") };
+    let request = Request {
+        domain: "elsewhere".into(),
+        ..Request::new(Role::Worker, "w-1")
+    };
     ca.issue(&request, Existing::Keep).unwrap();
     let served = serve(dir.path(), &["host-1"]).await;
     let worker = identity(dir.path(), Role::Worker, "w-1");
@@ -189,9 +242,15 @@ async fn who_has_no_certificate_is_refused() {
     let served = serve(dir.path(), &["host-1"]).await;
     let mut roots = rustls::RootCertStore::empty();
     let pem = std::fs::read(dir.path().join("ca.crt")).unwrap();
-    let ca = <rustls::pki_types::CertificateDer<'static> as rustls::pki_types::pem::PemObject>::from_pem_slice(&pem).unwrap();
+    let ca =
+        <rustls::pki_types::CertificateDer<'static> as rustls::pki_types::pem::PemObject>::from_pem_slice(
+            &pem,
+        )
+        .unwrap();
     roots.add(ca).unwrap();
-    let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let mut config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let stream = TcpStream::connect(served.address).await.unwrap();
@@ -201,7 +260,10 @@ async fn who_has_no_certificate_is_refused() {
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
         stream.read(&mut [0; 16]).await
     };
-    let error = tokio::time::timeout(Duration::from_secs(20), refused).await.unwrap().unwrap_err();
+    let error = tokio::time::timeout(Duration::from_secs(20), refused)
+        .await
+        .unwrap()
+        .unwrap_err();
     assert!(error.to_string().contains("CertificateRequired"), "{error}");
 }
 
@@ -229,16 +291,22 @@ async fn changed_files_are_re_read() {
 
     // The worker's certificate is renewed with one that has expired: new connections use it and are refused.
     let long_ago = SystemTime::now() - Duration::from_secs(10 * 86_400);
-    let expired = Request { from: Some(long_ago), days: 5, ..Request::new(Role::Worker, "w-1") };
+    let expired = Request {
+        from: Some(long_ago),
+        days: 5,
+        ..Request::new(Role::Worker, "w-1")
+    };
     ca.issue(&expired, Existing::Replace).unwrap();
     until(&address, &worker, Result::is_err).await;
-    ca.issue(&Request::new(Role::Worker, "w-1"), Existing::Replace).unwrap();
+    ca.issue(&Request::new(Role::Worker, "w-1"), Existing::Replace)
+        .unwrap();
     until(&address, &worker, Result::is_ok).await;
 
     // Half a renewal leaves the old in force.
     std::fs::write(dir.path().join("worker-w-1.crt"), "not yet").unwrap();
     until(&address, &worker, Result::is_ok).await;
-    ca.issue(&Request::new(Role::Worker, "w-1"), Existing::Replace).unwrap();
+    ca.issue(&Request::new(Role::Worker, "w-1"), Existing::Replace)
+        .unwrap();
 
     // A new CA for all of them: servers and clients follow.
     let anew = Ca::init(dir.path(), CA_DAYS, Existing::Replace).unwrap();
@@ -276,7 +344,11 @@ async fn a_channel_connects_again() {
     let (_, health) = tonic_health::server::health_reporter();
     let ended = token.clone();
     tokio::spawn(async move {
-        Server::builder().add_service(health).serve_with_incoming_shutdown(connections, ended.cancelled_owned()).await.unwrap();
+        Server::builder()
+            .add_service(health)
+            .serve_with_incoming_shutdown(connections, ended.cancelled_owned())
+            .await
+            .unwrap();
     });
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     while check(&channel).await.is_err() {
@@ -291,11 +363,25 @@ fn the_folder() {
 
     let dir = tempfile::tempdir().unwrap();
     let ca = made(dir.path(), &[(Role::Worker, "worker-1"), (Role::Agent, "host-1")]);
-    assert!(Ca::init(dir.path(), CA_DAYS, Existing::Keep).unwrap_err().to_string().contains("--force"));
+    assert!(
+        Ca::init(dir.path(), CA_DAYS, Existing::Keep)
+            .unwrap_err()
+            .to_string()
+            .contains("--force")
+    );
     let again = ca.issue(&Request::new(Role::Worker, "worker-1"), Existing::Keep);
-    assert!(again.unwrap_err().to_string().contains("worker-worker-1.crt exists"));
+    assert!(
+        again
+            .unwrap_err()
+            .to_string()
+            .contains("worker-worker-1.crt exists")
+    );
     for wrong in ["", "Host-1", "a b", "../x", "-a", "a/b"] {
-        assert!(ca.issue(&Request::new(Role::Agent, wrong), Existing::Keep).is_err(), "{wrong}");
+        assert!(
+            ca.issue(&Request::new(Role::Agent, wrong), Existing::Keep)
+                .is_err(),
+            "{wrong}"
+        );
     }
     let before = read_certificate(&dir.path().join("worker-worker-1.crt")).unwrap();
     ca.ensure(Role::Worker, "worker-1").unwrap();
@@ -310,5 +396,10 @@ fn the_folder() {
         .map(|shown| shown.path.file_name().unwrap().to_string_lossy().into_owned())
         .collect();
     assert_eq!(names, ["agent-host-1.crt", "ca.crt", "worker-worker-1.crt"]);
-    assert!(Ca::open(&dir.path().join("elsewhere")).unwrap_err().to_string().contains("pki init"));
+    assert!(
+        Ca::open(&dir.path().join("elsewhere"))
+            .unwrap_err()
+            .to_string()
+            .contains("pki init")
+    );
 }

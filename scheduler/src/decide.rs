@@ -7,6 +7,7 @@
 //!                 ─ the resource has a host: order there ─ else: placement
 //! ```
 
+use crate::made::made_so;
 use chrono::{DateTime, TimeDelta, Utc};
 use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_model::job::{Action, JobState, Mode, Verdict};
@@ -20,7 +21,7 @@ use rhyzome_store::rows::Waiting;
 use rhyzome_store::settle::{Effect, End};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A job is looked at again after this while its host or its reference isn't there; ends wake it sooner.
+/// A job is looked at again after this while its host can't be reached.
 const LOOK_AGAIN: TimeDelta = TimeDelta::seconds(1);
 /// After so many hosts refused it, a job waits until the first of them may be asked again.
 const REFUSALS: usize = 3;
@@ -55,6 +56,8 @@ pub struct ToPlace {
     pub request: Request,
     /// The order, but for its host.
     pub order: NewOrder,
+    /// Instances, by id or name, on whose hosts it must not be: for `request.apart_from`, which is empty still.
+    pub apart_from: Vec<String>,
     /// When a host that refused it may be asked again, if it must wait for that.
     pub refused_until: Option<DateTime<Utc>>,
 }
@@ -119,15 +122,16 @@ fn off_host(job: &DueJob, around: &Around<'_>) -> Result<Next, PlanError> {
     }
     if job.action == Action::Delete && job.referrers > 0 {
         let detail = "It comes after the deletes of the resources that need this one.";
-        let due = Some(around.now + LOOK_AGAIN);
-        return decided(wait(job, around, "reference", detail, JobState::Blocked, due));
+        return decided(wait(job, around, "reference", detail, JobState::Blocked, None));
     }
     if !matches!(job.action, Action::Create | Action::Delete) && job.applied.is_none() {
         let error = JobError::new(
             "PREDECESSOR_FAILED",
             format!("The {} was never made: its create failed or was cancelled.", job.kind),
         );
-        return decided(Decision::End(ended(job, JobState::Failed, error)));
+        // The resource's own reason is that of its create.
+        let effect = Effect::NotChanged { reason: None, reserve: None };
+        return decided(Decision::End(End { effect, ..ended(job, JobState::Failed, error) }));
     }
     if job.action != Action::Delete
         && let Some(decision) = references(job, around)
@@ -168,7 +172,7 @@ fn references(job: &DueJob, around: &Around<'_>) -> Option<Decision> {
     }
     let coming = around.refs.iter().find(|r| !r.applied)?;
     let detail = format!("It needs the {} {:?}, which is still being made.", coming.kind, coming.name);
-    Some(wait(job, around, "reference", &detail, JobState::Blocked, Some(around.now + LOOK_AGAIN)))
+    Some(wait(job, around, "reference", &detail, JobState::Blocked, None))
 }
 
 fn facts_of(reference: &RefRow) -> Option<ImageFacts> {
@@ -282,7 +286,8 @@ fn to_place(
         refused: hosts("no_room"),
         image_refused: hosts("image"),
     };
-    Ok(Next::Place(Box::new(ToPlace { request, order, refused_until })))
+    let apart_from = ops.apart_from(&job.spec)?.into_iter().map(|r| r.target).collect();
+    Ok(Next::Place(Box::new(ToPlace { request, order, apart_from, refused_until })))
 }
 
 /// It waits for room: says what excluded how many hosts.
@@ -359,16 +364,23 @@ fn ended(job: &DueJob, state: JobState, error: JobError) -> End {
     End { error: (state == JobState::Failed).then_some(error), ..end(job, state, effect) }
 }
 
+/// What is stored of it can't be planned: a fault of ours, which looking again doesn't mend.
+pub fn unplannable(job: &DueJob) -> Decision {
+    let error = JobError::new("INTERNAL", "It could not be planned, because of a fault of the service.");
+    Decision::End(ended(job, JobState::Failed, error))
+}
+
 fn succeeded(job: &DueJob, ops: &dyn KindOps) -> Result<End, PlanError> {
     let effect = if job.action == Action::Delete {
         Effect::Removed
     } else {
+        let (spec, generation) = made_so(job.kind, job.action, &job.spec, job.applied.as_ref(), job.generation)?;
         Effect::Applied {
-            spec: job.spec.clone(),
-            generation: job.generation,
+            metered: Some(ops.demand(&spec)?),
+            spec,
+            generation,
             facts: None,
             reserve: None,
-            metered: Some(ops.demand(&job.spec)?),
             observed: None,
         }
     };

@@ -3,7 +3,7 @@
 //! What is published was committed before; what was committed and not published, the sweep finds.
 
 use crate::backoff::Pause;
-use crate::decide::{Around, Next, ToPlace, decide, wait_for_room};
+use crate::decide::{Around, Next, ToPlace, decide, unplannable, wait_for_room};
 use crate::place::View;
 use crate::{Context, order, stats};
 use chrono::TimeDelta;
@@ -119,15 +119,18 @@ async fn decide_all(context: &Context, view: &mut View, batch: &DispatchTx) -> R
         };
         match decide(job, &around) {
             Ok(Next::Decided(decision)) => decisions.push(*decision),
-            Ok(Next::Place(to_place)) => {
+            Ok(Next::Place(mut to_place)) => {
+                keep_apart(context, job, batch, &decisions, &mut to_place).await?;
                 if let Some(order) = placed(view, &to_place) {
                     decisions.push(Decision::Order(order));
                 } else {
                     refused.push((job, *to_place));
                 }
             }
-            // A stored spec that can't be planned is a fault of ours; the job is not lost, and says so in the log each time.
-            Err(error) => tracing::error!(job = %job.id, %error, "no plan"),
+            Err(error) => {
+                tracing::error!(job = %job.id, %error, "no plan; it ends");
+                decisions.push(unplannable(job));
+            }
         }
     }
     if !refused.is_empty() {
@@ -138,6 +141,30 @@ async fn decide_all(context: &Context, view: &mut View, batch: &DispatchTx) -> R
         }
     }
     Ok(decisions)
+}
+
+/// Where those are from which it is kept apart: as committed, and as decided just now in the same batch.
+async fn keep_apart(
+    context: &Context,
+    job: &DueJob,
+    batch: &DispatchTx,
+    decisions: &[Decision],
+    to_place: &mut ToPlace,
+) -> Result<(), StoreError> {
+    if to_place.apart_from.is_empty() {
+        return Ok(());
+    }
+    to_place.request.apart_from = context.store.hosts_of(&job.tenant, job.kind, &to_place.apart_from).await?;
+    for decision in decisions {
+        let Decision::Order(order) = decision else { continue };
+        let Some(other) = batch.jobs.iter().find(|j| j.id == order.job && j.tenant == job.tenant && j.kind == job.kind) else {
+            continue;
+        };
+        if to_place.apart_from.iter().any(|t| *t == other.name || *t == other.resource.to_string()) {
+            to_place.request.apart_from.push(order.host.clone());
+        }
+    }
+    Ok(())
 }
 
 fn placed(view: &mut View, to_place: &ToPlace) -> Option<NewOrder> {

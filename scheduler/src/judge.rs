@@ -5,9 +5,10 @@
 
 use crate::backoff;
 use crate::config::SchedulerConfig;
+use crate::made::made_so;
 use chrono::{DateTime, TimeDelta, Utc};
 use rhyzome_model::ids::{Fence, ResourceId};
-use rhyzome_model::job::{Action, JobState, Mode};
+use rhyzome_model::job::{Action, JobState, Mode, Verdict};
 use rhyzome_model::kinds::{Demand, Kind, PlanError, kept_gib};
 use rhyzome_model::problem::JobError;
 use rhyzome_model::step::ImageFacts;
@@ -60,6 +61,10 @@ pub fn judge(job: &OpenJob, report: &Report, moment: Moment<'_>) -> Result<Optio
             let effect = if job.action == Action::Delete { Effect::Removed } else { applied(job, report)? };
             Settlement::End(End { networks: networks(report), ..end(job, JobState::Succeeded, None, steps, effect) })
         }
+        // These only go forward: whatever ended the order, they are tried again.
+        OutcomeKind::Failed | OutcomeKind::Cancelled | OutcomeKind::Released if job.action.forward_only() => {
+            again(job, report, Some(steps), error, moment)
+        }
         OutcomeKind::Failed => {
             let error = error.unwrap_or_else(|| JobError::new("FAILED", "It failed."));
             let effect = came_to_nothing(job, Some(&error))?;
@@ -73,12 +78,34 @@ pub fn judge(job: &OpenJob, report: &Report, moment: Moment<'_>) -> Result<Optio
             let effect = came_to_nothing(job, None)?;
             Settlement::End(end(job, JobState::Cancelled, None, steps, effect))
         }
-        OutcomeKind::Released => released(job, error.as_ref(), moment),
+        OutcomeKind::Released => match not_placed_anew(job, error.clone()) {
+            Some(error) => {
+                let effect = came_to_nothing(job, Some(&error))?;
+                Settlement::End(end(job, JobState::Failed, Some(error), steps, effect))
+            }
+            None => released(job, error.as_ref(), moment),
+        },
         OutcomeKind::Suspended => again(job, report, Some(steps), error, moment),
         OutcomeKind::Stale => again(job, report, None, None, moment),
         kind @ (OutcomeKind::StepFailed | OutcomeKind::TurnToUndo) => return Err(JudgeError::NotForReports(kind)),
     };
     Ok(Some(settlement))
+}
+
+/// Why a job ends that was released: it was marked to end, or its resource lives on that host and can't be placed elsewhere.
+fn not_placed_anew(job: &OpenJob, error: Option<JobError>) -> Option<JobError> {
+    match job.verdict {
+        Some(Verdict::Deadline) => Some(JobError {
+            retryable: true,
+            ..JobError::new("DEADLINE_EXCEEDED", "It was not done before its deadline.")
+        }),
+        Some(Verdict::Failed) => Some(error.unwrap_or_else(|| JobError::new("FAILED", "It failed."))),
+        Some(Verdict::Cancelled | Verdict::Released) | None if job.action == Action::Create => None,
+        Some(Verdict::Cancelled | Verdict::Released) | None => Some(error.unwrap_or_else(|| JobError {
+            retryable: true,
+            ..JobError::new("NO_ROOM", "Its host has no room for the change.")
+        })),
+    }
 }
 
 fn phase(job: &OpenJob, report: &Report) -> JobState {
@@ -127,7 +154,8 @@ fn output<T: for<'a> Deserialize<'a>>(report: &Report, name: &str) -> Option<T> 
 }
 
 fn applied(job: &OpenJob, report: &Report) -> Result<Effect, JudgeError> {
-    let demand = job.kind.ops().demand(&job.spec)?;
+    let (spec, generation) = made_so(job.kind, job.action, &job.spec, job.applied.as_ref(), job.generation)?;
+    let demand = job.kind.ops().demand(&spec)?;
     let facts: Option<ImageFacts> = match job.kind {
         Kind::Image => output(report, "ensure_image"),
         Kind::Network | Kind::Instance => None,
@@ -138,12 +166,12 @@ fn applied(job: &OpenJob, report: &Report) -> Result<Effect, JudgeError> {
         (Kind::Instance, _) => kept_reservation(job, &job.spec)?,
     };
     Ok(Effect::Applied {
-        spec: job.spec.clone(),
-        generation: job.generation,
+        observed: powered(job, &spec),
+        spec,
+        generation,
         facts: facts.map(serde_json::to_value).transpose().map_err(|e| WireError::Broken(e.to_string()))?,
         reserve,
         metered: Some(demand),
-        observed: powered(job),
     })
 }
 
@@ -159,8 +187,8 @@ fn kept_reservation(job: &OpenJob, spec: &Value) -> Result<Option<Kept>, JudgeEr
 }
 
 /// A job that set the power saw it set; what an agent saw since then is newer.
-fn powered(job: &OpenJob) -> Option<(Value, DateTime<Utc>)> {
-    let power = job.spec.get("power")?.as_str()?;
+fn powered(job: &OpenJob, spec: &Value) -> Option<(Value, DateTime<Utc>)> {
+    let power = spec.get("power")?.as_str()?;
     let observed = serde_json::json!({ "power": power, "detail": "", "metrics": {} });
     Some((observed, job.dispatched_at?))
 }

@@ -7,6 +7,7 @@
 //! | `place` | the view of the hosts that placement works on |
 //! | `order` | the order's message |
 //! | `settle` | the loop: events are reduced, judged, committed, acked |
+//! | `made` | what a job that succeeded made so; pure |
 //! | `judge` | what one report comes to; pure |
 //! | `sweep` | quiet orders, deadlines, streams that went, old rows |
 //! | `hosts` | watches of agents: capacity, load, guests, epoch |
@@ -18,6 +19,7 @@ pub mod decide;
 pub mod dispatch;
 pub mod hosts;
 pub mod judge;
+pub mod made;
 pub mod order;
 pub mod place;
 pub mod settle;

@@ -91,6 +91,17 @@ impl Store {
         {
             return Ok(earlier);
         }
+        let answer = self.change_once(request).await?;
+        // The same request, sent twice, may have been refused because of itself: then its first answer counts.
+        if let (Err(_), Some(key)) = (&answer, &request.idempotency)
+            && let Some(earlier) = self.idempotency_find(&request.tenant, key).await?
+        {
+            return Ok(earlier);
+        }
+        Ok(answer)
+    }
+
+    async fn change_once(&self, request: &ChangeRequest) -> Result<Result<Reply, Refusal>, StoreError> {
         let now = Utc::now().trunc_subsecs(6);
         let mut tx = self.pool.begin().await?;
         let Some(before) = lock_resource(&mut tx, &request.tenant, request.kind, request.id).await? else {
@@ -201,8 +212,13 @@ impl Store {
         };
         if before.deleting {
             let job = delete_job(&mut tx, id).await?;
-            let job = self.job_get(job).await?.ok_or_else(|| StoreError::row("jobs", "a delete without its job"))?;
-            return Ok(Ok(Deleted { resource: before, job, cancelled: Vec::new(), now: AcceptedNow::Earlier }));
+            let job = crate::jobs::job_in(&mut tx, job)
+                .await?
+                .ok_or_else(|| StoreError::row("jobs", "a delete without its job"))?;
+            // One that couldn't even begin ends failed: then this one tries again.
+            if !job.state.is_done() {
+                return Ok(Ok(Deleted { resource: before, job, cancelled: Vec::new(), now: AcceptedNow::Earlier }));
+            }
         }
         if from_generation.is_some_and(|g| g != before.generation) {
             return Ok(Err(Refusal::Moved));
@@ -275,7 +291,7 @@ impl Store {
             return Ok(Err(Refusal::NotFound));
         };
         let mut tx = self.pool.begin().await?;
-        sqlx::query!("SELECT id FROM resources WHERE id = $1 FOR UPDATE", row.resource_id.0)
+        sqlx::query!("SELECT id FROM resources WHERE id = $1 FOR NO KEY UPDATE", row.resource_id.0)
             .fetch_optional(&mut *tx)
             .await?;
         if let Err(refusal) = cancel_locked(&mut tx, job, now).await? {
@@ -304,6 +320,24 @@ impl Store {
         {
             return Ok(earlier);
         }
+        let answer = self.retry_once(tenant, job, new_job, step_names, idempotency, origin).await?;
+        if let (Err(_), Some(key)) = (&answer, idempotency)
+            && let Some(earlier) = self.idempotency_find(tenant, key).await?
+        {
+            return Ok(earlier);
+        }
+        Ok(answer)
+    }
+
+    async fn retry_once(
+        &self,
+        tenant: &TenantId,
+        job: JobId,
+        new_job: JobId,
+        step_names: &[&'static str],
+        idempotency: Option<&IdempotencyKey>,
+        origin: &Origin,
+    ) -> Result<Result<Reply, Refusal>, StoreError> {
         let now = Utc::now().trunc_subsecs(6);
         let Some(old) = self.job_get(job).await?.filter(|j| j.tenant == *tenant) else {
             return Ok(Err(Refusal::NotFound));
@@ -327,22 +361,18 @@ impl Store {
         sqlx::query!("UPDATE resources SET reason = NULL, updated_at = $2 WHERE id = $1", before.id.0, now)
             .execute(&mut *tx)
             .await?;
-        let waits = sqlx::query_scalar!(
-            r#"SELECT EXISTS (SELECT FROM resource_refs f JOIN resources r ON r.id = f.to_id
-                              WHERE f.from_id = $1 AND r.applied IS NULL) AS "waits!""#,
-            before.id.0
-        )
-        .fetch_one(&mut *tx)
-        .await?;
+        // What was never made must be made first, whatever the job was.
+        let action = if before.applied.is_none() { Action::Create } else { old.action };
         let job = insert_job(
             &mut tx,
             NewJob {
                 id: new_job,
                 resource: &before,
-                action: old.action,
+                action,
                 spec: &before.spec,
                 generation: before.generation,
-                state: if waits { JobState::Blocked } else { JobState::Queued },
+                // Whether it waits for a reference, dispatch judges.
+                state: JobState::Queued,
                 steps: step_names.iter().map(|s| StepRow::pending(s)).collect(),
                 deadline: Some(now + TimeDelta::seconds(origin.deadline_s)),
                 origin,
@@ -375,7 +405,7 @@ async fn lock_resource(
     id: ResourceId,
 ) -> Result<Option<ResourceRow>, StoreError> {
     let locked = sqlx::query_scalar!(
-        "SELECT id FROM resources WHERE id = $1 AND tenant = $2 AND kind = $3 FOR UPDATE",
+        "SELECT id FROM resources WHERE id = $1 AND tenant = $2 AND kind = $3 FOR NO KEY UPDATE",
         id.0,
         tenant.as_str(),
         kind.as_str()
@@ -422,7 +452,7 @@ async fn cancel_locked(
     now: DateTime<Utc>,
 ) -> Result<Result<(), Refusal>, StoreError> {
     let row = sqlx::query!(
-        "SELECT state, action, host, resource_id FROM jobs WHERE id = $1 FOR UPDATE",
+        "SELECT state, action, host, resource_id FROM jobs WHERE id = $1 FOR NO KEY UPDATE",
         job.0
     )
     .fetch_one(&mut **tx)
@@ -459,15 +489,14 @@ async fn cancel_locked(
         )
         .execute(&mut **tx)
         .await?;
-        crate::settle::after_end(tx, &[row.resource_id], now).await?;
+        crate::settle::wake(tx, &[row.resource_id], &[]).await?;
         return Ok(Ok(()));
     }
     if action.forward_only() {
         return Ok(Err(Refusal::NotCancellable));
     }
     sqlx::query!(
-        "UPDATE jobs SET cancel_requested_at = $2, due = CASE WHEN mode = 'undo' THEN due ELSE $2 END,
-                verdict = CASE WHEN mode = 'undo' THEN verdict ELSE 'cancelled' END
+        "UPDATE jobs SET cancel_requested_at = $2, due = CASE WHEN mode = 'undo' THEN due ELSE now() END
          WHERE id = $1 AND cancel_requested_at IS NULL",
         job.0,
         now
@@ -519,11 +548,11 @@ async fn replace_static_leases(
 }
 
 async fn insert_job(tx: &mut Transaction<'_, Postgres>, new: NewJob<'_>) -> Result<JobRow, StoreError> {
-    let due = (new.state == JobState::Queued).then_some(new.now);
+    let due = new.state == JobState::Queued;
     let seq = sqlx::query_scalar!(
         "INSERT INTO jobs (id, tenant, kind, action, resource_id, resource_name, generation, spec, state, steps, due, deadline_at,
                            actor, trace_id, traceparent, retry_of, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) RETURNING seq",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, CASE WHEN $11::bool THEN now() END, $12, $13, $14, $15, $16, $17) RETURNING seq",
         new.id.0,
         new.resource.tenant.as_str(),
         new.resource.kind.as_str(),

@@ -243,10 +243,10 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         let rows = sqlx::query!(
             r#"WITH mine AS (
-                   SELECT name FROM hosts WHERE watch_owner = $1 AND watch_until > now() ORDER BY name FOR UPDATE
+                   SELECT name FROM hosts WHERE watch_owner = $1 AND watch_until > now() ORDER BY name FOR NO KEY UPDATE
                ), free AS (
                    SELECT name FROM hosts WHERE watch_owner IS NULL OR watch_until IS NULL OR watch_until <= now()
-                   ORDER BY name LIMIT $3 FOR UPDATE SKIP LOCKED
+                   ORDER BY name LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
                )
                UPDATE hosts h SET watch_owner = $1, watch_until = now() + make_interval(secs => $2),
                       watch_up = CASE WHEN h.name IN (SELECT name FROM mine) THEN h.watch_up ELSE false END
@@ -259,7 +259,7 @@ impl Store {
         .fetch_all(&mut *tx)
         .await?;
         let names: Vec<String> = rows.iter().map(|r| r.name.clone()).collect();
-        let next = sqlx::query_scalar!(r#"SELECT last_value + 1 AS "next!" FROM fences"#).fetch_one(&mut *tx).await?;
+        let next = sqlx::query_scalar!(r#"SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END AS "next!" FROM fences"#).fetch_one(&mut *tx).await?;
         let floors: BTreeMap<String, i64> = sqlx::query!(
             r#"SELECT host AS "host!", min(first_fence) AS "floor!" FROM jobs
                WHERE ended_at IS NULL AND first_fence IS NOT NULL AND host = ANY($1) GROUP BY host"#,
@@ -357,8 +357,9 @@ impl Store {
         let names: Vec<String> = loads.iter().map(|l| l.0.to_string()).collect();
         let values: Vec<Value> = loads.iter().map(|l| l.1.clone()).collect();
         sqlx::query!(
-            "UPDATE hosts h SET load = q.load, seen_at = now()
-             FROM unnest($1::text[], $2::jsonb[]) AS q(name, load) WHERE h.name = q.name",
+            "WITH l AS (SELECT name FROM hosts WHERE name = ANY($1) ORDER BY name FOR NO KEY UPDATE)
+             UPDATE hosts h SET load = q.load, seen_at = now()
+             FROM l, unnest($1::text[], $2::jsonb[]) AS q(name, load) WHERE h.name = q.name AND l.name = h.name",
             &names,
             &values
         )
@@ -392,9 +393,10 @@ impl Store {
         let observed: Vec<Value> = guests.iter().map(|g| g.observed.clone()).collect();
         let times: Vec<DateTime<Utc>> = guests.iter().map(|g| g.at).collect();
         let changed = sqlx::query_scalar!(
-            "UPDATE resources r SET observed = q.observed, observed_at = q.at
-             FROM unnest($2::uuid[], $3::jsonb[], $4::timestamptz[]) AS q(id, observed, at)
-             WHERE r.id = q.id AND r.host = $1 AND (r.observed_at IS NULL OR r.observed_at <= q.at)
+            "WITH l AS (SELECT id FROM resources WHERE id = ANY($2) AND host = $1 ORDER BY id FOR NO KEY UPDATE)
+             UPDATE resources r SET observed = q.observed, observed_at = q.at
+             FROM l, unnest($2::uuid[], $3::jsonb[], $4::timestamptz[]) AS q(id, observed, at)
+             WHERE r.id = q.id AND l.id = r.id AND r.host = $1 AND (r.observed_at IS NULL OR r.observed_at <= q.at)
              RETURNING r.id",
             host.as_str(),
             &ids,

@@ -51,18 +51,13 @@ pub struct Neighbour {
 impl Store {
     /// One resource, if the reader may know of it.
     pub async fn resource_get(&self, scope: &Scope, kind: Kind, id: ResourceId) -> Result<Option<ResourceRow>, StoreError> {
-        let mut tx = self.pool.begin().await?;
-        let row = resource_in(&mut tx, id).await?;
-        tx.commit().await?;
+        let row = resource_on(&self.pool, id).await?;
         Ok(row.filter(|r| r.kind == kind && visible(scope, r)))
     }
 
     /// One resource by id, whoever asks: for reading one's own writes.
     pub async fn resource_by_id(&self, id: ResourceId) -> Result<Option<ResourceRow>, StoreError> {
-        let mut tx = self.pool.begin().await?;
-        let row = resource_in(&mut tx, id).await?;
-        tx.commit().await?;
-        Ok(row)
+        resource_on(&self.pool, id).await
     }
 
     /// A page of resources, oldest first.
@@ -83,16 +78,25 @@ impl Store {
             r#"SELECT r.id, r.tenant, r.kind, r.name, r.tags, r.spec, r.generation, r.deleting, r.public, r.applied,
                       r.observed_generation, r.facts, r.observed, r.observed_at, r.reason, r.host, r.created_at, r.updated_at,
                       j.id AS "job_id?", j.action AS "job_action?", j.state AS "job_state?"
-               FROM resources r
+               FROM (
+                   -- Its own, and public ones of others: each in the order of an index.
+                   (SELECT o.id FROM resources o
+                    WHERE o.kind = $1 AND ($2::text IS NULL OR o.tenant = $2)
+                      AND ($4::text IS NULL OR o.name = $4) AND o.tags @> $5
+                      AND ($6::timestamptz IS NULL OR (o.created_at, o.id) > ($6, $7::uuid))
+                    ORDER BY o.created_at, o.id LIMIT $8)
+                   UNION ALL
+                   (SELECT o.id FROM resources o
+                    WHERE $3 AND o.public AND o.kind = $1 AND o.tenant <> $2
+                      AND ($4::text IS NULL OR o.name = $4) AND o.tags @> $5
+                      AND ($6::timestamptz IS NULL OR (o.created_at, o.id) > ($6, $7::uuid))
+                    ORDER BY o.created_at, o.id LIMIT $8)
+               ) page
+               JOIN resources r ON r.id = page.id
                LEFT JOIN LATERAL (
                    SELECT jobs.id, jobs.action, jobs.state FROM job_resources q JOIN jobs ON jobs.id = q.job_id
                    WHERE q.resource_id = r.id ORDER BY q.seq LIMIT 1
                ) j ON true
-               WHERE r.kind = $1
-                 AND ($2::text IS NULL OR r.tenant = $2 OR ($3 AND r.public))
-                 AND ($4::text IS NULL OR r.name = $4)
-                 AND r.tags @> $5
-                 AND ($6::timestamptz IS NULL OR (r.created_at, r.id) > ($6, $7::uuid))
                ORDER BY r.created_at, r.id LIMIT $8"#,
             kind.as_str(),
             tenant,
@@ -138,6 +142,21 @@ impl Store {
         }
     }
 
+    /// The hosts of a tenant's resources, by id or name; those that are gone, or nowhere, are left out.
+    pub async fn hosts_of(&self, tenant: &TenantId, kind: Kind, targets: &[String]) -> Result<Vec<HostName>, StoreError> {
+        let hosts = sqlx::query_scalar!(
+            r#"SELECT DISTINCT host AS "host!" FROM resources
+               WHERE tenant = $1 AND kind = $2 AND (name = ANY($3) OR id = ANY($4)) AND host IS NOT NULL"#,
+            tenant.as_str(),
+            kind.as_str(),
+            targets,
+            &targets.iter().filter_map(|t| Uuid::parse_str(t).ok()).collect::<Vec<_>>()
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(hosts.into_iter().map(HostName).collect())
+    }
+
     /// Resources that refer to this one and aren't being deleted.
     pub async fn dependants_of(&self, id: ResourceId) -> Result<Vec<Neighbour>, StoreError> {
         let rows = sqlx::query!(
@@ -154,12 +173,16 @@ impl Store {
             .collect()
     }
 
-    /// What the host that a network lives on said of it (`namespace`), and that host; for operators.
-    pub async fn network_home(&self, id: ResourceId) -> Result<Option<(HostName, Option<Value>)>, StoreError> {
-        let row = sqlx::query!("SELECT host, facts FROM network_homes WHERE network_id = $1", id.0)
-            .fetch_optional(&self.pool)
+    /// The hosts that networks live on, with what those said of them (`namespace`), by network; for operators.
+    pub async fn network_homes(
+        &self,
+        ids: &[ResourceId],
+    ) -> Result<BTreeMap<ResourceId, (HostName, Option<Value>)>, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|i| i.0).collect();
+        let rows = sqlx::query!("SELECT network_id, host, facts FROM network_homes WHERE network_id = ANY($1)", &ids)
+            .fetch_all(&self.pool)
             .await?;
-        Ok(row.map(|r| (HostName(r.host), r.facts)))
+        Ok(rows.into_iter().map(|r| (ResourceId(r.network_id), (HostName(r.host), r.facts))).collect())
     }
 }
 
@@ -172,6 +195,13 @@ fn visible(scope: &Scope, row: &ResourceRow) -> bool {
 }
 
 pub(crate) async fn resource_in(tx: &mut Transaction<'_, Postgres>, id: ResourceId) -> Result<Option<ResourceRow>, StoreError> {
+    resource_on(&mut **tx, id).await
+}
+
+async fn resource_on<'e, E>(on: E, id: ResourceId) -> Result<Option<ResourceRow>, StoreError>
+where
+    E: sqlx::Executor<'e, Database = Postgres>,
+{
     sqlx::query_as!(
         RawResource,
         r#"SELECT r.id, r.tenant, r.kind, r.name, r.tags, r.spec, r.generation, r.deleting, r.public, r.applied,
@@ -185,7 +215,7 @@ pub(crate) async fn resource_in(tx: &mut Transaction<'_, Postgres>, id: Resource
            WHERE r.id = $1"#,
         id.0
     )
-    .fetch_optional(&mut **tx)
+    .fetch_optional(on)
     .await?
     .map(ResourceRow::try_from)
     .transpose()

@@ -65,8 +65,9 @@ impl Store {
         let ids: Vec<uuid::Uuid> = jobs.iter().map(|j| j.0.0).collect();
         let fences: Vec<i64> = jobs.iter().map(|j| j.1).collect();
         sqlx::query!(
-            "UPDATE jobs j SET dispatched_at = now() FROM unnest($1::uuid[], $2::int8[]) AS q(id, fence)
-             WHERE j.id = q.id AND j.fence = q.fence AND j.dispatched_at IS NOT NULL",
+            "WITH l AS (SELECT id FROM jobs WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE)
+             UPDATE jobs j SET dispatched_at = now() FROM l, unnest($1::uuid[], $2::int8[]) AS q(id, fence)
+             WHERE j.id = q.id AND l.id = j.id AND j.fence = q.fence AND j.dispatched_at IS NOT NULL",
             &ids,
             &fences
         )
@@ -78,13 +79,10 @@ impl Store {
     /// Makes due what passed its deadline going forward: dispatch turns it to undo. Delete and repair have none.
     pub async fn deadlines_pass(&self, limit: i64) -> Result<u64, StoreError> {
         let done = sqlx::query!(
-            "WITH q AS (
-                 SELECT id FROM jobs WHERE ended_at IS NULL AND deadline_at < now() AND mode = 'forward' AND due IS DISTINCT FROM NULL
-                       AND due > now()
-                 UNION ALL
-                 SELECT id FROM jobs WHERE ended_at IS NULL AND deadline_at < now() AND mode = 'forward' AND due IS NULL
-                 LIMIT $1
-             ), l AS (SELECT j.id FROM jobs j JOIN q ON q.id = j.id FOR NO KEY UPDATE OF j SKIP LOCKED)
+            "WITH l AS (
+                 SELECT id FROM jobs WHERE ended_at IS NULL AND deadline_at < now() AND mode = 'forward' AND (due IS NULL OR due > now())
+                 LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+             )
              UPDATE jobs j SET due = now(), state = CASE WHEN j.state = 'blocked' THEN 'queued' ELSE j.state END FROM l WHERE j.id = l.id",
             limit
         )
@@ -93,10 +91,21 @@ impl Store {
         Ok(done.rows_affected())
     }
 
-    /// Wakes blocked jobs that nothing woke: a belt beside the braces, seldom and few at a time.
+    /// Wakes blocked jobs that wait for nothing any more and that nothing woke: a belt beside the braces.
     pub async fn blocked_recheck(&self, limit: i64) -> Result<u64, StoreError> {
         let done = sqlx::query!(
-            "WITH l AS (SELECT id FROM jobs WHERE state = 'blocked' AND due IS NULL ORDER BY seq LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)
+            "WITH l AS (
+                 SELECT j.id FROM jobs j
+                 WHERE j.ended_at IS NULL AND j.state = 'blocked' AND j.due IS NULL
+                   AND NOT EXISTS (SELECT FROM job_resources own JOIN job_resources q ON q.resource_id = own.resource_id AND q.seq < own.seq
+                                   WHERE own.job_id = j.id)
+                   AND CASE WHEN j.action = 'delete'
+                       THEN NOT EXISTS (SELECT FROM resource_refs f WHERE f.to_id = j.resource_id)
+                       ELSE NOT EXISTS (SELECT FROM resource_refs f JOIN resources r ON r.id = f.to_id
+                                        WHERE f.from_id = j.resource_id AND r.applied IS NULL
+                                          AND EXISTS (SELECT FROM job_resources q WHERE q.resource_id = r.id)) END
+                 LIMIT $1 FOR NO KEY UPDATE OF j SKIP LOCKED
+             )
              UPDATE jobs j SET state = 'queued', due = now() FROM l WHERE j.id = l.id",
             limit
         )
@@ -109,7 +118,7 @@ impl Store {
     pub async fn capacity_wake(&self, reasons: &[&str], limit: i64) -> Result<u64, StoreError> {
         let reasons: Vec<String> = reasons.iter().map(|r| (*r).to_owned()).collect();
         let done = sqlx::query!(
-            "WITH l AS (SELECT id FROM jobs WHERE due > now() AND waiting ->> 'reason' = ANY($1) ORDER BY seq LIMIT $2
+            "WITH l AS (SELECT id FROM jobs WHERE ended_at IS NULL AND due > now() AND waiting ->> 'reason' = ANY($1) ORDER BY seq LIMIT $2
                         FOR NO KEY UPDATE SKIP LOCKED)
              UPDATE jobs j SET due = now() FROM l WHERE j.id = l.id",
             &reasons,
@@ -147,7 +156,7 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
-        let undoing = sqlx::query_scalar!(r#"SELECT count(*) AS "n!" FROM jobs WHERE state = 'undoing'"#).fetch_one(&self.pool).await?;
+        let undoing = sqlx::query_scalar!(r#"SELECT count(*) AS "n!" FROM jobs WHERE ended_at IS NULL AND state = 'undoing'"#).fetch_one(&self.pool).await?;
         let hosts = sqlx::query!(
             r#"SELECT CASE WHEN NOT (watch_up AND coalesce(watch_until > now(), false)) THEN 'unreachable'
                            WHEN cordoned THEN 'cordoned' ELSE 'ready' END AS "state!", count(*) AS "n!"

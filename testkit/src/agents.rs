@@ -36,6 +36,7 @@ impl Default for AgentSize {
 #[derive(Debug)]
 pub struct Agent {
     name: String,
+    label: String,
     hosts: u32,
     size: AgentSize,
     folder: PathBuf,
@@ -51,12 +52,21 @@ impl Agent {
     /// # Panics
     /// Where something of it fails.
     pub fn start(stack: &Stack, name: &str, hosts: u32, size: AgentSize) -> Self {
+        Self::start_labelled(stack, name, name, hosts, size)
+    }
+
+    /// As [`Agent::start`], with the label `test=LABEL` instead of `test=NAME`.
+    ///
+    /// # Panics
+    /// Where something of it fails.
+    pub fn start_labelled(stack: &Stack, name: &str, label: &str, hosts: u32, size: AgentSize) -> Self {
         let folder = stack.folder().join(format!("agent-{name}"));
         if let Err(error) = std::fs::create_dir_all(&folder) {
             panic!("making {}: {error}", folder.display());
         }
         let mut agent = Self {
             name: name.to_owned(),
+            label: label.to_owned(),
             hosts,
             size,
             folder,
@@ -78,7 +88,7 @@ impl Agent {
 
     /// The value of its hosts' label `test`.
     pub fn label(&self) -> &str {
-        &self.name
+        &self.label
     }
 
     /// Its hosts' names.
@@ -166,7 +176,7 @@ impl Agent {
             .args(["--vcpus", &self.size.vcpus.to_string()])
             .args(["--memory-mib", &self.size.memory_mib.to_string()])
             .args(["--disk-gib", &self.size.disk_gib.to_string()])
-            .args(["--label", &format!("test={}", self.name)])
+            .args(["--label", &format!("test={}", self.label)])
             .arg("--faults")
             .arg(self.faults().path())
             .env(guard::MARK, &self.stack_folder)

@@ -61,6 +61,21 @@ impl Database {
         options(&self.url)
     }
 
+    /// Runs statements on it: what another role would have written.
+    ///
+    /// # Panics
+    /// Where Postgres refuses one.
+    pub async fn execute(&self, statements: &str) {
+        let done = async {
+            let mut connection = PgConnection::connect_with(&self.options()).await?;
+            connection.execute(AssertSqlSafe(statements)).await?;
+            connection.close().await
+        };
+        if let Err(error) = done.await {
+            panic!("{statements}: {error}");
+        }
+    }
+
     /// A store on it with so many connections.
     ///
     /// # Panics

@@ -8,7 +8,7 @@ use rhyzome_testkit::nats::NatsServer;
 async fn each_test_has_a_database_of_its_own_with_the_migrations_applied() {
     let (one, other) = (Database::fresh().await, Database::fresh().await);
     assert_ne!(one.url(), other.url());
-    one.store(1).await.check_migrated().await.unwrap();
+    one.store(1).await.ready().await.unwrap();
     let store = other.store(1).await;
     sqlx::query("CREATE TABLE only_here (id int)")
         .execute(store.pool())

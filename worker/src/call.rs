@@ -71,13 +71,14 @@ fn failed(status: &Status, heard: Heard) -> Answer {
     tracing::debug!(code = ?status.code(), message = status.message(), "call failed");
     match (status.code(), heard) {
         (Code::Unavailable, Heard::Nothing) => Answer::Unreachable,
-        // Not told its epoch yet, or too much to do.
-        (Code::ResourceExhausted | Code::FailedPrecondition, Heard::Nothing) => Answer::Busy,
+        (Code::ResourceExhausted, Heard::Nothing) => Answer::Busy,
         (
             Code::InvalidArgument
             | Code::NotFound
             | Code::AlreadyExists
             | Code::PermissionDenied
+            // A known key with another hash.
+            | Code::FailedPrecondition
             | Code::OutOfRange
             | Code::Unimplemented
             | Code::Unauthenticated,
@@ -95,8 +96,7 @@ fn failed(status: &Status, heard: Heard) -> Answer {
             | Code::Internal
             | Code::Unavailable
             | Code::DataLoss
-            | Code::ResourceExhausted
-            | Code::FailedPrecondition,
+            | Code::ResourceExhausted,
             _,
         ) => Answer::Broke,
     }

@@ -121,9 +121,9 @@ async fn the_table() {
         ),
         (
             "create",
-            vec![Refuse(Code::FailedPrecondition), End(Succeeded)],
-            vec![FORWARD; 2],
-            Succeeded,
+            vec![Refuse(Code::FailedPrecondition)],
+            vec![FORWARD],
+            Suspended,
         ),
         (
             "create",

@@ -183,7 +183,7 @@ async fn told_to_end_it_finishes_what_it_can() {
     assert!(matches!(stack.presence(&later).await, OrderPresence::Live { .. }));
 }
 
-async fn orders_told(stack: &Stack) -> u64 {
+async fn events_told(stack: &Stack) -> u64 {
     rhyzome_nats::events::position(&stack.scheduler).await.unwrap()
 }
 
@@ -194,12 +194,17 @@ async fn the_last_delivery_goes_back_to_postgres() {
     let order = stack.order("create");
     stack.publish(&order).await;
     held(&stack, 1).await;
+    eventually("the step is told of", || async {
+        (events_told(&stack).await > 0).then_some(())
+    })
+    .await;
     worker.end().await;
     let report = stack.outcome(&order).await;
     assert_eq!(
         (kind(&report), code(&report).as_str()),
         (OutcomeKind::Suspended, "WORKER_STOPPED")
     );
+    assert_eq!(report.steps.len(), 1, "what was known of it is told");
     stack.acked(&order).await;
 }
 

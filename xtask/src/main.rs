@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod demo;
 mod fetch;
 mod image;
@@ -41,6 +42,9 @@ enum Task {
     Demo(stack::UpArgs),
     /// Stop a stack that runs, guests too.
     Down(stack::DownArgs),
+    /// Measure the whole path of jobs on simulated hosts, next to this machine's limits; `--help` lists its options.
+    #[command(disable_help_flag = true)]
+    Bench(bench::BenchArgs),
     /// Run every test of the workspace, with real tools.
     Test(test::TestArgs),
     /// Rewrite the committed query data in `.sqlx` from the migrations.
@@ -66,6 +70,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Up(args) => stack::up(&args),
         Task::Demo(args) => demo::command(&args),
         Task::Down(args) => stack::down(&args),
+        Task::Bench(args) => bench::command(&args),
         Task::Test(args) => test::command(&args),
         Task::Sqlx(args) => sqlx::command(&args),
         Task::Prepush(args) => prepush::command(&args),

@@ -108,8 +108,9 @@ pub fn admit(asked: &Asked<'_>, known: &Known<'_>) -> Admission {
     if asked.fence < known.floor {
         return Admission::BelowFloor;
     }
-    let stale =
-        |held: ResourceFence| held.fence > asked.fence || (held.fence == asked.fence && held.job != asked.job);
+    let stale = |held: ResourceFence| {
+        held.fence > asked.fence || (held.fence == asked.fence && held.job != asked.job)
+    };
     if known.fence.is_some_and(stale) {
         return Admission::LowerFence;
     }
@@ -123,23 +124,22 @@ pub fn admit(asked: &Asked<'_>, known: &Known<'_>) -> Admission {
         return Admission::LowerFence;
     }
     match &entry.phase {
-        Phase::Finished { ending: Ending::Released, .. } if asked.fence > entry.fence => begin(asked),
+        Phase::Finished {
+            ending: Ending::Released,
+            ..
+        } if asked.fence > entry.fence => begin(asked),
         Phase::Finished { .. } => Admission::Ended,
-        Phase::Forward => {
-            other_hash(asked, entry).unwrap_or_else(|| match (asked.mode, known.running) {
-                (Mode::Undo, None | Some(_)) => Admission::Run(Start::Turn),
-                (Mode::Forward, Some(_)) => Admission::Join,
-                (Mode::Forward, None) if expired(asked) => Admission::Expired,
-                (Mode::Forward, None) => Admission::Run(Start::ForwardAgain),
-            })
-        }
-        Phase::Undoing { .. } => {
-            other_hash(asked, entry).unwrap_or_else(|| match (asked.mode, known.running) {
-                (Mode::Forward, None | Some(_)) => Admission::TurnToUndo,
-                (Mode::Undo, Some(_)) => Admission::Join,
-                (Mode::Undo, None) => Admission::Run(Start::UndoAgain),
-            })
-        }
+        Phase::Forward => other_hash(asked, entry).unwrap_or_else(|| match (asked.mode, known.running) {
+            (Mode::Undo, None | Some(_)) => Admission::Run(Start::Turn),
+            (Mode::Forward, Some(_)) => Admission::Join,
+            (Mode::Forward, None) if expired(asked) => Admission::Expired,
+            (Mode::Forward, None) => Admission::Run(Start::ForwardAgain),
+        }),
+        Phase::Undoing { .. } => other_hash(asked, entry).unwrap_or(match (asked.mode, known.running) {
+            (Mode::Forward, None | Some(_)) => Admission::TurnToUndo,
+            (Mode::Undo, Some(_)) => Admission::Join,
+            (Mode::Undo, None) => Admission::Run(Start::UndoAgain),
+        }),
     }
 }
 
@@ -156,7 +156,12 @@ fn expired(asked: &Asked<'_>) -> bool {
 }
 
 fn other_hash(asked: &Asked<'_>, entry: &JobEntry) -> Option<Admission> {
-    let same = asked.hashes.iter().zip(&entry.steps).take_while(|(hash, step)| **hash == step.hash).count();
+    let same = asked
+        .hashes
+        .iter()
+        .zip(&entry.steps)
+        .take_while(|(hash, step)| **hash == step.hash)
+        .count();
     (same < asked.hashes.len() || same < entry.steps.len()).then_some(Admission::OtherHash { index: same })
 }
 

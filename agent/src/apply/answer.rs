@@ -11,8 +11,15 @@ use rhyzome_proto::convert::error_bytes;
 use rhyzome_proto::event::{self, Outcome, OutcomeKind, StepResult};
 
 fn outcome(kind: OutcomeKind, error: Vec<u8>, steps: Vec<StepResult>) -> ApplyOutcome {
-    let outcome = Outcome { kind: kind.into(), error, class: event::ErrorClass::Unspecified.into() };
-    ApplyOutcome { outcome: Some(outcome), steps }
+    let outcome = Outcome {
+        kind: kind.into(),
+        error,
+        class: event::ErrorClass::Unspecified.into(),
+    };
+    ApplyOutcome {
+        outcome: Some(outcome),
+        steps,
+    }
 }
 
 /// A recorded end.
@@ -36,7 +43,11 @@ pub(super) fn of_entry(entry: &JobEntry) -> Option<ApplyOutcome> {
 
 /// Stale.
 pub(super) fn stale(code: &str, detail: &str) -> ApplyOutcome {
-    outcome(OutcomeKind::Stale, error_bytes(Some(&JobError::new(code, detail))), Vec::new())
+    outcome(
+        OutcomeKind::Stale,
+        error_bytes(Some(&JobError::new(code, detail))),
+        Vec::new(),
+    )
 }
 
 /// The phase is undoing.
@@ -45,7 +56,12 @@ pub(super) fn turn_to_undo(steps: Vec<StepResult>) -> ApplyOutcome {
 }
 
 /// A step can't go on.
-pub(super) fn step_failed(error: &StepError, step: Option<&str>, host: &HostName, steps: Vec<StepResult>) -> ApplyOutcome {
+pub(super) fn step_failed(
+    error: &StepError,
+    step: Option<&str>,
+    host: &HostName,
+    steps: Vec<StepResult>,
+) -> ApplyOutcome {
     let told = JobError {
         code: error.code.clone(),
         detail: error.detail.clone(),
@@ -57,8 +73,15 @@ pub(super) fn step_failed(error: &StepError, step: Option<&str>, host: &HostName
         },
     };
     let class = event::ErrorClass::from(error.class).into();
-    let outcome = Outcome { kind: OutcomeKind::StepFailed.into(), error: error_bytes(Some(&told)), class };
-    ApplyOutcome { outcome: Some(outcome), steps }
+    let outcome = Outcome {
+        kind: OutcomeKind::StepFailed.into(),
+        error: error_bytes(Some(&told)),
+        class,
+    };
+    ApplyOutcome {
+        outcome: Some(outcome),
+        steps,
+    }
 }
 
 /// The error that an undone job ends with: its cause, or what its verdict says where none was told.
@@ -71,11 +94,17 @@ pub(super) fn error_of(verdict: Verdict, cause: &[u8]) -> Vec<u8> {
         Verdict::Cancelled => JobError::new("CANCELLED", "The request was cancelled and undone."),
         Verdict::Deadline => JobError {
             retryable: true,
-            ..JobError::new("DEADLINE_EXCEEDED", "The request took longer than it may and was undone.")
+            ..JobError::new(
+                "DEADLINE_EXCEEDED",
+                "The request took longer than it may and was undone.",
+            )
         },
         Verdict::Released => JobError {
             retryable: true,
-            ..JobError::new("NO_ROOM", "The host had no room for it after all; another is looked for.")
+            ..JobError::new(
+                "NO_ROOM",
+                "The host had no room for it after all; another is looked for.",
+            )
         },
     };
     error_bytes(Some(&error))

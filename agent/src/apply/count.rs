@@ -7,7 +7,15 @@ use rhyzome_model::step::Action;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-const OUTCOMES: [&str; 7] = ["succeeded", "cancelled", "unavailable", "busy", "timeout", "no_room", "permanent"];
+const OUTCOMES: [&str; 7] = [
+    "succeeded",
+    "cancelled",
+    "unavailable",
+    "busy",
+    "timeout",
+    "no_room",
+    "permanent",
+];
 
 /// How a step's call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,12 +60,20 @@ pub(super) fn full_name(name: &'static str, direction: Direction) -> &'static st
 }
 
 fn position(name: &str) -> usize {
-    Action::NAMES.iter().position(|known| *known == name).unwrap_or_default()
+    Action::NAMES
+        .iter()
+        .position(|known| *known == name)
+        .unwrap_or_default()
 }
 
 fn undo_names() -> &'static [&'static str] {
     static NAMES: OnceLock<Vec<&'static str>> = OnceLock::new();
-    NAMES.get_or_init(|| Action::NAMES.iter().map(|name| &*format!("undo_{name}").leak()).collect())
+    NAMES.get_or_init(|| {
+        Action::NAMES
+            .iter()
+            .map(|name| &*format!("undo_{name}").leak())
+            .collect()
+    })
 }
 
 impl StepCounts {
@@ -68,22 +84,34 @@ impl StepCounts {
             OUTCOMES.map(|outcome| {
                 let count = counter!("rhyzome_steps_total", "step" => step, "outcome" => outcome);
                 count.increment(0);
-                Cell { step, outcome, count, seconds: OnceLock::new() }
+                Cell {
+                    step,
+                    outcome,
+                    count,
+                    seconds: OnceLock::new(),
+                }
             })
         };
-        Self { rows: names.map(row).collect() }
+        Self {
+            rows: names.map(row).collect(),
+        }
     }
 
     /// Counts one call.
-    pub(super) fn count(&self, name: &'static str, direction: Direction, outcome: StepOutcome, took: Duration) {
+    pub(super) fn count(
+        &self,
+        name: &'static str,
+        direction: Direction,
+        outcome: StepOutcome,
+        took: Duration,
+    ) {
         let row = match direction {
             Direction::Forward => position(name),
             Direction::Undo => Action::NAMES.len() + position(name),
         };
         if let Some(cell) = self.rows.get(row).and_then(|row| row.get(outcome.index())) {
             cell.count.increment(1);
-            let register =
-                || histogram!("rhyzome_step_duration_seconds", "step" => cell.step, "outcome" => cell.outcome);
+            let register = || histogram!("rhyzome_step_duration_seconds", "step" => cell.step, "outcome" => cell.outcome);
             cell.seconds.get_or_init(register).record(took);
         }
     }

@@ -1,4 +1,4 @@
-//! Admission under the locks, epochs and floors, and what is held.
+//! Admission under the locks, and the operations that run.
 //!
 //! Locks are taken in one order: a host's live operations, then the ledger. Both are held while it is decided what an order
 //! does, so that the decision, its record and the operation's registration are one.
@@ -8,21 +8,20 @@ use super::answer;
 use super::count::StepCounts;
 use super::op::{Fate, Op};
 use super::order::Work;
-use crate::driver::{Direction, Driver, Held, StepError};
+use crate::driver::{Direction, Driver, StepError};
 use crate::ledger::record::Change;
-use crate::ledger::state::{HostState, JobEntry, Phase};
+use crate::ledger::state::{JobEntry, Phase};
 use crate::ledger::{Ledger, LedgerError, Ticket, Tx};
-use rhyzome_model::ids::{Epoch, Fence, HostName, JobId, ResourceId};
+use rhyzome_model::ids::{Fence, HostName, JobId, ResourceId};
 use rhyzome_model::job::{ErrorClass, Verdict};
 use rhyzome_proto::agent::ApplyOutcome;
 use rhyzome_proto::convert::WireError;
 use rhyzome_proto::event::StepResult;
 use rhyzome_proto::job::Order;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
-use uuid::Uuid;
 
 /// See the module.
 pub struct Engine {
@@ -30,7 +29,7 @@ pub struct Engine {
     pub(super) driver: Arc<dyn Driver>,
     pub(super) counts: StepCounts,
     clock: fn() -> i64,
-    hosts: HashMap<HostName, Arc<HostCell>>,
+    pub(super) hosts: HashMap<HostName, Arc<HostCell>>,
     tasks: TaskTracker,
 }
 
@@ -41,13 +40,15 @@ pub(super) struct HostCell {
 }
 
 #[derive(Default)]
-struct Live {
-    told: bool,
-    running: HashMap<ResourceId, Arc<Op>>,
+pub(super) struct Live {
+    /// Whether the host was told its epoch since the start.
+    pub(super) told: bool,
+    /// By resource.
+    pub(super) running: HashMap<ResourceId, Arc<Op>>,
 }
 
 impl HostCell {
-    fn live(&self) -> MutexGuard<'_, Live> {
+    pub(super) fn live(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -89,21 +90,6 @@ pub enum Refusal {
     Ledger(#[from] LedgerError),
 }
 
-/// What the ledger says of a host.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Books {
-    /// Made with the ledger.
-    pub ledger_id: Uuid,
-    /// As last told; 0 if never.
-    pub epoch: Epoch,
-    /// The highest fence ever accepted.
-    pub max_fence: Fence,
-    /// By resource; without those on which an operation runs, since what is held of them is changing.
-    pub fences: HashMap<ResourceId, Fence>,
-    /// Jobs that aren't pruned, with their phase.
-    pub jobs: Vec<(JobId, &'static str)>,
-}
-
 /// An operation that is to be run.
 pub(super) struct Begun {
     pub(super) op: Arc<Op>,
@@ -127,9 +113,24 @@ enum Decided {
 impl Engine {
     /// An engine over an open ledger and a started driver. `clock` gives Unix milliseconds.
     pub fn new(ledger: Ledger, driver: Arc<dyn Driver>, clock: fn() -> i64) -> Arc<Self> {
-        let cell = |name: HostName| (name.clone(), Arc::new(HostCell { name, live: Mutex::default() }));
+        let cell = |name: HostName| {
+            (
+                name.clone(),
+                Arc::new(HostCell {
+                    name,
+                    live: Mutex::default(),
+                }),
+            )
+        };
         let hosts = driver.hosts().into_iter().map(cell).collect();
-        Arc::new(Self { ledger, driver, counts: StepCounts::register(), clock, hosts, tasks: TaskTracker::new() })
+        Arc::new(Self {
+            ledger,
+            driver,
+            counts: StepCounts::register(),
+            clock,
+            hosts,
+            tasks: TaskTracker::new(),
+        })
     }
 
     /// Unix milliseconds.
@@ -158,7 +159,10 @@ impl Engine {
     /// See [`Refusal`].
     pub async fn apply(self: &Arc<Self>, order: &Order) -> Result<Answer, Refusal> {
         let work = Work::read(order)?;
-        let cell = self.hosts.get(&work.host).ok_or_else(|| Refusal::UnknownHost(work.host.clone()))?;
+        let cell = self
+            .hosts
+            .get(&work.host)
+            .ok_or_else(|| Refusal::UnknownHost(work.host.clone()))?;
         if self.tasks.is_closed() {
             return Err(Refusal::Ending);
         }
@@ -177,7 +181,8 @@ impl Engine {
                 let span = tracing::debug_span!(
                     "order", trace_id = %work.trace.trace_id(), span_id = %work.trace.span_id(), host = %work.host, job = %work.job
                 );
-                self.tasks.spawn(self.clone().run(cell.clone(), work, *begun).instrument(span));
+                self.tasks
+                    .spawn(self.clone().run(cell.clone(), work, *begun).instrument(span));
                 Ok(Answer::Follow(op))
             }
         }
@@ -206,7 +211,10 @@ impl Engine {
                 Next::Refused(refusal) => Decided::Refused(refusal),
                 Next::Answered(outcome) => Decided::Answered(outcome, tx.ticket()),
                 Next::Ended => {
-                    let outcome = known.job.and_then(answer::of_entry).unwrap_or_else(|| answer::turn_to_undo(Vec::new()));
+                    let outcome = known
+                        .job
+                        .and_then(answer::of_entry)
+                        .unwrap_or_else(|| answer::turn_to_undo(Vec::new()));
                     raise(tx, work, entry_fence);
                     Decided::Answered(outcome, tx.ticket())
                 }
@@ -228,97 +236,15 @@ impl Engine {
         let outcome = self.carry_out(&work, begun).await;
         {
             let mut live = cell.live();
-            if live.running.get(&work.resource).is_some_and(|current| Arc::ptr_eq(current, &op)) {
+            if live
+                .running
+                .get(&work.resource)
+                .is_some_and(|current| Arc::ptr_eq(current, &op))
+            {
                 live.running.remove(&work.resource);
             }
         }
         op.ends(outcome);
-    }
-
-    /// The scheduler's word on a host. An epoch of 0 isn't known yet; a lower one than known is not believed. False if
-    /// the host still applies nothing.
-    ///
-    /// # Errors
-    /// The ledger can't be written, or the host isn't one of this process.
-    pub async fn told(&self, host: &HostName, epoch: Epoch, floor: Fence) -> Result<bool, Refusal> {
-        let unknown = || Refusal::UnknownHost(host.clone());
-        let cell = self.hosts.get(host).ok_or_else(unknown)?;
-        let (told, first, ticket) = {
-            let mut live = cell.live();
-            let mut superseded = Vec::new();
-            let ticket = self.ledger.with(|tx| {
-                let state = tx.host(host)?;
-                let known = state.epoch;
-                let floor_rose = floor > state.floor;
-                if epoch < known || epoch == Epoch(0) {
-                    return Some(None);
-                }
-                if epoch > known {
-                    tx.write(host, &Change::Epoch(epoch));
-                    for op in live.running.values() {
-                        op.doom(Fate::Superseded);
-                        superseded.push(op.clone());
-                    }
-                }
-                if floor_rose {
-                    tx.write(host, &Change::Floor(floor));
-                }
-                // A floor alone may be lost: it is told again.
-                Some(Some(if epoch > known { tx.ticket() } else { Ticket::ready() }))
-            });
-            superseded.iter().for_each(|op| op.cancel.cancel());
-            match ticket.ok_or_else(unknown)? {
-                Some(ticket) => {
-                    let first = !std::mem::replace(&mut live.told, true);
-                    (true, first || !superseded.is_empty(), ticket)
-                }
-                None => (live.told, false, Ticket::ready()),
-            }
-        };
-        ticket.durable().await?;
-        if first {
-            self.driver.epoch_told(host);
-        }
-        Ok(told)
-    }
-
-    /// What the ledger says of a host.
-    pub fn books(&self, host: &HostName) -> Option<Books> {
-        let cell = self.hosts.get(host)?;
-        let live = cell.live();
-        self.ledger.with(|tx| tx.host(host).map(|state| books(state, &live)))
-    }
-
-    /// What is held on a host, with what the ledger says of it. A resource's fence is there only if it was the same
-    /// before and after looking, and nothing ran on it.
-    ///
-    /// # Errors
-    /// The driver can't tell.
-    pub async fn inventory(&self, host: &HostName) -> Result<(Books, Vec<Held>), StepError> {
-        let unknown = || StepError::new(ErrorClass::Permanent, "UNKNOWN_HOST", "This agent doesn't serve that host.");
-        let mut books = self.books(host).ok_or_else(unknown)?;
-        let held = self.driver.inventory(host).await?;
-        let after = self.books(host).ok_or_else(unknown)?;
-        books.fences.retain(|resource, fence| after.fences.get(resource) == Some(fence));
-        self.forget(host, &held);
-        Ok((books, held))
-    }
-
-    /// Fences below the floor say nothing that the floor doesn't; those of things that are here stay, for comparison.
-    fn forget(&self, host: &HostName, held: &[Held]) {
-        let here: HashSet<ResourceId> =
-            held.iter().flat_map(|object| object.claims.iter().copied().chain([object.id])).collect();
-        self.ledger.with(|tx| {
-            let gone = tx.host(host).map(|state| state.forgettable(|resource| here.contains(&resource)));
-            if let Some(gone) = gone.filter(|gone| gone.len() >= 64) {
-                tx.write(host, &Change::Forget(gone));
-            }
-        });
-    }
-
-    /// The fence of the job that last changed a resource on a host.
-    pub fn fence_of(&self, host: &HostName, resource: ResourceId) -> Option<Fence> {
-        self.ledger.with(|tx| Some(tx.host(host)?.fences.get(&resource)?.fence))
     }
 
     /// Takes nothing more on, and returns when nothing runs.
@@ -368,7 +294,11 @@ fn next(admission: Admission, work: &Work, running: Option<&Arc<Op>>) -> Next {
         Admission::OtherHash { index } => mismatch(format!("step {index}")),
         Admission::TurnToUndo => Next::Answered(answer::turn_to_undo(Vec::new())),
         Admission::Expired => {
-            let error = StepError::new(ErrorClass::Unavailable, "EXPIRED", "The order expired before it began.");
+            let error = StepError::new(
+                ErrorClass::Unavailable,
+                "EXPIRED",
+                "The order expired before it began.",
+            );
             Next::Answered(answer::step_failed(&error, None, &work.host, Vec::new()))
         }
         Admission::Ended => Next::Ended,
@@ -379,11 +309,23 @@ fn next(admission: Admission, work: &Work, running: Option<&Arc<Op>>) -> Next {
 
 fn raise(tx: &mut Tx<'_>, work: &Work, known: Option<Fence>) {
     if known.is_some_and(|fence| fence < work.fence) {
-        tx.write(&work.host, &Change::Raise { job: work.job, fence: work.fence });
+        tx.write(
+            &work.host,
+            &Change::Raise {
+                job: work.job,
+                fence: work.fence,
+            },
+        );
     }
 }
 
-fn begin(tx: &mut Tx<'_>, work: &Work, start: Start, known: Option<Fence>, current: Option<Arc<Op>>) -> Begun {
+fn begin(
+    tx: &mut Tx<'_>,
+    work: &Work,
+    start: Start,
+    known: Option<Fence>,
+    current: Option<Arc<Op>>,
+) -> Begun {
     let (direction, fate) = match start {
         Start::Forward => {
             tx.write(&work.host, &Change::Begin(work.accepted()));
@@ -394,8 +336,11 @@ fn begin(tx: &mut Tx<'_>, work: &Work, start: Start, known: Option<Fence>, curre
             (Direction::Forward, Fate::Superseded)
         }
         Start::Turn => {
-            let turn =
-                Change::Turn { accepted: work.accepted(), verdict: work.verdict, cause: work.cause.clone() };
+            let turn = Change::Turn {
+                accepted: work.accepted(),
+                verdict: work.verdict,
+                cause: work.cause.clone(),
+            };
             tx.write(&work.host, &turn);
             (Direction::Undo, Fate::Turned)
         }
@@ -405,7 +350,11 @@ fn begin(tx: &mut Tx<'_>, work: &Work, start: Start, known: Option<Fence>, curre
         }
     };
     if let Some(current) = &current {
-        current.doom(if current.job == work.job { fate } else { Fate::Superseded });
+        current.doom(if current.job == work.job {
+            fate
+        } else {
+            Fate::Superseded
+        });
     }
     let entry = tx.host(&work.host).and_then(|state| state.jobs.get(&work.job));
     let (verdict, cause) = match entry.map(|entry| &entry.phase) {
@@ -417,9 +366,18 @@ fn begin(tx: &mut Tx<'_>, work: &Work, start: Start, known: Option<Fence>, curre
     if direction == Direction::Undo
         && let Some(entry) = entry
     {
-        entry.steps.iter().filter_map(|step| step.result.clone()).for_each(|result| op.adds(result));
+        for result in entry.steps.iter().filter_map(|step| step.result.clone()) {
+            op.adds(result);
+        }
     }
-    Begun { op, ticket: tx.ticket(), before: current, verdict, cause, stored }
+    Begun {
+        op,
+        ticket: tx.ticket(),
+        before: current,
+        verdict,
+        cause,
+        stored,
+    }
 }
 
 fn stored(entry: &JobEntry, direction: Direction) -> Vec<Option<StepResult>> {
@@ -428,15 +386,4 @@ fn stored(entry: &JobEntry, direction: Direction) -> Vec<Option<StepResult>> {
         Direction::Undo => step.undone.clone(),
     };
     entry.steps.iter().map(pick).collect()
-}
-
-fn books(state: &HostState, live: &Live) -> Books {
-    let quiet = state.fences.iter().filter(|(resource, _)| !live.running.contains_key(*resource));
-    Books {
-        ledger_id: state.ledger_id,
-        epoch: state.epoch,
-        max_fence: state.max_fence,
-        fences: quiet.map(|(resource, held)| (*resource, held.fence)).collect(),
-        jobs: state.jobs.iter().map(|(job, entry)| (*job, entry.phase.as_str())).collect(),
-    }
 }

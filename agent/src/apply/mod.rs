@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | `order` | an order as read from the wire |
 //! | `admit` | what is done with an order: a pure function to a closed enum |
-//! | `engine` | admission under the locks, epochs and floors, what is held |
+//! | `engine` | admission under the locks, and the operations that run |
+//! | `host` | epochs and floors, and what is held |
 //! | `op` | one operation on a resource, with those who follow it |
 //! | `work` | the steps forward, and their undo in reverse |
 //! | `answer` | outcomes as they go on the wire |
@@ -18,9 +19,11 @@ pub mod admit;
 mod answer;
 mod count;
 mod engine;
+mod host;
 mod op;
 mod order;
 mod work;
 
-pub use engine::{Answer, Books, Engine, Refusal};
+pub use engine::{Answer, Engine, Refusal};
+pub use host::Books;
 pub use op::{Followed, Op};

@@ -119,9 +119,16 @@ impl Op {
     /// What happened since a follower looked last: results, and the step that runs now.
     pub fn news(&self, followed: &mut Followed) -> Vec<StepResult> {
         let progress = self.progress();
-        let mut news = progress.results.get(followed.results..).unwrap_or_default().to_vec();
+        let mut news = progress
+            .results
+            .get(followed.results..)
+            .unwrap_or_default()
+            .to_vec();
         followed.results = progress.results.len();
-        let running = progress.running.as_ref().map(|step| (step.index, step.started_at_ms));
+        let running = progress
+            .running
+            .as_ref()
+            .map(|step| (step.index, step.started_at_ms));
         if followed.running != running {
             followed.running = running;
             news.extend(progress.running.clone());

@@ -45,15 +45,27 @@ impl Work {
             verdict: order.model_verdict().unwrap_or(Verdict::Failed),
             cause: order.cause.clone(),
             steps: order.model_steps()?,
-            hashes: order.steps.iter().map(|step| Sha256::digest(step).into()).collect(),
+            hashes: order
+                .steps
+                .iter()
+                .map(|step| Sha256::digest(step).into())
+                .collect(),
             expires_at_ms: order.expires_at_ms,
-            trace: order.traceparent.parse().map_or_else(|_| TraceParent::new(), |t: TraceParent| t.child()),
+            trace: order
+                .traceparent
+                .parse()
+                .map_or_else(|_| TraceParent::new(), |t: TraceParent| t.child()),
         })
     }
 
     /// As the ledger records it.
     pub(super) fn accepted(&self) -> Accepted {
-        Accepted { job: self.job, resource: self.resource, fence: self.fence, hashes: self.hashes.clone() }
+        Accepted {
+            job: self.job,
+            resource: self.resource,
+            fence: self.fence,
+            hashes: self.hashes.clone(),
+        }
     }
 
     /// Why a step failed, for the log.

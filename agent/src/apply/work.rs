@@ -43,7 +43,9 @@ impl Engine {
             before.gone().await;
         }
         let op = &begun.op;
-        let ended = AssertUnwindSafe(self.to_its_end(work, &begun)).catch_unwind().await;
+        let ended = AssertUnwindSafe(self.to_its_end(work, &begun))
+            .catch_unwind()
+            .await;
         let stop = match ended {
             Ok(Ok(outcome)) => return outcome,
             Ok(Err(stop)) => stop,
@@ -55,9 +57,10 @@ impl Engine {
         match stop {
             Stop::Doomed => match op.fate() {
                 Fate::Turned => answer::turn_to_undo(op.results()),
-                Fate::Live | Fate::Superseded => {
-                    answer::stale("SUPERSEDED", "A later order for the resource, or a new epoch of the host, came before it.")
-                }
+                Fate::Live | Fate::Superseded => answer::stale(
+                    "SUPERSEDED",
+                    "A later order for the resource, or a new epoch of the host, came before it.",
+                ),
             },
             Stop::Failed(error, step) => {
                 work.log_failure(step, &error);
@@ -91,7 +94,14 @@ impl Engine {
                 continue;
             }
             let result = self.make_so(&call, &step.forward).await?;
-            self.record(work, &begun.op, Change::Done { job: work.job, result: result.clone() })?;
+            self.record(
+                work,
+                &begun.op,
+                &Change::Done {
+                    job: work.job,
+                    result: result.clone(),
+                },
+            )?;
             begun.op.adds(result);
         }
         self.finish(work, &begun.op, Ending::Succeeded, Vec::new()).await
@@ -106,11 +116,19 @@ impl Engine {
             }
             let call = Call::new(work, &begun.op, index, step, Direction::Undo, self.now_ms());
             let result = self.make_so(&call, action).await?;
-            self.record(work, &begun.op, Change::Undone { job: work.job, result: result.clone() })?;
+            self.record(
+                work,
+                &begun.op,
+                &Change::Undone {
+                    job: work.job,
+                    result: result.clone(),
+                },
+            )?;
             begun.op.adds(result);
         }
         let error = answer::error_of(begun.verdict, &begun.cause);
-        self.finish(work, &begun.op, Ending::of(begun.verdict), error).await
+        self.finish(work, &begun.op, Ending::of(begun.verdict), error)
+            .await
     }
 
     async fn still_so(&self, call: &Call<'_>, action: &Action) -> Result<Seen, Stop> {
@@ -122,7 +140,8 @@ impl Engine {
 
     async fn make_so(&self, call: &Call<'_>, action: &Action) -> Result<StepResult, Stop> {
         call.alive()?;
-        call.op.begins(call.result(StepState::Running, call.started_at_ms));
+        call.op
+            .begins(call.result(StepState::Running, call.started_at_ms));
         let began = Instant::now();
         let made = self.driver.make_so(&call.context, action).await;
         let doomed = call.alive().is_err();
@@ -131,31 +150,46 @@ impl Engine {
             Err(_) if doomed => StepOutcome::Cancelled,
             Err(error) => StepOutcome::Failed(error.class),
         };
-        self.counts.count(call.step, call.context.direction, outcome, began.elapsed());
+        self.counts
+            .count(call.step, call.context.direction, outcome, began.elapsed());
         if doomed {
             return Err(Stop::Doomed);
         }
-        made.map(|effect| call.made(effect, self.now_ms())).map_err(|error| call.fails(error, self.now_ms()))
+        made.map(|effect| call.made(effect, self.now_ms()))
+            .map_err(|error| call.fails(error, self.now_ms()))
     }
 
     /// Adds to the ledger if the operation may still decide; nobody waits for it, since what is lost is found by looking.
-    fn record(&self, work: &Work, op: &Op, change: Change) -> Result<(), Stop> {
+    fn record(&self, work: &Work, op: &Op, change: &Change) -> Result<(), Stop> {
         self.ledger.with(|tx| {
             if !op.is_live() {
                 return Err(Stop::Doomed);
             }
-            tx.write(&work.host, &change);
+            tx.write(&work.host, change);
             Ok(())
         })
     }
 
     /// The compare-and-set that ends a job, and its durability.
-    async fn finish(&self, work: &Work, op: &Op, ending: Ending, error: Vec<u8>) -> Result<ApplyOutcome, Stop> {
+    async fn finish(
+        &self,
+        work: &Work,
+        op: &Op,
+        ending: Ending,
+        error: Vec<u8>,
+    ) -> Result<ApplyOutcome, Stop> {
         let finish = |tx: &mut Tx<'_>| {
             if !op.is_live() {
                 return Err(Stop::Doomed);
             }
-            tx.write(&work.host, &Change::Finish { job: work.job, ending, error: error.clone() });
+            tx.write(
+                &work.host,
+                &Change::Finish {
+                    job: work.job,
+                    ending,
+                    error: error.clone(),
+                },
+            );
             Ok(tx.ticket())
         };
         let ticket = self.ledger.with(finish)?;
@@ -181,11 +215,20 @@ impl<'a> Call<'a> {
             direction,
             cancel: op.cancel.clone(),
         };
-        Self { op, step: step.name(), context, started_at_ms: now_ms }
+        Self {
+            op,
+            step: step.name(),
+            context,
+            started_at_ms: now_ms,
+        }
     }
 
     fn alive(&self) -> Result<(), Stop> {
-        if self.op.is_live() { Ok(()) } else { Err(Stop::Doomed) }
+        if self.op.is_live() {
+            Ok(())
+        } else {
+            Err(Stop::Doomed)
+        }
     }
 
     fn name(&self) -> &'static str {
@@ -213,13 +256,19 @@ impl<'a> Call<'a> {
             Value::Null => Vec::new(),
             output => output.to_string().into_bytes(),
         };
-        StepResult { detail: effect.detail, output, ..self.result(state, now_ms) }
+        StepResult {
+            detail: effect.detail,
+            output,
+            ..self.result(state, now_ms)
+        }
     }
 
     fn fails(&self, error: StepError, now_ms: i64) -> Stop {
         let failed = self.result(StepState::Failed, now_ms);
-        self.op.adds(StepResult { detail: error.detail.clone(), ..failed });
+        self.op.adds(StepResult {
+            detail: error.detail.clone(),
+            ..failed
+        });
         Stop::Failed(error, self.name())
     }
 }
-

@@ -5,8 +5,9 @@
 //! decision is safe waits on a [`Ticket`]. Changes that nobody waits for (a step's result) go with the next batch, or by themselves
 //! shortly after. After a failed write every ticket fails, for good: the agent must end.
 
+use super::codec;
 use super::file::{LedgerError, LedgerFile, snapshot};
-use super::record::{self, Change};
+use super::record::Change;
 use super::state::{HostState, State};
 use rhyzome_model::ids::HostName;
 use std::path::Path;
@@ -85,7 +86,7 @@ impl Tx<'_> {
     /// Changes the state now, and the file some time after; in order.
     pub fn write(&mut self, host: &HostName, change: &Change) {
         self.inner.state.apply(host, change);
-        record::encode(&mut self.inner.queued, host, change);
+        codec::encode(&mut self.inner.queued, host, change);
     }
 
     /// For waiting until all that was written so far is durable; the writer hurries.
@@ -112,10 +113,16 @@ impl Ledger {
     pub fn open(dir: &Path, hosts: &[HostName]) -> Result<Self, LedgerError> {
         let (mut file, mut state) = LedgerFile::open(dir)?;
         let mut fresh = Vec::new();
-        for host in hosts.iter().filter(|host| !state.hosts.contains_key(*host)).collect::<Vec<_>>() {
-            let change = Change::Host { ledger_id: Uuid::new_v4() };
+        for host in hosts
+            .iter()
+            .filter(|host| !state.hosts.contains_key(*host))
+            .collect::<Vec<_>>()
+        {
+            let change = Change::Host {
+                ledger_id: Uuid::new_v4(),
+            };
             state.apply(host, &change);
-            record::encode(&mut fresh, host, &change);
+            codec::encode(&mut fresh, host, &change);
         }
         if !fresh.is_empty() {
             file.append(&fresh)?;
@@ -129,13 +136,23 @@ impl Ledger {
             closing: false,
             failed: None,
         };
-        let shared = Arc::new(Shared { inner: Mutex::new(inner), wake: Condvar::new() });
+        let shared = Arc::new(Shared {
+            inner: Mutex::new(inner),
+            wake: Condvar::new(),
+        });
         let for_writer = shared.clone();
         let writer = std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || write_on(&for_writer, file))
-            .map_err(|e| LedgerError::Io { path: dir.to_owned(), doing: "starting its thread", detail: e.to_string() })?;
-        Ok(Self { shared, writer: Mutex::new(Some(writer)) })
+            .map_err(|e| LedgerError::Io {
+                path: dir.to_owned(),
+                doing: "starting its thread",
+                detail: e.to_string(),
+            })?;
+        Ok(Self {
+            shared,
+            writer: Mutex::new(Some(writer)),
+        })
     }
 
     /// Looks, decides and writes under the lock. Must be short.
@@ -223,7 +240,10 @@ fn wait_for_work(shared: &Shared) -> MutexGuard<'_, Inner> {
         if inner.queued.is_empty() {
             inner = shared.wake.wait(inner).unwrap_or_else(PoisonError::into_inner);
         } else {
-            let (guard, waited) = shared.wake.wait_timeout(inner, LINGER).unwrap_or_else(PoisonError::into_inner);
+            let (guard, waited) = shared
+                .wake
+                .wait_timeout(inner, LINGER)
+                .unwrap_or_else(PoisonError::into_inner);
             inner = guard;
             if waited.timed_out() {
                 break;

@@ -4,8 +4,8 @@
 //! renames it over the old one and syncs the directory, so that one of both is there, whole, at any instant. A torn tail is cut
 //! off with a warning (nobody was told of it); a damaged middle is an error, since what it said can't be guessed.
 
+use super::codec::{self, RecordError};
 use super::frame::{self, Found};
-use super::record::{self, RecordError};
 use super::state::State;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -24,7 +24,9 @@ pub enum LedgerError {
         path: PathBuf,
     },
     /// It was damaged.
-    #[error("ledger {path}: damaged at byte {at}, with whole records from byte {later} on; it can't be used as it is")]
+    #[error(
+        "ledger {path}: damaged at byte {at}, with whole records from byte {later} on; it can't be used as it is"
+    )]
     Damaged {
         /// Of the file.
         path: PathBuf,
@@ -68,7 +70,11 @@ pub(super) struct LedgerFile {
 }
 
 fn io(path: &Path, doing: &'static str) -> impl Fn(std::io::Error) -> LedgerError {
-    move |e| LedgerError::Io { path: path.to_owned(), doing, detail: e.to_string() }
+    move |e| LedgerError::Io {
+        path: path.to_owned(),
+        doing,
+        detail: e.to_string(),
+    }
 }
 
 impl LedgerFile {
@@ -86,25 +92,44 @@ impl LedgerFile {
             .map_err(io(&path, "opening"))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io(&path, "reading"))?;
-        let Recovered { state, sequence, length } = recover(&path, &bytes)?;
+        let Recovered {
+            state,
+            sequence,
+            length,
+        } = recover(&path, &bytes)?;
         let torn = bytes.len() - length;
         if torn > 0 {
             tracing::warn!(path = %path.display(), bytes = torn, "the ledger's last write was torn by a crash; it is cut off");
         }
-        let mut ledger = Self { path, file, sequence, length: length as u64, frame: Vec::new(), _lock: lock };
+        let mut ledger = Self {
+            path,
+            file,
+            sequence,
+            length: length as u64,
+            frame: Vec::new(),
+            _lock: lock,
+        };
         if length == 0 {
             ledger.begin_anew(dir)?;
         } else if torn > 0 {
-            ledger.file.set_len(length as u64).map_err(io(&ledger.path, "cutting its torn end"))?;
+            ledger
+                .file
+                .set_len(length as u64)
+                .map_err(io(&ledger.path, "cutting its torn end"))?;
             ledger.file.sync_all().map_err(io(&ledger.path, "syncing"))?;
         }
-        ledger.file.seek(SeekFrom::End(0)).map_err(io(&ledger.path, "seeking"))?;
+        ledger
+            .file
+            .seek(SeekFrom::End(0))
+            .map_err(io(&ledger.path, "seeking"))?;
         Ok((ledger, state))
     }
 
     fn begin_anew(&mut self, dir: &Path) -> Result<(), LedgerError> {
         self.file.set_len(0).map_err(io(&self.path, "emptying"))?;
-        self.file.seek(SeekFrom::Start(0)).map_err(io(&self.path, "seeking"))?;
+        self.file
+            .seek(SeekFrom::Start(0))
+            .map_err(io(&self.path, "seeking"))?;
         self.file.write_all(MAGIC).map_err(io(&self.path, "writing"))?;
         self.file.sync_all().map_err(io(&self.path, "syncing"))?;
         sync_dir(dir)?;
@@ -117,7 +142,9 @@ impl LedgerFile {
         self.sequence += 1;
         self.frame.clear();
         frame::push(&mut self.frame, self.sequence, batch);
-        self.file.write_all(&self.frame).map_err(io(&self.path, "writing"))?;
+        self.file
+            .write_all(&self.frame)
+            .map_err(io(&self.path, "writing"))?;
         self.file.sync_data().map_err(io(&self.path, "syncing"))?;
         self.length += self.frame.len() as u64;
         Ok(())
@@ -173,7 +200,9 @@ fn lock(dir: &Path) -> Result<File, LedgerError> {
 }
 
 fn sync_dir(dir: &Path) -> Result<(), LedgerError> {
-    File::open(dir).and_then(|d| d.sync_all()).map_err(io(dir, "syncing its directory"))
+    File::open(dir)
+        .and_then(|d| d.sync_all())
+        .map_err(io(dir, "syncing its directory"))
 }
 
 struct Recovered {
@@ -183,8 +212,15 @@ struct Recovered {
 }
 
 fn recover(path: &Path, bytes: &[u8]) -> Result<Recovered, LedgerError> {
-    let unreadable = |detail: String| LedgerError::Unreadable { path: path.to_owned(), detail };
-    let mut recovered = Recovered { state: State::default(), sequence: 0, length: 0 };
+    let unreadable = |detail: String| LedgerError::Unreadable {
+        path: path.to_owned(),
+        detail,
+    };
+    let mut recovered = Recovered {
+        state: State::default(),
+        sequence: 0,
+        length: 0,
+    };
     if bytes.len() < MAGIC.len() && MAGIC.starts_with(bytes) {
         return Ok(recovered);
     }
@@ -196,7 +232,7 @@ fn recover(path: &Path, bytes: &[u8]) -> Result<Recovered, LedgerError> {
         match frame::read(bytes, recovered.length, recovered.sequence + 1) {
             Found::Frame { payload, next } => {
                 let told = |e: RecordError| unreadable(format!("record at byte {}: {e}", recovered.length));
-                for (host, change) in record::decode(payload).map_err(told)? {
+                for (host, change) in codec::decode(payload).map_err(told)? {
                     recovered.state.apply(&host, &change);
                 }
                 recovered.length = next;
@@ -204,7 +240,11 @@ fn recover(path: &Path, bytes: &[u8]) -> Result<Recovered, LedgerError> {
             }
             Found::End | Found::Torn => return Ok(recovered),
             Found::Damaged { later } => {
-                return Err(LedgerError::Damaged { path: path.to_owned(), at: recovered.length, later });
+                return Err(LedgerError::Damaged {
+                    path: path.to_owned(),
+                    at: recovered.length,
+                    later,
+                });
             }
         }
     }
@@ -215,7 +255,7 @@ pub(super) fn snapshot(state: &State) -> Vec<Vec<u8>> {
     let mut batches = Vec::new();
     let mut batch = Vec::new();
     for (host, of) in &state.hosts {
-        record::encode_whole(&mut batch, host, of);
+        codec::encode_whole(&mut batch, host, of);
         if batch.len() > 1 << 20 {
             batches.push(std::mem::take(&mut batch));
         }

@@ -36,7 +36,9 @@ fn whole(bytes: &[u8], at: usize) -> Option<(u64, &[u8], usize)> {
     let (length, rest) = header.split_first_chunk::<4>()?;
     let (sequence, crc) = rest.split_first_chunk::<8>()?;
     let crc = u32::from_le_bytes(*crc.first_chunk::<4>()?);
-    let next = at.checked_add(HEADER)?.checked_add(u32::from_le_bytes(*length) as usize)?;
+    let next = at
+        .checked_add(HEADER)?
+        .checked_add(u32::from_le_bytes(*length) as usize)?;
     let payload = bytes.get(at + HEADER..next)?;
     let number = u64::from_le_bytes(*sequence);
     (crc32(&[sequence, payload]) == crc).then_some((number, payload, next))
@@ -108,7 +110,10 @@ mod tests {
             bytes[i] ^= 1;
             let at = if i < ends[0] { 0 } else { ends[0] };
             let sequence = if i < ends[0] { 1 } else { 2 };
-            assert!(matches!(read(&bytes, at, sequence), Found::Damaged { .. }), "flipped {i}");
+            assert!(
+                matches!(read(&bytes, at, sequence), Found::Damaged { .. }),
+                "flipped {i}"
+            );
         }
     }
 

@@ -2,12 +2,13 @@
 //!
 //! | file | what it holds |
 //! | --- | --- |
-//! | `record` | the changes, and their bytes |
+//! | `record`, `codec` | the changes, and their bytes |
 //! | `state` | what the changes add up to; pure, the same in recovery as live |
 //! | `frame` | a batch of bytes with a sequence number and a checksum |
 //! | `file` | the file: recovery, append, compaction |
 //! | `commit` | many callers, one sync: the group commit |
 
+mod codec;
 mod commit;
 mod crc;
 mod file;

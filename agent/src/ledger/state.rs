@@ -120,7 +120,9 @@ impl State {
     pub fn apply(&mut self, host: &HostName, change: &Change) {
         match change {
             Change::Host { ledger_id } => {
-                self.hosts.entry(host.clone()).or_insert_with(|| HostState::new(*ledger_id));
+                self.hosts
+                    .entry(host.clone())
+                    .or_insert_with(|| HostState::new(*ledger_id));
             }
             Change::Whole(state) => {
                 self.hosts.insert(host.clone(), (**state).clone());
@@ -169,12 +171,20 @@ impl HostState {
             Change::Floor(floor) => {
                 if *floor > self.floor {
                     self.floor = *floor;
-                    self.jobs.retain(|_, entry| entry.fence >= *floor || !entry.phase.is_finished());
+                    self.jobs
+                        .retain(|_, entry| entry.fence >= *floor || !entry.phase.is_finished());
                 }
             }
             Change::Begin(accepted) => self.open(accepted, Phase::Forward),
-            Change::Turn { accepted, verdict, cause } => {
-                let undoing = Phase::Undoing { verdict: *verdict, cause: cause.clone() };
+            Change::Turn {
+                accepted,
+                verdict,
+                cause,
+            } => {
+                let undoing = Phase::Undoing {
+                    verdict: *verdict,
+                    cause: cause.clone(),
+                };
                 match self.jobs.get_mut(&accepted.job) {
                     Some(entry) if entry.phase == Phase::Forward => {
                         entry.phase = undoing;
@@ -206,7 +216,10 @@ impl HostState {
                 if let Some(entry) = self.jobs.get_mut(job)
                     && !entry.phase.is_finished()
                 {
-                    entry.phase = Phase::Finished { ending: *ending, error: error.clone() };
+                    entry.phase = Phase::Finished {
+                        ending: *ending,
+                        error: error.clone(),
+                    };
                     if *ending != Ending::Succeeded {
                         entry.steps.iter_mut().for_each(|step| step.result = None);
                     }
@@ -222,10 +235,16 @@ impl HostState {
 
     /// A job that is new here, or was released and is opened again; any other stays as it is.
     fn open(&mut self, accepted: &Accepted, phase: Phase) {
-        let opens = self.jobs.get(&accepted.job).is_none_or(|entry| match &entry.phase {
-            Phase::Finished { ending: Ending::Released, .. } => entry.fence < accepted.fence,
-            Phase::Forward | Phase::Undoing { .. } | Phase::Finished { .. } => false,
-        });
+        let opens = self
+            .jobs
+            .get(&accepted.job)
+            .is_none_or(|entry| match &entry.phase {
+                Phase::Finished {
+                    ending: Ending::Released,
+                    ..
+                } => entry.fence < accepted.fence,
+                Phase::Forward | Phase::Undoing { .. } | Phase::Finished { .. } => false,
+            });
         if opens {
             self.accept(accepted.job, accepted.resource, accepted.fence);
             self.jobs.insert(accepted.job, JobEntry::new(accepted, phase));
@@ -251,15 +270,30 @@ impl HostState {
 
     /// Resources whose fence is below the floor, and of which `held` says that nothing is here: calls of theirs are stale by the floor.
     pub fn forgettable(&self, held: impl Fn(ResourceId) -> bool) -> Vec<ResourceId> {
-        let below = self.fences.iter().filter(|(_, of)| of.fence < self.floor && !self.jobs.contains_key(&of.job));
-        below.map(|(resource, _)| *resource).filter(|resource| !held(*resource)).collect()
+        let below = self
+            .fences
+            .iter()
+            .filter(|(_, of)| of.fence < self.floor && !self.jobs.contains_key(&of.job));
+        below
+            .map(|(resource, _)| *resource)
+            .filter(|resource| !held(*resource))
+            .collect()
     }
 }
 
 impl JobEntry {
     fn new(accepted: &Accepted, phase: Phase) -> Self {
-        let steps = accepted.hashes.iter().map(|hash| StepEntry { hash: *hash, result: None, undone: None });
-        Self { resource: accepted.resource, fence: accepted.fence, phase, steps: steps.collect() }
+        let steps = accepted.hashes.iter().map(|hash| StepEntry {
+            hash: *hash,
+            result: None,
+            undone: None,
+        });
+        Self {
+            resource: accepted.resource,
+            fence: accepted.fence,
+            phase,
+            steps: steps.collect(),
+        }
     }
 
     /// Every step's result: of those that are so, or of those taken back.
@@ -275,15 +309,28 @@ mod tests {
     use super::*;
 
     fn accepted(job: JobId, resource: ResourceId, fence: i64) -> Accepted {
-        Accepted { job, resource, fence: Fence(fence), hashes: vec![[1; 32], [2; 32]] }
+        Accepted {
+            job,
+            resource,
+            fence: Fence(fence),
+            hashes: vec![[1; 32], [2; 32]],
+        }
     }
 
     fn turn(accepted: Accepted, verdict: Verdict) -> Change {
-        Change::Turn { accepted, verdict, cause: Vec::new() }
+        Change::Turn {
+            accepted,
+            verdict,
+            cause: Vec::new(),
+        }
     }
 
     fn finish(job: JobId, ending: Ending) -> Change {
-        Change::Finish { job, ending, error: Vec::new() }
+        Change::Finish {
+            job,
+            ending,
+            error: Vec::new(),
+        }
     }
 
     fn host() -> HostState {
@@ -296,13 +343,28 @@ mod tests {
         let mut state = host();
         state.apply(&Change::Begin(accepted(job, resource, 5)));
         state.apply(&turn(accepted(job, resource, 6), Verdict::Cancelled));
-        state.apply(&Change::Done { job, result: StepResult { index: 1, ..StepResult::default() } });
+        state.apply(&Change::Done {
+            job,
+            result: StepResult {
+                index: 1,
+                ..StepResult::default()
+            },
+        });
         state.apply(&finish(job, Ending::Cancelled));
         state.apply(&finish(job, Ending::Succeeded));
         let entry = &state.jobs[&job];
-        assert_eq!(entry.phase, Phase::Finished { ending: Ending::Cancelled, error: Vec::new() });
+        assert_eq!(
+            entry.phase,
+            Phase::Finished {
+                ending: Ending::Cancelled,
+                error: Vec::new()
+            }
+        );
         assert_eq!(entry.fence, Fence(6));
-        assert!(entry.steps.iter().all(|s| s.result.is_none()), "results outlived the undo");
+        assert!(
+            entry.steps.iter().all(|s| s.result.is_none()),
+            "results outlived the undo"
+        );
     }
 
     #[test]
@@ -311,8 +373,14 @@ mod tests {
         let (old, new) = (JobId::new(), JobId::new());
         let mut state = host();
         state.apply(&Change::Begin(accepted(new, resource, 9)));
-        state.apply(&Change::Raise { job: new, fence: Fence(4) });
-        state.apply(&Change::Raise { job: old, fence: Fence(20) });
+        state.apply(&Change::Raise {
+            job: new,
+            fence: Fence(4),
+        });
+        state.apply(&Change::Raise {
+            job: old,
+            fence: Fence(20),
+        });
         assert_eq!(state.fences[&resource].fence, Fence(9));
         assert_eq!(state.max_fence, Fence(9));
     }

@@ -21,7 +21,9 @@ const WITHIN: Duration = Duration::from_secs(4);
 /// What it writes.
 const SIGN: &[u8] = b"RZ";
 /// 16-bit code: mov dx,0x3f8; mov al,'R'; out dx,al; mov al,'Z'; out dx,al; cli; hlt; jmp to the hlt.
-const CODE: [u8; 13] = [0xba, 0xf8, 0x03, 0xb0, b'R', 0xee, 0xb0, b'Z', 0xee, 0xfa, 0xf4, 0xeb, 0xfd];
+const CODE: [u8; 13] = [
+    0xba, 0xf8, 0x03, 0xb0, b'R', 0xee, 0xb0, b'Z', 0xee, 0xfa, 0xf4, 0xeb, 0xfd,
+];
 
 /// What runs guests' instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,12 +74,23 @@ pub(crate) async fn probe(root: &Path, identity: Option<Identity>) -> Result<Acc
         }
     };
     tracing::info!(accelerator = accelerator.as_str(), "what runs guests here");
-    files::write_record(&record, &Shown { boot: boot_id(), uid, accelerator })?;
+    files::write_record(
+        &record,
+        &Shown {
+            boot: boot_id(),
+            uid,
+            accelerator,
+        },
+    )?;
     Ok(accelerator)
 }
 
 /// Whether a guest on this accelerator does something.
-pub(crate) async fn try_guest(root: &Path, accelerator: Accelerator, identity: Option<Identity>) -> Result<bool, StepError> {
+pub(crate) async fn try_guest(
+    root: &Path,
+    accelerator: Accelerator,
+    identity: Option<Identity>,
+) -> Result<bool, StepError> {
     let folder = tempfile::Builder::new()
         .prefix("probe-")
         .tempdir_in(root)
@@ -100,11 +113,17 @@ pub(crate) async fn try_guest(root: &Path, accelerator: Accelerator, identity: O
         devices: vec![PathBuf::from(DEVICE)],
         ..Surroundings::default()
     };
-    let streams = Streams { stdin: Stdio::null(), stdout: Stdio::piped(), stderr: Stdio::null() };
+    let streams = Streams {
+        stdin: Stdio::null(),
+        stdout: Stdio::piped(),
+        stderr: Stdio::null(),
+    };
     let mut child = spawn::start(qemu::PROGRAM, &args, around, streams, WhenDropped::Killed).await?;
     let mut said = Vec::new();
     let listen = async {
-        let Some(mut out) = child.stdout.take() else { return false };
+        let Some(mut out) = child.stdout.take() else {
+            return false;
+        };
         let mut piece = [0; 256];
         // The firmware may say something, too.
         while let Ok(n) = out.read(&mut piece).await {
@@ -119,7 +138,10 @@ pub(crate) async fn try_guest(root: &Path, accelerator: Accelerator, identity: O
         false
     };
     let runs = tokio::time::timeout(WITHIN, listen).await.unwrap_or(false);
-    child.kill().await.map_err(|e| files::storage("ending the probe", root, &e))?;
+    child
+        .kill()
+        .await
+        .map_err(|e| files::storage("ending the probe", root, &e))?;
     Ok(runs)
 }
 

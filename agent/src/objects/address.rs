@@ -32,10 +32,16 @@ impl AllowList {
     pub(crate) fn new(entries: &[String]) -> Result<Self, StepError> {
         let prefixes = entries.iter().map(|entry| {
             Url::parse(entry).map_err(|e| {
-                StepError::new(ErrorClass::Permanent, "CONFIGURATION", format!("agent.image_allow: {entry:?} is not a URL: {e}"))
+                StepError::new(
+                    ErrorClass::Permanent,
+                    "CONFIGURATION",
+                    format!("agent.image_allow: {entry:?} is not a URL: {e}"),
+                )
             })
         });
-        Ok(Self { prefixes: prefixes.collect::<Result<_, _>>()? })
+        Ok(Self {
+            prefixes: prefixes.collect::<Result<_, _>>()?,
+        })
     }
 
     fn covers(&self, url: &Url) -> bool {
@@ -58,7 +64,9 @@ impl AllowList {
         match (url.scheme(), self.covers(url)) {
             ("https" | "http", true) => Ok(Reach::Any),
             ("https", false) => Ok(Reach::Public),
-            ("http", false) => Err(refused("images are fetched by https; http only where the operator allows it")),
+            ("http", false) => Err(refused(
+                "images are fetched by https; http only where the operator allows it",
+            )),
             (scheme, _) => Err(refused(format!("images can't be fetched by {scheme}"))),
         }
     }
@@ -131,13 +139,41 @@ mod tests {
 
     #[test]
     fn only_the_public_internet_is_public() {
-        for public in ["9.9.9.9", "151.101.2.132", "2a04:4e42::644", "64:ff9b::909:909", "2606:4700::1111"] {
+        for public in [
+            "9.9.9.9",
+            "151.101.2.132",
+            "2a04:4e42::644",
+            "64:ff9b::909:909",
+            "2606:4700::1111",
+        ] {
             assert!(is_public(public.parse().unwrap()), "{public}");
         }
         for other in [
-            "127.0.0.1", "10.1.2.3", "172.31.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1",
-            "255.255.255.255", "240.0.0.1", "198.18.0.1", "192.0.2.7", "192.0.0.8", "::1", "::", "fe80::1", "fd00::1", "ff02::1",
-            "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "2001:db8::1", "2001::1", "::7f00:1",
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.31.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "100.64.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "240.0.0.1",
+            "198.18.0.1",
+            "192.0.2.7",
+            "192.0.0.8",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "2001:db8::1",
+            "2001::1",
+            "::7f00:1",
         ] {
             assert!(!is_public(other.parse().unwrap()), "{other}");
         }
@@ -149,13 +185,24 @@ mod tests {
         let check = |u: &str| allow.check(&Url::parse(u).unwrap()).map_err(|e| e.code);
         assert_eq!(check("http://127.0.0.1:8000/images/a.qcow2"), Ok(Reach::Any));
         for not in [
-            "http://127.0.0.1:8000/other", "http://127.0.0.1:80/images/a", "http://127.0.0.1:8000/images/../other",
-            "http://127.0.0.1:8000@evil.example/images/a", "ftp://127.0.0.1:8000/images/a", "http://127.0.0.2:8000/images/a",
+            "http://127.0.0.1:8000/other",
+            "http://127.0.0.1:80/images/a",
+            "http://127.0.0.1:8000/images/../other",
+            "http://127.0.0.1:8000@evil.example/images/a",
+            "ftp://127.0.0.1:8000/images/a",
+            "http://127.0.0.2:8000/images/a",
         ] {
             assert!(check(not).is_err(), "{not}");
         }
         assert_eq!(check("https://example.org/a"), Ok(Reach::Public));
         assert_eq!(check("https://127.0.0.1:8000/images/a"), Ok(Reach::Public));
-        assert!(check_addresses(Reach::Public, "x", &["9.9.9.9".parse().unwrap(), "10.0.0.1".parse().unwrap()]).is_err());
+        assert!(
+            check_addresses(
+                Reach::Public,
+                "x",
+                &["9.9.9.9".parse().unwrap(), "10.0.0.1".parse().unwrap()]
+            )
+            .is_err()
+        );
     }
 }

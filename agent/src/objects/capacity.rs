@@ -18,7 +18,10 @@ pub(crate) fn disk_used(layout: &Layout) -> u64 {
     let folder_size = |folder: &Path| -> u64 {
         let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
         // Blocks are of 512 bytes (stat(2)); overlays are sparse.
-        entries.filter_map(|e| e.metadata().ok()).map(|m| m.blocks() * 512).sum()
+        entries
+            .filter_map(|e| e.metadata().ok())
+            .map(|m| m.blocks() * 512)
+            .sum()
     };
     folder_size(&layout.images()) + folder_size(&layout.disks())
 }
@@ -32,7 +35,9 @@ pub(crate) fn memory_mib() -> (u64, u64) {
 fn parse_meminfo(text: &str) -> (u64, u64) {
     let field = |name: &str| -> u64 {
         let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
-        line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
+        line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok())
+            .unwrap_or(0)
+            / 1024
     };
     (field("MemTotal"), field("MemAvailable"))
 }
@@ -45,7 +50,10 @@ pub(crate) fn processors() -> u32 {
 /// Of one minute.
 pub(crate) fn load1() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace().next().and_then(|l| l.parse().ok()).unwrap_or(0.0)
+    text.split_whitespace()
+        .next()
+        .and_then(|l| l.parse().ok())
+        .unwrap_or(0.0)
 }
 
 /// GiB for guests: what is free and what is ours already, less the reserve.

@@ -72,8 +72,15 @@ impl Hierarchy {
     pub(crate) fn probe(root: &Path, name: &str) -> Self {
         let unified = Self::Unified(root.to_owned());
         let split = Self::Split(root.to_owned());
-        let candidate = if root.join("cgroup.controllers").exists() { unified } else { split };
-        let limits = Limits { vcpus: 1, memory_mib: 64 };
+        let candidate = if root.join("cgroup.controllers").exists() {
+            unified
+        } else {
+            split
+        };
+        let limits = Limits {
+            vcpus: 1,
+            memory_mib: 64,
+        };
         let tried = candidate.make(name, limits);
         let removed = candidate.remove(name);
         match tried.and(removed) {
@@ -103,9 +110,10 @@ impl Hierarchy {
             }
         }
         match self {
-            Self::Unified(root) => limits.unified().iter().try_for_each(|(file, value)| {
-                fs::write(root.join(name).join(file), value)
-            }),
+            Self::Unified(root) => limits
+                .unified()
+                .iter()
+                .try_for_each(|(file, value)| fs::write(root.join(name).join(file), value)),
             Self::Split(root) => limits.split().iter().try_for_each(|(controller, file, value)| {
                 fs::write(root.join(controller).join(name).join(file), value)
             }),
@@ -115,7 +123,9 @@ impl Hierarchy {
 
     /// Puts a process in it.
     pub(crate) fn enter(&self, name: &str, pid: i32) -> io::Result<()> {
-        self.folders(name).iter().try_for_each(|f| fs::write(f.join("cgroup.procs"), pid.to_string()))
+        self.folders(name)
+            .iter()
+            .try_for_each(|f| fs::write(f.join("cgroup.procs"), pid.to_string()))
     }
 
     /// Removes it; one that isn't there is no error.
@@ -145,7 +155,10 @@ mod tests {
 
     #[test]
     fn limits_leave_room_for_qemu_itself() {
-        let limits = Limits { vcpus: 2, memory_mib: 128 };
+        let limits = Limits {
+            vcpus: 2,
+            memory_mib: 128,
+        };
         assert_eq!(limits.unified()[1].1, "300000 100000");
         assert_eq!(limits.split()[0].2, ((128u64 + 384) << 20).to_string());
     }

@@ -69,7 +69,7 @@ fn last_lines(bytes: &[u8], lines: usize) -> &[u8] {
 pub(crate) fn tail(folder: &Path, lines: usize) -> Result<Vec<u8>, StepError> {
     let read = || -> io::Result<Vec<u8>> {
         let mut bytes = last_bytes(&now(folder), LIMIT)?;
-        if bytes.iter().filter(|b| **b == b'\n').count() < lines {
+        if bytes.split(|b| *b == b'\n').count() <= lines {
             let mut all = last_bytes(&before(folder), LIMIT)?;
             all.append(&mut bytes);
             bytes = all;
@@ -84,11 +84,21 @@ pub(crate) fn part(folder: &Path, from: Option<u64>) -> Result<ConsolePart, Step
     let read = || -> io::Result<ConsolePart> {
         let mut file = match File::open(now(folder)) {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(ConsolePart { data: Vec::new(), next: 0 }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Ok(ConsolePart {
+                    data: Vec::new(),
+                    next: 0,
+                });
+            }
             Err(e) => return Err(e),
         };
         let size = file.metadata()?.len();
-        let Some(from) = from else { return Ok(ConsolePart { data: Vec::new(), next: size }) };
+        let Some(from) = from else {
+            return Ok(ConsolePart {
+                data: Vec::new(),
+                next: size,
+            });
+        };
         let from = if from > size { 0 } else { from };
         file.seek(SeekFrom::Start(from))?;
         let mut data = Vec::new();
@@ -122,7 +132,13 @@ mod tests {
         assert_eq!(tail(dir.path(), 2).unwrap(), line.repeat(2));
         fs::write(now(dir.path()), b"new\n").unwrap();
         assert_eq!(tail(dir.path(), 2).unwrap(), b"0123456789abcde\nnew\n");
-        assert_eq!(part(dir.path(), Some(1 << 30)).unwrap(), ConsolePart { data: b"new\n".to_vec(), next: 4 });
+        assert_eq!(
+            part(dir.path(), Some(1 << 30)).unwrap(),
+            ConsolePart {
+                data: b"new\n".to_vec(),
+                next: 4
+            }
+        );
         assert_eq!(part(dir.path(), None).unwrap().next, 4);
     }
 }

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-const WITHIN: Duration = Duration::from_secs(60);
+const WITHIN: Duration = Duration::from_mins(1);
 
 /// Bytes in a GiB.
 pub(crate) const GIB: u64 = 1 << 30;
@@ -48,21 +48,34 @@ impl Disks {
     }
 
     /// Makes it; `owner` is the user of the guest that will use it. The size that it has to grow to, where it is there and smaller.
-    pub(crate) async fn ensure(&self, action: &EnsureDisk, images: &Images, owner: Option<Identity>) -> Result<Option<u32>, StepError> {
+    pub(crate) async fn ensure(
+        &self,
+        action: &EnsureDisk,
+        images: &Images,
+        owner: Option<Identity>,
+    ) -> Result<Option<u32>, StepError> {
         if let Some(disk) = self.get(action.disk)?
             && disk.image_sha256 == action.image_sha256
         {
             return Ok((disk.size_gib < action.size_gib).then_some(action.size_gib));
         }
         let Some(image) = images.by_digest(&action.image_sha256)? else {
-            return Err(StepError::new(ErrorClass::Unavailable, "IMAGE_NOT_HERE", "the disk's image is not on the host yet"));
+            return Err(StepError::new(
+                ErrorClass::Unavailable,
+                "IMAGE_NOT_HERE",
+                "the disk's image is not on the host yet",
+            ));
         };
         let virtual_size = image.facts.virtual_size_bytes;
         if virtual_size > u64::from(action.size_gib) * GIB {
             return Err(StepError::new(
                 ErrorClass::Permanent,
                 "IMAGE_LARGER_THAN_DISK",
-                format!("the image needs {} GiB, and the disk has {}", virtual_size.div_ceil(GIB), action.size_gib),
+                format!(
+                    "the image needs {} GiB, and the disk has {}",
+                    virtual_size.div_ceil(GIB),
+                    action.size_gib
+                ),
             ));
         }
         self.create(action, owner).await?;
@@ -76,8 +89,18 @@ impl Disks {
         let backing = self.layout.images().join(&action.image_sha256);
         // `-u`: the file below is not opened; it was looked at when it came, by a user with no rights.
         let args = argv![
-            "create", "-q", "-u", "-f", "qcow2", "-F", action.image_format.as_str(), "-b", backing.display(),
-            "--", temp.display(), format!("{}G", action.size_gib),
+            "create",
+            "-q",
+            "-u",
+            "-f",
+            "qcow2",
+            "-F",
+            action.image_format.as_str(),
+            "-b",
+            backing.display(),
+            "--",
+            temp.display(),
+            format!("{}G", action.size_gib),
         ];
         spawn::must("qemu-img", &args, None, Surroundings::default(), WITHIN).await?;
         files::give(&temp, owner)?;
@@ -97,11 +120,30 @@ impl Disks {
     }
 
     /// Makes the file larger, while no guest has it open.
-    pub(crate) async fn grow_file(&self, id: ResourceId, size_gib: u32, owner: Option<Identity>) -> Result<(), StepError> {
+    pub(crate) async fn grow_file(
+        &self,
+        id: ResourceId,
+        size_gib: u32,
+        owner: Option<Identity>,
+    ) -> Result<(), StepError> {
         // Run as the disk's user: the guest could write to this file.
-        let args = argv!["resize", "-q", "-f", "qcow2", "--", format!("./{id}.qcow2"), format!("{size_gib}G")];
-        let around = Surroundings { identity: owner, folder: Some(self.layout.disks()), ..Surroundings::default() };
-        spawn::must("qemu-img", &args, None, around, WITHIN).await.map(drop)
+        let args = argv![
+            "resize",
+            "-q",
+            "-f",
+            "qcow2",
+            "--",
+            format!("./{id}.qcow2"),
+            format!("{size_gib}G")
+        ];
+        let around = Surroundings {
+            identity: owner,
+            folder: Some(self.layout.disks()),
+            ..Surroundings::default()
+        };
+        spawn::must("qemu-img", &args, None, around, WITHIN)
+            .await
+            .map(drop)
     }
 
     /// Notes that it has grown.
@@ -127,13 +169,20 @@ impl Disks {
         files::remove_file(&self.layout.disks().join(format!(".new-{}", action.disk)))?;
         files::remove_file(&self.layout.disk(action.disk))?;
         files::remove_file(&self.layout.disk_record(action.disk))?;
-        Ok(Effect { detail: "the disk is gone".to_owned(), ..Effect::default() })
+        Ok(Effect {
+            detail: "the disk is gone".to_owned(),
+            ..Effect::default()
+        })
     }
 
     pub(crate) fn inventory(&self) -> Result<Vec<Held>, StepError> {
         let mut all = Vec::new();
         for id in files::ids_in(&self.layout.disks(), ".json")? {
-            let state = if self.get(id)?.is_some() { "ready" } else { "unknown" };
+            let state = if self.get(id)?.is_some() {
+                "ready"
+            } else {
+                "unknown"
+            };
             all.push(Held {
                 kind: ObjectKind::Disk,
                 id,

@@ -5,7 +5,8 @@
 //! to it as `/tmp`, as the state folder may lie where its user can't pass.
 
 use super::files;
-use super::netns::{self, BRIDGE, Names};
+use super::names::Names;
+use super::netns::{self, BRIDGE};
 use super::process::ProcessId;
 use super::spawn::{self, Privileges, Streams, Surroundings, WhenDropped};
 use crate::driver::StepError;
@@ -59,7 +60,11 @@ fn user() -> &'static str {
 
 fn args(service: &Service<'_>, upstream: &[IpAddr]) -> Vec<String> {
     let gateway = service.gateway;
-    let dns = if service.dns.is_empty() { vec![gateway] } else { service.dns.to_vec() };
+    let dns = if service.dns.is_empty() {
+        vec![gateway]
+    } else {
+        service.dns.to_vec()
+    };
     let dns: Vec<String> = dns.iter().map(Ipv4Addr::to_string).collect();
     let mut args = vec![
         "--keep-in-foreground".to_owned(),
@@ -76,10 +81,15 @@ fn args(service: &Service<'_>, upstream: &[IpAddr]) -> Vec<String> {
         "--log-facility=-".to_owned(),
         "--dhcp-authoritative".to_owned(),
         "--dhcp-hostsfile=/tmp/hosts".to_owned(),
+        "--addn-hosts=/tmp/names".to_owned(),
         "--dhcp-leasefile=/tmp/leases".to_owned(),
         "--dhcp-lease-max=65536".to_owned(),
         "--dhcp-ignore=tag:!known".to_owned(),
-        format!("--dhcp-range={},static,{},infinite", service.cidr.network(), service.cidr.netmask()),
+        format!(
+            "--dhcp-range={},static,{},infinite",
+            service.cidr.network(),
+            service.cidr.netmask()
+        ),
         format!("--dhcp-option=option:router,{gateway}"),
         format!("--dhcp-option=option:dns-server,{}", dns.join(",")),
     ];
@@ -91,19 +101,43 @@ fn args(service: &Service<'_>, upstream: &[IpAddr]) -> Vec<String> {
 fn hosts(leases: &[&HostLease]) -> String {
     let mut text = String::new();
     for lease in leases {
-        let name = lease.hostname.as_deref().map(|n| format!(",{n}")).unwrap_or_default();
+        let name = lease
+            .hostname
+            .as_deref()
+            .map(|n| format!(",{n}"))
+            .unwrap_or_default();
         writeln!(text, "{},{}{name},infinite", lease.mac, lease.ip).unwrap_or_default();
     }
     text
 }
 
+/// Names for DNS, as in hosts(5): a guest is found by its name before it took its lease, too.
+fn names_of(leases: &[&HostLease]) -> String {
+    let named = leases.iter().filter_map(|l| Some((l.ip, l.hostname.as_deref()?)));
+    named.fold(String::new(), |mut text, (ip, name)| {
+        writeln!(text, "{ip} {name}").unwrap_or_default();
+        text
+    })
+}
+
+/// The files that it reads, and what shall be in them.
+fn lists(service: &Service<'_>) -> [(&'static str, String); 2] {
+    [
+        ("hosts", hosts(&service.leases)),
+        ("names", names_of(&service.leases)),
+    ]
+}
+
+fn holds(folder: &Path, file: &str, text: &str) -> bool {
+    fs::read(folder.join(file)).is_ok_and(|t| t == text.as_bytes())
+}
+
 /// Makes it run and know these hosts.
 pub(crate) async fn ensure(names: &Names, folder: &Path, service: &Service<'_>) -> Result<(), StepError> {
-    let text = hosts(&service.leases);
-    let file = folder.join("hosts");
-    let known = fs::read(&file).is_ok_and(|old| old == text.as_bytes());
-    if !known {
-        files::write_atomic(&file, text.as_bytes(), 0o644)?;
+    for (file, text) in lists(service) {
+        if !holds(folder, file, &text) {
+            files::write_atomic(&folder.join(file), text.as_bytes(), 0o644)?;
+        }
     }
     let args = args(service, &upstream());
     let running: Option<Running> = files::read_record(&record(folder))?;
@@ -120,7 +154,12 @@ pub(crate) async fn ensure(names: &Names, folder: &Path, service: &Service<'_>) 
 }
 
 fn not_told(error: &std::io::Error) -> StepError {
-    StepError::new(ErrorClass::Unavailable, "DHCP_FAILED", "the network's DHCP server couldn't be told of a change").inside(error)
+    StepError::new(
+        ErrorClass::Unavailable,
+        "DHCP_FAILED",
+        "the network's DHCP server couldn't be told of a change",
+    )
+    .inside(error)
 }
 
 async fn launch(names: &Names, folder: &Path, args: Vec<String>) -> Result<(), StepError> {
@@ -138,16 +177,32 @@ async fn launch(names: &Names, folder: &Path, args: Vec<String>) -> Result<(), S
         privileges: Privileges::AsTheAgents,
         ..names.inside()
     };
-    let mut child =
-        spawn::start("dnsmasq", &args, around, Streams::errors_to(log), WhenDropped::GoesOn).await?;
+    let mut child = spawn::start(
+        "dnsmasq",
+        &args,
+        around,
+        Streams::errors_to(log),
+        WhenDropped::GoesOn,
+    )
+    .await?;
     let failed = |why: String| {
         let said = fs::read_to_string(&log_path).unwrap_or_default();
-        StepError::new(ErrorClass::Unavailable, "DHCP_FAILED", "the network's DHCP server didn't start on the host")
-            .inside(format_args!("{why}: {}", said.trim()))
+        StepError::new(
+            ErrorClass::Unavailable,
+            "DHCP_FAILED",
+            "the network's DHCP server didn't start on the host",
+        )
+        .inside(format_args!("{why}: {}", said.trim()))
     };
     let process = child.id().and_then(|pid| ProcessId::of(i32::try_from(pid).ok()?));
     let process = process.ok_or_else(|| failed("it ended at once".to_owned()))?;
-    files::write_record(&record(folder), &Running { process: process.clone(), args })?;
+    files::write_record(
+        &record(folder),
+        &Running {
+            process: process.clone(),
+            args,
+        },
+    )?;
     let until = tokio::time::Instant::now() + READY_WITHIN;
     while !listens(&process) {
         if let Ok(Some(status)) = child.try_wait() {
@@ -168,14 +223,19 @@ async fn launch(names: &Names, folder: &Path, args: Vec<String>) -> Result<(), S
 
 /// Whether UDP port 67 (hex 43) is bound in the process's namespace.
 fn listens(process: &ProcessId) -> bool {
-    fs::read_to_string(process.proc("net/udp"))
-        .is_ok_and(|t| t.lines().filter_map(|l| l.split_whitespace().nth(1)).any(|a| a.ends_with(":0043")))
+    fs::read_to_string(process.proc("net/udp")).is_ok_and(|t| {
+        t.lines()
+            .filter_map(|l| l.split_whitespace().nth(1))
+            .any(|a| a.ends_with(":0043"))
+    })
 }
 
 /// Whether it runs and has been given these hosts.
 pub(crate) fn is_so(folder: &Path, service: &Service<'_>) -> Result<bool, StepError> {
     let running: Option<Running> = files::read_record(&record(folder))?;
-    let known = fs::read(folder.join("hosts")).is_ok_and(|t| t == hosts(&service.leases).as_bytes());
+    let known = lists(service)
+        .iter()
+        .all(|(file, text)| holds(folder, file, text));
     Ok(known && running.is_some_and(|r| r.process.is_alive() && r.args == args(service, &upstream())))
 }
 
@@ -194,7 +254,10 @@ pub(crate) async fn stop(names: &Names, folder: &Path) -> Result<(), StepError> 
         ours.extend(ProcessId::of(pid).filter(|p| p.command().as_deref() == Some("dnsmasq")));
     }
     for process in ours {
-        process.end(Duration::from_secs(2)).await.map_err(|e| not_told(&e))?;
+        process
+            .end(Duration::from_secs(2))
+            .await
+            .map_err(|e| not_told(&e))?;
     }
     files::remove_file(&record(folder))
 }
@@ -205,8 +268,16 @@ mod tests {
 
     #[test]
     fn hosts_are_lines_of_mac_address_and_name() {
-        let named = HostLease { mac: "02:00:00:00:00:01".into(), ip: "10.0.0.5".parse().unwrap(), hostname: Some("web-1".into()) };
-        let bare = HostLease { hostname: None, mac: "02:00:00:00:00:02".into(), ip: "10.0.0.6".parse().unwrap() };
+        let named = HostLease {
+            mac: "02:00:00:00:00:01".into(),
+            ip: "10.0.0.5".parse().unwrap(),
+            hostname: Some("web-1".into()),
+        };
+        let bare = HostLease {
+            hostname: None,
+            mac: "02:00:00:00:00:02".into(),
+            ip: "10.0.0.6".parse().unwrap(),
+        };
         assert_eq!(
             hosts(&[&named, &bare]),
             "02:00:00:00:00:01,10.0.0.5,web-1,infinite\n02:00:00:00:00:02,10.0.0.6,infinite\n"
@@ -215,8 +286,12 @@ mod tests {
 
     #[test]
     fn the_gateway_answers_for_names_where_no_server_is_given() {
-        let service =
-            Service { cidr: "10.1.2.0/24".parse().unwrap(), gateway: "10.1.2.1".parse().unwrap(), dns: &[], leases: vec![] };
+        let service = Service {
+            cidr: "10.1.2.0/24".parse().unwrap(),
+            gateway: "10.1.2.1".parse().unwrap(),
+            dns: &[],
+            leases: vec![],
+        };
         let args = args(&service, &["9.9.9.9".parse().unwrap()]);
         assert!(args.contains(&"--dhcp-option=option:dns-server,10.1.2.1".to_owned()));
         assert!(args.contains(&"--dhcp-range=10.1.2.0,static,255.255.255.0,infinite".to_owned()));

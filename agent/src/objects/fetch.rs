@@ -25,7 +25,7 @@ const REDIRECTS: usize = 5;
 /// For a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(15);
 /// Between two pieces.
-const READ_WITHIN: Duration = Duration::from_secs(60);
+const READ_WITHIN: Duration = Duration::from_mins(1);
 /// Of a piece read from a file, bytes.
 const PIECE: usize = 256 * 1024;
 
@@ -62,8 +62,16 @@ struct Sink<'a> {
 
 impl<'a> Sink<'a> {
     async fn create(path: &'a Path, rules: &'a FetchRules) -> Result<Self, StepError> {
-        let file = File::create(path).await.map_err(|e| storage("making an image's file", path, &e))?;
-        Ok(Self { file, path, hash: Sha256::new(), size: 0, rules })
+        let file = File::create(path)
+            .await
+            .map_err(|e| storage("making an image's file", path, &e))?;
+        Ok(Self {
+            file,
+            path,
+            hash: Sha256::new(),
+            size: 0,
+            rules,
+        })
     }
 
     /// Refuses what is too large for the rules or the disk, as soon as that is known.
@@ -72,13 +80,20 @@ impl<'a> Sink<'a> {
             return Err(StepError::new(
                 ErrorClass::Permanent,
                 "IMAGE_TOO_LARGE",
-                format!("the image's file is larger than the {} bytes that are allowed", self.rules.max_bytes),
+                format!(
+                    "the image's file is larger than the {} bytes that are allowed",
+                    self.rules.max_bytes
+                ),
             ));
         }
         let free = super::capacity::disk_free(self.path.parent().unwrap_or(Path::new("/")))?;
         let left = total.saturating_sub(self.size);
         if free < left.saturating_add(self.rules.disk_reserve) {
-            return Err(StepError::new(ErrorClass::NoRoom, "NO_ROOM", "the host has no room for the image's file"));
+            return Err(StepError::new(
+                ErrorClass::NoRoom,
+                "NO_ROOM",
+                "the host has no room for the image's file",
+            ));
         }
         Ok(())
     }
@@ -90,7 +105,10 @@ impl<'a> Sink<'a> {
             self.expect(next)?;
         }
         self.hash.update(piece);
-        self.file.write_all(piece).await.map_err(|e| storage("writing an image's file", self.path, &e))?;
+        self.file
+            .write_all(piece)
+            .await
+            .map_err(|e| storage("writing an image's file", self.path, &e))?;
         self.size = next;
         Ok(())
     }
@@ -100,17 +118,24 @@ impl<'a> Sink<'a> {
             self.file.flush().await?;
             self.file.sync_all().await
         };
-        synced.await.map_err(|e| storage("writing an image's file", self.path, &e))?;
-        Ok(Fetched { sha256: hex(&self.hash.finalize()), size: self.size })
+        synced
+            .await
+            .map_err(|e| storage("writing an image's file", self.path, &e))?;
+        Ok(Fetched {
+            sha256: hex(&self.hash.finalize()),
+            size: self.size,
+        })
     }
 }
 
 /// Bytes in hex.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").unwrap_or_default();
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            write!(text, "{byte:02x}").unwrap_or_default();
+            text
+        })
 }
 
 pub(crate) fn cancelled() -> StepError {
@@ -138,10 +163,23 @@ pub(crate) async fn from_folder(
             .read(true)
             .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits() | nix::fcntl::OFlag::O_NONBLOCK.bits())
             .open(&source)?;
-        if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::from(io::ErrorKind::InvalidInput)) }
+        if file.metadata()?.is_file() {
+            Ok(file)
+        } else {
+            Err(io::Error::from(io::ErrorKind::InvalidInput))
+        }
     };
-    let file = open().map_err(|e| refused("FILE_REFUSED", format!("{name:?} in the image folder is no plain file")).inside(e))?;
-    let size = file.metadata().map_err(|e| storage("reading an image", &source, &e))?.len();
+    let file = open().map_err(|e| {
+        refused(
+            "FILE_REFUSED",
+            format!("{name:?} in the image folder is no plain file"),
+        )
+        .inside(e)
+    })?;
+    let size = file
+        .metadata()
+        .map_err(|e| storage("reading an image", &source, &e))?
+        .len();
     let mut file = File::from_std(file);
     let mut sink = Sink::create(to, rules).await?;
     sink.expect(size)?;
@@ -150,7 +188,10 @@ pub(crate) async fn from_folder(
         if cancel.is_cancelled() {
             return Err(cancelled());
         }
-        let n = file.read(&mut piece).await.map_err(|e| storage("reading an image", &source, &e))?;
+        let n = file
+            .read(&mut piece)
+            .await
+            .map_err(|e| storage("reading an image", &source, &e))?;
         if n == 0 {
             return sink.done().await;
         }
@@ -162,13 +203,19 @@ pub(crate) async fn from_folder(
 fn folder_file(name: &str, rules: &FetchRules) -> Result<PathBuf, StepError> {
     let bare = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0']);
     if !bare {
-        return Err(refused("FILE_REFUSED", "an image's file is a bare name in the operator's image folder"));
+        return Err(refused(
+            "FILE_REFUSED",
+            "an image's file is a bare name in the operator's image folder",
+        ));
     }
     let Some(folder) = &rules.image_dir else {
         return Err(refused("FILE_REFUSED", "this host has no image folder"));
     };
     let missing = |e: io::Error| match e.kind() {
-        io::ErrorKind::NotFound => refused("FILE_NOT_FOUND", format!("there is no {name:?} in the image folder")),
+        io::ErrorKind::NotFound => refused(
+            "FILE_NOT_FOUND",
+            format!("there is no {name:?} in the image folder"),
+        ),
         _ => storage("reading the image folder", folder, &e),
     };
     let folder_at = folder.canonicalize().map_err(missing)?;
@@ -176,7 +223,10 @@ fn folder_file(name: &str, rules: &FetchRules) -> Result<PathBuf, StepError> {
     if file.parent() == Some(&folder_at) {
         Ok(file)
     } else {
-        Err(refused("FILE_REFUSED", format!("{name:?} leads out of the image folder")))
+        Err(refused(
+            "FILE_REFUSED",
+            format!("{name:?} leads out of the image folder"),
+        ))
     }
 }
 
@@ -197,25 +247,41 @@ pub(crate) async fn from_url(
 }
 
 async fn download(url: &str, to: &Path, rules: &FetchRules) -> Result<Fetched, StepError> {
-    let mut url = Url::parse(url).map_err(|e| refused("URL_REFUSED", format!("the image's URL can't be read: {e}")))?;
+    let mut url =
+        Url::parse(url).map_err(|e| refused("URL_REFUSED", format!("the image's URL can't be read: {e}")))?;
     for _ in 0..=REDIRECTS {
         let response = request(&url, rules).await?;
         let status = response.status();
         if status.is_redirection() {
-            let location = response.headers().get(reqwest::header::LOCATION).and_then(|l| l.to_str().ok());
-            let location = location.ok_or_else(|| refused("FETCH_REFUSED", "the server redirects to nowhere"))?;
-            url = url.join(location).map_err(|e| refused("URL_REFUSED", format!("a redirect can't be read: {e}")))?;
+            let location = response
+                .headers()
+                .get(reqwest::header::LOCATION)
+                .and_then(|l| l.to_str().ok());
+            let location =
+                location.ok_or_else(|| refused("FETCH_REFUSED", "the server redirects to nowhere"))?;
+            url = url
+                .join(location)
+                .map_err(|e| refused("URL_REFUSED", format!("a redirect can't be read: {e}")))?;
             continue;
         }
         if status.is_server_error() || status.as_u16() == 429 || status.as_u16() == 408 {
-            return Err(unreachable(format!("the image's server answered {}", status.as_u16()), status));
+            return Err(unreachable(
+                format!("the image's server answered {}", status.as_u16()),
+                status,
+            ));
         }
         if status != reqwest::StatusCode::OK {
-            return Err(refused("FETCH_REFUSED", format!("the image's server answered {}", status.as_u16())));
+            return Err(refused(
+                "FETCH_REFUSED",
+                format!("the image's server answered {}", status.as_u16()),
+            ));
         }
         return receive(response, to, rules).await;
     }
-    Err(refused("TOO_MANY_REDIRECTS", format!("the image's server redirected more than {REDIRECTS} times")))
+    Err(refused(
+        "TOO_MANY_REDIRECTS",
+        format!("the image's server redirected more than {REDIRECTS} times"),
+    ))
 }
 
 /// Asks one server, at an address that was checked.
@@ -231,7 +297,10 @@ async fn request(url: &Url, rules: &FetchRules) -> Result<reqwest::Response, Ste
             .collect(),
     };
     if addresses.is_empty() {
-        return Err(unreachable(format!("the name {host} has no address"), "nothing resolved"));
+        return Err(unreachable(
+            format!("the name {host} has no address"),
+            "nothing resolved",
+        ));
     }
     let ips: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
     address::check_addresses(reach, &host, &ips)?;
@@ -300,14 +369,36 @@ mod tests {
         let rules = rules(&folder);
         let cancel = CancellationToken::new();
         let got = from_folder("a", &to, &rules, &cancel).await.unwrap();
-        assert_eq!(got.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            got.sha256,
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
         for (name, code) in [
-            ("../secret", "FILE_REFUSED"), ("out", "FILE_REFUSED"), ("", "FILE_REFUSED"), (".", "FILE_REFUSED"),
-            ("none", "FILE_NOT_FOUND"), ("big", "IMAGE_TOO_LARGE"),
+            ("../secret", "FILE_REFUSED"),
+            ("out", "FILE_REFUSED"),
+            ("", "FILE_REFUSED"),
+            (".", "FILE_REFUSED"),
+            ("none", "FILE_NOT_FOUND"),
+            ("big", "IMAGE_TOO_LARGE"),
         ] {
-            assert_eq!(from_folder(name, &to, &rules, &cancel).await.err().map(|e| e.code).as_deref(), Some(code), "{name}");
+            assert_eq!(
+                from_folder(name, &to, &rules, &cancel)
+                    .await
+                    .err()
+                    .map(|e| e.code)
+                    .as_deref(),
+                Some(code),
+                "{name}"
+            );
         }
         cancel.cancel();
-        assert_eq!(from_folder("a", &to, &rules, &cancel).await.err().map(|e| e.code).as_deref(), Some("CANCELLED"));
+        assert_eq!(
+            from_folder("a", &to, &rules, &cancel)
+                .await
+                .err()
+                .map(|e| e.code)
+                .as_deref(),
+            Some("CANCELLED")
+        );
     }
 }

@@ -26,7 +26,14 @@ impl Layout {
     /// Makes the folders that are not there yet.
     pub(crate) fn open(root: PathBuf) -> Result<Self, StepError> {
         let layout = Self { root };
-        for folder in [layout.root(), &layout.networks(), &layout.images(), &layout.claims(), &layout.disks(), &layout.instances()] {
+        for folder in [
+            layout.root(),
+            &layout.networks(),
+            &layout.images(),
+            &layout.claims(),
+            &layout.disks(),
+            &layout.instances(),
+        ] {
             make_folder(folder)?;
         }
         Ok(layout)
@@ -82,8 +89,11 @@ impl Layout {
 /// The error of a file that can't be read or written: the host's trouble, not the user's.
 pub(crate) fn storage(what: &str, path: &Path, error: &io::Error) -> StepError {
     let no_room = error.kind() == io::ErrorKind::StorageFull;
-    let (class, code) =
-        if no_room { (ErrorClass::NoRoom, "NO_ROOM") } else { (ErrorClass::Unavailable, "STORAGE") };
+    let (class, code) = if no_room {
+        (ErrorClass::NoRoom, "NO_ROOM")
+    } else {
+        (ErrorClass::Unavailable, "STORAGE")
+    };
     StepError::new(class, code, format!("the host's storage: {what} didn't work"))
         .inside(format_args!("{what} {}: {error}", path.display()))
 }
@@ -123,9 +133,13 @@ pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> Result<Option<T>,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(storage("reading a record", path, &e)),
     };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|e| storage("reading a record", path, &io::Error::new(io::ErrorKind::InvalidData, e)))
+    serde_json::from_slice(&bytes).map(Some).map_err(|e| {
+        storage(
+            "reading a record",
+            path,
+            &io::Error::new(io::ErrorKind::InvalidData, e),
+        )
+    })
 }
 
 /// Removes a file; one that isn't there is no error.

@@ -10,7 +10,7 @@ use super::disk::Disks;
 use super::files::{self, Layout, storage};
 use super::instance::{self, tap_name};
 use super::locks::Locks;
-use super::netns;
+use super::names::short_hash;
 use super::network::{Networking, Networks, USER_NETWORK};
 use super::process::ProcessId;
 use super::qemu::{self, Card, MONITOR};
@@ -22,15 +22,14 @@ use crate::driver::{GuestSeen, SeenPower, StepError};
 use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_model::job::ErrorClass;
 use rhyzome_model::kinds::Power;
-use rhyzome_model::step::{EnsureInstance, ObjectKind};
+use rhyzome_model::step::EnsureInstance;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::process::Child;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,7 +37,7 @@ use tokio_util::task::TaskTracker;
 /// For a new process to answer on its monitor.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 /// For a process that was told to quit.
-const QUITS_WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const QUITS_WITHIN: Duration = Duration::from_secs(5);
 /// Between two presses of the power button: a guest that is still booting doesn't hear the first.
 const PRESS_EVERY: Duration = Duration::from_secs(5);
 /// Where control groups are mounted.
@@ -46,7 +45,7 @@ pub(crate) const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Where a guest is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Phase {
+pub(crate) enum Phase {
     Running,
     /// The guest has ended, its process not yet.
     ShutDown,
@@ -55,9 +54,9 @@ enum Phase {
 
 /// A guest that runs, as this agent holds it.
 pub(crate) struct Live {
-    process: ProcessId,
+    pub(crate) process: ProcessId,
     pub(crate) qmp: Qmp,
-    phase: watch::Receiver<Phase>,
+    pub(crate) phase: watch::Receiver<Phase>,
 }
 
 /// Whether a guest is asked to end or made to.
@@ -89,19 +88,24 @@ pub(crate) struct Guests {
     pub(crate) live: Mutex<HashMap<ResourceId, Arc<Live>>>,
 }
 
-fn qmp_failed(error: &QmpError) -> StepError {
-    StepError::new(ErrorClass::Unavailable, "MONITOR_FAILED", "the guest's monitor on the host didn't answer as it should").inside(error)
+pub(crate) fn qmp_failed(error: &QmpError) -> StepError {
+    StepError::new(
+        ErrorClass::Unavailable,
+        "MONITOR_FAILED",
+        "the guest's monitor on the host didn't answer as it should",
+    )
+    .inside(error)
 }
 
 impl Guests {
     /// The folder that QEMU runs in.
-    fn run_folder(&self, id: ResourceId) -> PathBuf {
+    pub(crate) fn run_folder(&self, id: ResourceId) -> PathBuf {
         self.layout.instance(id).join("run")
     }
 
     /// Of its control group.
     fn group(&self, id: ResourceId) -> String {
-        format!("rhyzome-{}", netns::short_hash(&self.owner, id))
+        format!("rhyzome-{}", short_hash(&self.owner, id))
     }
 
     pub(crate) fn run_state(&self, id: ResourceId) -> Result<RunState, StepError> {
@@ -112,7 +116,7 @@ impl Guests {
         files::write_record(&instance::run_record(&self.layout, id), run)
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<ResourceId, Arc<Live>>> {
+    pub(crate) fn held(&self) -> std::sync::MutexGuard<'_, HashMap<ResourceId, Arc<Live>>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -135,10 +139,16 @@ impl Guests {
             (SeenPower::On, Networking::User) => USER_NETWORK.to_owned(),
             (SeenPower::On | SeenPower::Off | SeenPower::Crashed | SeenPower::Unknown, _) => run.detail(),
         };
-        GuestSeen { host: self.host.clone(), instance: id, power, detail, metrics: metrics.unwrap_or_default() }
+        GuestSeen {
+            host: self.host.clone(),
+            instance: id,
+            power,
+            detail,
+            metrics: metrics.unwrap_or_default(),
+        }
     }
 
-    fn tell(&self, id: ResourceId, run: &RunState) {
+    pub(crate) fn tell(&self, id: ResourceId, run: &RunState) {
         // Nobody listening is no error: what is asked for later is looked up.
         let listeners = self.seen.send(self.look(id, run)).unwrap_or(0);
         tracing::debug!(instance = %id, power = run.power().as_str(), listeners, "a guest's power changed");
@@ -147,7 +157,11 @@ impl Guests {
     /// Makes a guest run; `Ok(false)` where it ran already. The instance's lock is held.
     pub(crate) async fn start(self: &Arc<Self>, id: ResourceId) -> Result<bool, StepError> {
         let Some(definition) = instance::definition(&self.layout, id)? else {
-            return Err(StepError::new(ErrorClass::Permanent, "NOT_DEFINED", "the instance is not on the host"));
+            return Err(StepError::new(
+                ErrorClass::Permanent,
+                "NOT_DEFINED",
+                "the instance is not on the host",
+            ));
         };
         let mut run = self.run_state(id)?;
         run.wanted = Power::On;
@@ -169,12 +183,21 @@ impl Guests {
     }
 
     /// Brings the record to what is: finds a process that isn't in it, waits for one that is about to end.
-    async fn settle(self: &Arc<Self>, id: ResourceId, run: &mut RunState) -> Result<(), StepError> {
+    pub(crate) async fn settle(
+        self: &Arc<Self>,
+        id: ResourceId,
+        run: &mut RunState,
+    ) -> Result<(), StepError> {
         if let Some(live) = self.live(id) {
             let mut phase = live.phase.clone();
             let gone = phase.wait_for(|p| *p == Phase::Gone);
-            if *live.phase.borrow() != Phase::Running && tokio::time::timeout(QUITS_WITHIN, gone).await.is_err() {
-                live.process.end(QUITS_WITHIN).await.map_err(|e| storage("ending a guest", &self.run_folder(id), &e))?;
+            if *live.phase.borrow() != Phase::Running
+                && tokio::time::timeout(QUITS_WITHIN, gone).await.is_err()
+            {
+                live.process
+                    .end(QUITS_WITHIN)
+                    .await
+                    .map_err(|e| storage("ending a guest", &self.run_folder(id), &e))?;
             }
         }
         if run.process.is_some() && run.alive().is_none() {
@@ -188,9 +211,18 @@ impl Guests {
         Ok(())
     }
 
-    async fn launch(self: &Arc<Self>, id: ResourceId, definition: &EnsureInstance, run: &mut RunState) -> Result<(), StepError> {
+    async fn launch(
+        self: &Arc<Self>,
+        id: ResourceId,
+        definition: &EnsureInstance,
+        run: &mut RunState,
+    ) -> Result<(), StepError> {
         let Some(disk) = self.disks.get(id)? else {
-            return Err(StepError::new(ErrorClass::Permanent, "DISK_MISSING", "the instance's disk is not on the host"));
+            return Err(StepError::new(
+                ErrorClass::Permanent,
+                "DISK_MISSING",
+                "the instance's disk is not on the host",
+            ));
         };
         let identity = self.users.of(&self.owner, id);
         let folder = self.run_folder(id);
@@ -199,12 +231,27 @@ impl Guests {
         }
         self.make_taps(definition).await?;
         let group = self.group(id);
-        let limits = Limits { vcpus: definition.vcpus, memory_mib: definition.memory_mib };
-        self.hierarchy.make(&group, limits).map_err(|e| storage("limiting a guest", Path::new(CGROUPS), &e))?;
-        let cards = definition.interfaces.iter().enumerate().map(|(i, nic)| match self.networking {
-            Networking::Bridge => Card::Tap { nic, tap: tap_name(&self.owner, id, i) },
-            Networking::User => Card::User { nic, name: &definition.name },
-        });
+        let limits = Limits {
+            vcpus: definition.vcpus,
+            memory_mib: definition.memory_mib,
+        };
+        self.hierarchy
+            .make(&group, limits)
+            .map_err(|e| storage("limiting a guest", Path::new(CGROUPS), &e))?;
+        let cards = definition
+            .interfaces
+            .iter()
+            .enumerate()
+            .map(|(i, nic)| match self.networking {
+                Networking::Bridge => Card::Tap {
+                    nic,
+                    tap: tap_name(&self.owner, id, i),
+                },
+                Networking::User => Card::User {
+                    nic,
+                    name: &definition.name,
+                },
+            });
         let guest = qemu::Guest {
             definition,
             image_sha256: &disk.image_sha256,
@@ -224,157 +271,48 @@ impl Guests {
         let log_path = self.layout.instance(id).join("qemu.log");
         let log = File::create(&log_path).map_err(|e| storage("making a log", &log_path, &e))?;
         // `setsid` execs in place: the pid is QEMU's, and no terminal's hang-up reaches it.
-        let child = spawn::start("setsid", &args, around, Streams::errors_to(log), WhenDropped::GoesOn).await?;
+        let child = spawn::start(
+            "setsid",
+            &args,
+            around,
+            Streams::errors_to(log),
+            WhenDropped::GoesOn,
+        )
+        .await?;
         let failed = |why: &str| {
             let said = std::fs::read_to_string(&log_path).unwrap_or_default();
-            StepError::new(ErrorClass::Unavailable, "GUEST_NOT_STARTED", "QEMU couldn't start the guest on the host")
-                .inside(format_args!("{why}: {}", said.trim()))
+            StepError::new(
+                ErrorClass::Unavailable,
+                "GUEST_NOT_STARTED",
+                "QEMU couldn't start the guest on the host",
+            )
+            .inside(format_args!("{why}: {}", said.trim()))
         };
         let process = child.id().and_then(|pid| ProcessId::of(i32::try_from(pid).ok()?));
         let process = process.ok_or_else(|| failed("it ended at once"))?;
         run.process = Some(process.clone());
         self.write_run_state(id, run)?;
-        self.hierarchy.enter(&group, process.pid).map_err(|e| storage("limiting a guest", Path::new(CGROUPS), &e))?;
-        let (qmp, events) = connect(&folder, &process).await.ok_or_else(|| failed("no monitor"))?;
+        self.hierarchy
+            .enter(&group, process.pid)
+            .map_err(|e| storage("limiting a guest", Path::new(CGROUPS), &e))?;
+        let (qmp, events) = connect(&folder, &process)
+            .await
+            .ok_or_else(|| failed("no monitor"))?;
         self.attach_taps(definition).await?;
-        qmp.execute("cont", Value::Null).await.map_err(|e| failed(&e.to_string()))?;
+        qmp.execute("cont", Value::Null)
+            .await
+            .map_err(|e| failed(&e.to_string()))?;
         self.hold(id, process, qmp, events, Some(child), Phase::Running);
         Ok(())
     }
 
-    /// The namespace that QEMU runs in: the first card's. Taps are opened there, and those of other networks moved to theirs.
-    fn home(&self, definition: &EnsureInstance) -> Option<netns::Names> {
-        match self.networking {
-            Networking::Bridge => definition.interfaces.first().map(|nic| self.networks.names(nic.network)),
-            Networking::User => None,
-        }
-    }
-
-    async fn make_taps(&self, definition: &EnsureInstance) -> Result<(), StepError> {
-        let id = definition.instance;
-        let Some(home) = self.home(definition) else { return Ok(()) };
-        let owner = self.users.of(&self.owner, id).map_or(0, |i| i.uid);
-        for nic in &definition.interfaces {
-            let _network = self.locks.take(ObjectKind::Network, nic.network).await;
-            self.networks.revive(nic.network).await?;
-            if !netns::is_there(&self.networks.names(nic.network)) {
-                return Err(StepError::new(ErrorClass::Unavailable, "NETWORK_NOT_HERE", "the instance's network is not on the host"));
-            }
-        }
-        for (i, nic) in definition.interfaces.iter().enumerate() {
-            let tap = tap_name(&self.owner, id, i);
-            let names = self.networks.names(nic.network);
-            if names != home {
-                netns::remove_tap(&names, &tap).await?;
-            }
-            netns::make_tap(&home, &tap, owner).await?;
-        }
-        Ok(())
-    }
-
-    async fn attach_taps(&self, definition: &EnsureInstance) -> Result<(), StepError> {
-        let Some(home) = self.home(definition) else { return Ok(()) };
-        for (i, nic) in definition.interfaces.iter().enumerate() {
-            let tap = tap_name(&self.owner, definition.instance, i);
-            netns::attach_tap(&home, &self.networks.names(nic.network), &tap).await?;
-        }
-        Ok(())
-    }
-
-    /// Removes the taps of a definition, wherever they are.
-    pub(crate) async fn remove_taps(&self, definition: &EnsureInstance) -> Result<(), StepError> {
-        let Some(home) = self.home(definition) else { return Ok(()) };
-        for (i, nic) in definition.interfaces.iter().enumerate() {
-            let tap = tap_name(&self.owner, definition.instance, i);
-            let names = self.networks.names(nic.network);
-            netns::remove_tap(&names, &tap).await?;
-            if names != home {
-                netns::remove_tap(&home, &tap).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Holds a guest that runs, and watches it.
-    fn hold(
-        self: &Arc<Self>,
-        id: ResourceId,
-        process: ProcessId,
-        qmp: Qmp,
-        events: mpsc::Receiver<Event>,
-        child: Option<Child>,
-        phase: Phase,
-    ) {
-        let (sender, receiver) = watch::channel(phase);
-        let live = Arc::new(Live { process, qmp, phase: receiver });
-        self.held().insert(id, Arc::clone(&live));
-        let guests = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let ending = guests.ending.clone();
-            tokio::select! {
-                () = ending.cancelled() => {}
-                () = guests.watch(id, live, events, child, sender) => {}
-            }
-        });
-    }
-
-    async fn watch(
-        self: &Arc<Self>,
-        id: ResourceId,
-        live: Arc<Live>,
-        mut events: mpsc::Receiver<Event>,
-        child: Option<Child>,
-        phase: watch::Sender<Phase>,
-    ) {
-        let mut ended = None;
-        let begun_ended = *phase.borrow() == Phase::ShutDown;
-        if begun_ended {
-            ended = Some(Ended::ShutDown);
-            quit(&live).await;
-        }
-        while let Some(event) = events.recv().await {
-            if event.name == "SHUTDOWN" {
-                ended.get_or_insert(how_it_ended(&event));
-                phase.send_replace(Phase::ShutDown);
-                quit(&live).await;
-            }
-        }
-        let uptime = live.process.age_seconds();
-        while !live.process.ended_within(Duration::from_secs(3600)).await {}
-        let status = match child {
-            Some(mut child) => child.wait().await.map(|s| s.to_string()).unwrap_or_default(),
-            None => String::new(),
-        };
-        let ended = ended.unwrap_or_else(|| {
-            let detail = if status.is_empty() { String::new() } else { format!(" ({status})") };
-            Ended::Crashed(format!("the guest's process ended by itself{detail}"))
-        });
-        phase.send_replace(Phase::Gone);
-        if let Err(error) = self.after_end(id, &live.process, ended, uptime).await {
-            tracing::error!(instance = %id, %error, inside = error.inside, "a guest's end could not be noted");
-        }
-    }
-
-    /// Notes an end that nobody asked for, and starts again where the policy says so.
-    async fn after_end(self: &Arc<Self>, id: ResourceId, process: &ProcessId, ended: Ended, uptime: f64) -> Result<(), StepError> {
-        let _lock = self.locks.take(ObjectKind::Instance, id).await;
-        let mut run = self.run_state(id)?;
-        if run.process.as_ref() != Some(process) {
-            return Ok(());
-        }
-        run.ended = ended;
-        self.clear(id, &mut run).await?;
-        let pause = run.pause_after(uptime);
-        self.write_run_state(id, &run)?;
-        self.tell(id, &run);
-        self.start_later(id, pause);
-        Ok(())
-    }
-
     /// Takes what a process that has ended leaves: its record, its group.
-    async fn clear(&self, id: ResourceId, run: &mut RunState) -> Result<(), StepError> {
+    pub(crate) async fn clear(&self, id: ResourceId, run: &mut RunState) -> Result<(), StepError> {
         if let Some(process) = run.process.take() {
-            process.end(QUITS_WITHIN).await.map_err(|e| storage("ending a guest", &self.run_folder(id), &e))?;
+            process
+                .end(QUITS_WITHIN)
+                .await
+                .map_err(|e| storage("ending a guest", &self.run_folder(id), &e))?;
         }
         self.held().remove(&id);
         self.write_run_state(id, run)?;
@@ -387,49 +325,13 @@ impl Guests {
             match self.hierarchy.remove(&self.group(id)) {
                 Ok(()) => return Ok(()),
                 // The kernel lets go of an ended process's group a moment after the process.
-                Err(error) if tries >= 100 => return Err(storage("removing a control group", Path::new(CGROUPS), &error)),
+                Err(error) if tries >= 100 => {
+                    return Err(storage("removing a control group", Path::new(CGROUPS), &error));
+                }
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
             tries += 1;
         }
-    }
-
-    /// Starts a guest by itself after a pause, if it should run then.
-    fn start_later(self: &Arc<Self>, id: ResourceId, pause: Duration) {
-        let guests = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let ending = guests.ending.clone();
-            let work = async {
-                tokio::time::sleep(pause).await;
-                if let Err(error) = guests.start_if_wanted(id).await {
-                    tracing::warn!(instance = %id, %error, inside = error.inside, "a guest that should run could not be started");
-                }
-            };
-            tokio::select! {
-                () = ending.cancelled() => {}
-                () = work => {}
-            }
-        });
-    }
-
-    async fn start_if_wanted(self: &Arc<Self>, id: ResourceId) -> Result<(), StepError> {
-        if !self.told.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let _lock = self.locks.take(ObjectKind::Instance, id).await;
-        let Some(definition) = instance::definition(&self.layout, id)? else { return Ok(()) };
-        let mut run = self.run_state(id)?;
-        if !run.should_start(definition.restart) {
-            return Ok(());
-        }
-        if let Err(error) = self.start(id).await {
-            run = self.run_state(id)?;
-            let pause = run.pause_after(0.0);
-            self.write_run_state(id, &run)?;
-            self.start_later(id, pause);
-            return Err(error);
-        }
-        Ok(())
     }
 
     /// Makes a guest not run. The instance's lock is held. What is wanted isn't changed here.
@@ -459,56 +361,6 @@ impl Guests {
         self.tell(id, &run);
         Ok(())
     }
-
-    /// Adopts a process that an earlier agent started, in the record or not.
-    async fn adopt(self: &Arc<Self>, id: ResourceId, run: &mut RunState) -> Result<(), StepError> {
-        let folder = self.run_folder(id);
-        let found = match &run.process {
-            Some(process) => connect(&folder, process).await,
-            None if folder.join(MONITOR).exists() => Qmp::connect(&folder, MONITOR).await.ok(),
-            None => None,
-        };
-        let Some((qmp, events)) = found else { return Ok(()) };
-        let process = qmp.peer.and_then(ProcessId::of).filter(|p| runs_in(p, &folder));
-        let Some(process) = process else { return Ok(()) };
-        let status = qmp.status().await.map_err(|e| qmp_failed(&e))?;
-        let phase = match status.as_str() {
-            // Never told to go on: what was to be done before may not be done.
-            "prelaunch" | "inmigrate" => {
-                tracing::info!(instance = %id, "a guest that was half started is ended");
-                process.end(QUITS_WITHIN).await.map_err(|e| storage("ending a guest", &folder, &e))?;
-                run.process = None;
-                return self.write_run_state(id, run);
-            }
-            "shutdown" | "guest-panicked" => Phase::ShutDown,
-            _ => Phase::Running,
-        };
-        tracing::info!(instance = %id, pid = process.pid, status, "a running guest is adopted");
-        run.process = Some(process.clone());
-        self.write_run_state(id, run)?;
-        self.hold(id, process, qmp, events, None, phase);
-        Ok(())
-    }
-
-    /// Adopts what runs and notes what doesn't; starts nothing.
-    pub(crate) async fn adopt_all(self: &Arc<Self>) -> Result<(), StepError> {
-        for id in files::ids_in(&self.layout.instances(), "")? {
-            let _lock = self.locks.take(ObjectKind::Instance, id).await;
-            let mut run = self.run_state(id)?;
-            if let Err(error) = self.settle(id, &mut run).await {
-                tracing::warn!(instance = %id, %error, inside = error.inside, "a guest could not be adopted");
-            }
-        }
-        Ok(())
-    }
-
-    /// Starts what should run, now that the host was told its epoch.
-    pub(crate) fn resume(self: &Arc<Self>) {
-        match files::ids_in(&self.layout.instances(), "") {
-            Ok(ids) => ids.into_iter().for_each(|id| self.start_later(id, Duration::ZERO)),
-            Err(error) => tracing::error!(%error, inside = error.inside, "the instances could not be listed"),
-        }
-    }
 }
 
 /// Presses the power button until the guest has ended or the time is up.
@@ -533,30 +385,21 @@ async fn press_and_wait(live: &Live, within: Duration, cancel: &CancellationToke
 }
 
 /// Tells QEMU to end; that it is gone before it answers is as good.
-async fn quit(live: &Live) {
+pub(crate) async fn quit(live: &Live) {
     if let Err(error) = live.qmp.execute("quit", Value::Null).await {
         tracing::debug!(%error, "quit");
     }
 }
 
-/// Source: `ShutdownCause` in QEMU's schema.
-fn how_it_ended(event: &Event) -> Ended {
-    match event.data["reason"].as_str().unwrap_or_default() {
-        "guest-shutdown" => Ended::ShutDown,
-        "guest-panic" => Ended::Crashed("the guest's kernel panicked".to_owned()),
-        "host-signal" => Ended::Crashed("the guest's process was ended by a signal from outside".to_owned()),
-        "host-qmp-quit" => Ended::Stopped,
-        other => Ended::Crashed(format!("the guest ended: {other}")),
-    }
-}
-
 /// Connects to the monitor of a process that may only just have been started.
-async fn connect(folder: &Path, process: &ProcessId) -> Option<(Qmp, mpsc::Receiver<Event>)> {
+pub(crate) async fn connect(folder: &Path, process: &ProcessId) -> Option<(Qmp, mpsc::Receiver<Event>)> {
     let until = tokio::time::Instant::now() + ANSWERS_WITHIN;
     while process.is_alive() && tokio::time::Instant::now() < until {
         match Qmp::connect(folder, MONITOR).await {
             Ok((qmp, events)) if qmp.peer == Some(process.pid) => return Some((qmp, events)),
-            Ok((qmp, _)) => tracing::warn!(peer = ?qmp.peer, pid = process.pid, "another process answers on a guest's monitor"),
+            Ok((qmp, _)) => {
+                tracing::warn!(peer = ?qmp.peer, pid = process.pid, "another process answers on a guest's monitor");
+            }
             Err(error) => tracing::trace!(%error, "a monitor doesn't answer yet"),
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -564,15 +407,13 @@ async fn connect(folder: &Path, process: &ProcessId) -> Option<(Qmp, mpsc::Recei
     None
 }
 
-/// Whether a process is a QEMU in this folder of ours: a guest could point its socket to another's.
-fn runs_in(process: &ProcessId, folder: &Path) -> bool {
-    let here = std::fs::read_link(process.proc("cwd"));
-    here.is_ok_and(|here| folder.canonicalize().is_ok_and(|folder| here == folder))
-}
-
 /// Makes a running guest's root disk larger.
 pub(crate) async fn grow_running(live: &Live, size_gib: u32) -> Result<(), StepError> {
     let size = u64::from(size_gib) * super::disk::GIB;
     let arguments = json!({ "node-name": qemu::ROOT_NODE, "size": size });
-    live.qmp.execute("block_resize", arguments).await.map(drop).map_err(|e| qmp_failed(&e))
+    live.qmp
+        .execute("block_resize", arguments)
+        .await
+        .map(drop)
+        .map_err(|e| qmp_failed(&e))
 }

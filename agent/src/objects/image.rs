@@ -42,7 +42,12 @@ pub(crate) struct Images {
 impl Images {
     /// `identity` is who looks at files that nobody has looked at yet.
     pub(crate) fn new(layout: Layout, rules: FetchRules, identity: Option<Identity>) -> Self {
-        Self { layout, rules, identity, files: tokio::sync::Mutex::new(()) }
+        Self {
+            layout,
+            rules,
+            identity,
+            files: tokio::sync::Mutex::new(()),
+        }
     }
 
     /// Clears away what never came wholly.
@@ -80,7 +85,11 @@ impl Images {
         Ok(None)
     }
 
-    pub(crate) async fn ensure(&self, action: &EnsureImage, cancel: &CancellationToken) -> Result<Effect, StepError> {
+    pub(crate) async fn ensure(
+        &self,
+        action: &EnsureImage,
+        cancel: &CancellationToken,
+    ) -> Result<Effect, StepError> {
         if let Some(mut image) = self.get(action.image)?
             && self.file(&image.facts.sha256).is_file()
         {
@@ -96,7 +105,11 @@ impl Images {
             && let Some(known) = self.by_digest(&digest.to_lowercase())?
         {
             self.same_format(action, &known).await?;
-            let image = Image { claims: BTreeSet::from([action.holder]), format: action.format, ..known };
+            let image = Image {
+                claims: BTreeSet::from([action.holder]),
+                format: action.format,
+                ..known
+            };
             let _files = self.files.lock().await;
             if self.file(&image.facts.sha256).is_file() {
                 files::write_record(&self.layout.image_record(action.image), &image)?;
@@ -112,17 +125,27 @@ impl Images {
         if action.format == image.format {
             return Ok(());
         }
-        qcow2::check(&self.file(&image.facts.sha256), action.format, self.identity).await.map(drop)
+        qcow2::check(&self.file(&image.facts.sha256), action.format, self.identity)
+            .await
+            .map(drop)
     }
 
     async fn fetch(&self, action: &EnsureImage, cancel: &CancellationToken) -> Result<ImageFacts, StepError> {
-        let coming = self.layout.images().join(format!("{COMING}{}-{}", action.image, uuid::Uuid::new_v4()));
+        let coming = self
+            .layout
+            .images()
+            .join(format!("{COMING}{}-{}", action.image, uuid::Uuid::new_v4()));
         let done = self.fetch_to(action, &coming, cancel).await;
         files::remove_file(&coming)?;
         done
     }
 
-    async fn fetch_to(&self, action: &EnsureImage, coming: &Path, cancel: &CancellationToken) -> Result<ImageFacts, StepError> {
+    async fn fetch_to(
+        &self,
+        action: &EnsureImage,
+        coming: &Path,
+        cancel: &CancellationToken,
+    ) -> Result<ImageFacts, StepError> {
         let fetched = match &action.source {
             ImageSource::Url(url) => fetch::from_url(url, coming, &self.rules, cancel).await?,
             ImageSource::File(name) => fetch::from_folder(name, coming, &self.rules, cancel).await?,
@@ -138,13 +161,21 @@ impl Images {
         std::fs::set_permissions(coming, Permissions::from_mode(0o644))
             .map_err(|e| storage("setting an image's mode", coming, &e))?;
         let virtual_size_bytes = qcow2::check(coming, action.format, self.identity).await?;
-        let facts = ImageFacts { sha256: fetched.sha256, size_bytes: fetched.size, virtual_size_bytes };
+        let facts = ImageFacts {
+            sha256: fetched.sha256,
+            size_bytes: fetched.size,
+            virtual_size_bytes,
+        };
         if cancel.is_cancelled() {
             return Err(fetch::cancelled());
         }
         let mut claims = self.get(action.image)?.map(|i| i.claims).unwrap_or_default();
         claims.insert(action.holder);
-        let image = Image { facts: facts.clone(), format: action.format, claims };
+        let image = Image {
+            facts: facts.clone(),
+            format: action.format,
+            claims,
+        };
         let _files = self.files.lock().await;
         // The record comes first: a file without one would never go.
         files::write_record(&self.layout.image_record(action.image), &image)?;
@@ -158,12 +189,15 @@ impl Images {
 
     pub(crate) fn observe(&self, action: &EnsureImage) -> Result<Seen, StepError> {
         let image = self.get(action.image)?;
-        let so = image.is_some_and(|i| i.claims.contains(&action.holder) && self.file(&i.facts.sha256).is_file());
+        let so =
+            image.is_some_and(|i| i.claims.contains(&action.holder) && self.file(&i.facts.sha256).is_file());
         Ok(if so { Seen::StillSo } else { Seen::NotSo })
     }
 
     pub(crate) fn holds(&self, claim: &DropShared) -> Result<bool, StepError> {
-        Ok(self.get(claim.object)?.is_some_and(|i| i.claims.contains(&claim.holder)))
+        Ok(self
+            .get(claim.object)?
+            .is_some_and(|i| i.claims.contains(&claim.holder)))
     }
 
     pub(crate) async fn release(&self, claim: &DropShared) -> Result<Effect, StepError> {
@@ -179,7 +213,10 @@ impl Images {
         let _files = self.files.lock().await;
         let mut shared = false;
         for id in files::ids_in(&self.layout.claims(), ".json")? {
-            shared |= id != claim.object && self.get(id)?.is_some_and(|i| i.facts.sha256 == image.facts.sha256);
+            shared |= id != claim.object
+                && self
+                    .get(id)?
+                    .is_some_and(|i| i.facts.sha256 == image.facts.sha256);
         }
         if !shared {
             files::remove_file(&self.file(&image.facts.sha256))?;
@@ -192,7 +229,11 @@ impl Images {
         let mut all = Vec::new();
         for id in files::ids_in(&self.layout.claims(), ".json")? {
             let Some(image) = self.get(id)? else { continue };
-            let state = if self.file(&image.facts.sha256).is_file() { "ready" } else { "unknown" };
+            let state = if self.file(&image.facts.sha256).is_file() {
+                "ready"
+            } else {
+                "unknown"
+            };
             all.push(Held {
                 kind: ObjectKind::Image,
                 id,
@@ -211,18 +252,33 @@ fn compare(wanted: Option<&str>, is: &str) -> Result<(), StepError> {
         Some(wanted) if !wanted.eq_ignore_ascii_case(is) => Err(StepError::new(
             ErrorClass::Permanent,
             "DIGEST_MISMATCH",
-            format!("the image's SHA-256 is {is}, and was said to be {}", wanted.to_lowercase()),
+            format!(
+                "the image's SHA-256 is {is}, and was said to be {}",
+                wanted.to_lowercase()
+            ),
         )),
         Some(_) | None => Ok(()),
     }
 }
 
 fn said(detail: &str) -> Effect {
-    Effect { detail: detail.to_owned(), output: serde_json::Value::Null }
+    Effect {
+        detail: detail.to_owned(),
+        output: serde_json::Value::Null,
+    }
 }
 
 fn effect(detail: &str, facts: &ImageFacts) -> Result<Effect, StepError> {
-    let output = serde_json::to_value(facts)
-        .map_err(|e| StepError::new(ErrorClass::Permanent, "INTERNAL", "what was found out can't be written").inside(e))?;
-    Ok(Effect { detail: detail.to_owned(), output })
+    let output = serde_json::to_value(facts).map_err(|e| {
+        StepError::new(
+            ErrorClass::Permanent,
+            "INTERNAL",
+            "what was found out can't be written",
+        )
+        .inside(e)
+    })?;
+    Ok(Effect {
+        detail: detail.to_owned(),
+        output,
+    })
 }

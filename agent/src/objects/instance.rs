@@ -5,7 +5,8 @@
 
 use super::files::{self, Layout, storage};
 use super::guests::{Guests, Stop};
-use super::netns::{self, short_hash};
+use super::names::short_hash;
+use super::netns;
 use super::network::Networking;
 use super::qemu::{CONSOLE_LOG, SEED};
 use super::run_state::{Ended, RebootMark, RunState};
@@ -57,11 +58,18 @@ pub(crate) struct Instances {
 }
 
 fn said(detail: &str) -> Effect {
-    Effect { detail: detail.to_owned(), ..Effect::default() }
+    Effect {
+        detail: detail.to_owned(),
+        ..Effect::default()
+    }
 }
 
 fn not_defined() -> StepError {
-    StepError::new(ErrorClass::Permanent, "NOT_DEFINED", "the instance is not on the host")
+    StepError::new(
+        ErrorClass::Permanent,
+        "NOT_DEFINED",
+        "the instance is not on the host",
+    )
 }
 
 impl Instances {
@@ -106,7 +114,9 @@ impl Instances {
         }
         let runs = self.guests.run_state(id)?.alive().is_some();
         Ok(match before {
-            Some(before) if runs && before != *action => said("defined; what changed counts from its next start"),
+            Some(before) if runs && before != *action => {
+                said("defined; what changed counts from its next start")
+            }
             Some(_) | None => said("defined"),
         })
     }
@@ -117,7 +127,11 @@ impl Instances {
             return Ok(());
         }
         for (i, nic) in before.interfaces.iter().enumerate() {
-            if now.interfaces.get(i).is_none_or(|n| n.network != nic.network || n.mac != nic.mac) {
+            if now
+                .interfaces
+                .get(i)
+                .is_none_or(|n| n.network != nic.network || n.mac != nic.mac)
+            {
                 let tap = tap_name(&self.guests.owner, before.instance, i);
                 netns::remove_tap(&self.guests.networks.names(nic.network), &tap).await?;
             }
@@ -147,22 +161,34 @@ impl Instances {
         !self.layout().instance(id).exists()
     }
 
-    pub(crate) async fn set_power(&self, action: &SetPower, context: &StepContext) -> Result<Effect, StepError> {
+    pub(crate) async fn set_power(
+        &self,
+        action: &SetPower,
+        context: &StepContext,
+    ) -> Result<Effect, StepError> {
         let id = action.instance;
         let Some(definition) = self.get(id)? else {
             // What isn't there doesn't run.
-            return if action.power == Power::Off { Ok(said("the guest is off")) } else { Err(not_defined()) };
+            return if action.power == Power::Off {
+                Ok(said("the guest is off"))
+            } else {
+                Err(not_defined())
+            };
         };
         let mut run = self.guests.run_state(id)?;
         run.wanted = action.power;
         run.restarts = 0;
         self.guests.write_run_state(id, &run)?;
         match action.power {
-            Power::On if self.guests.start(id).await? => Ok(said(&format!("started, by {}", self.guests.accelerator.as_str()))),
+            Power::On if self.guests.start(id).await? => {
+                Ok(said(&format!("started, by {}", self.guests.accelerator.as_str())))
+            }
             Power::On => Ok(said("runs")),
             Power::Off => {
                 let within = Duration::from_secs(u64::from(definition.stop_timeout_s));
-                self.guests.stop(id, Stop::InOrder(within), &context.cancel).await?;
+                self.guests
+                    .stop(id, Stop::InOrder(within), &context.cancel)
+                    .await?;
                 Ok(said("the guest is off"))
             }
         }
@@ -180,23 +206,36 @@ impl Instances {
         let definition = self.get(id)?.ok_or_else(not_defined)?;
         let mut run = self.guests.run_state(id)?;
         if run.wanted == Power::Off {
-            return Err(StepError::new(ErrorClass::Permanent, "NOT_RUNNING", "the instance is off: start it instead"));
+            return Err(StepError::new(
+                ErrorClass::Permanent,
+                "NOT_RUNNING",
+                "the instance is off: start it instead",
+            ));
         }
         let mark = match run.reboot.take().filter(|m| m.job == context.job) {
             Some(mark) if mark.done => return Ok(said("it was rebooted")),
             Some(mark) => mark,
-            None => RebootMark { job: context.job, from: run.process.clone(), done: false },
+            None => RebootMark {
+                job: context.job,
+                from: run.process.clone(),
+                done: false,
+            },
         };
         let same = run.process == mark.from;
         run.reboot = Some(mark.clone());
         self.guests.write_run_state(id, &run)?;
         if same {
             let within = Duration::from_secs(u64::from(definition.stop_timeout_s));
-            self.guests.stop(id, Stop::InOrder(within), &context.cancel).await?;
+            self.guests
+                .stop(id, Stop::InOrder(within), &context.cancel)
+                .await?;
         }
         self.guests.start(id).await?;
         let run = self.guests.run_state(id)?;
-        let done = RunState { reboot: Some(RebootMark { done: true, ..mark }), ..run };
+        let done = RunState {
+            reboot: Some(RebootMark { done: true, ..mark }),
+            ..run
+        };
         self.guests.write_run_state(id, &done)?;
         Ok(said("rebooted"))
     }
@@ -209,12 +248,16 @@ impl Instances {
 
     /// Ends a guest in order though it shall run: it is started again when an agent comes back.
     pub(crate) async fn stop_keeping_intent(&self, id: ResourceId) -> Result<StopOutcome, StepError> {
-        let Some(definition) = self.get(id)? else { return Ok(StopOutcome::WasOff) };
+        let Some(definition) = self.get(id)? else {
+            return Ok(StopOutcome::WasOff);
+        };
         if self.guests.run_state(id)?.alive().is_none() {
             return Ok(StopOutcome::WasOff);
         }
         let within = Duration::from_secs(u64::from(definition.stop_timeout_s));
-        self.guests.stop(id, Stop::InOrder(within), &CancellationToken::new()).await?;
+        self.guests
+            .stop(id, Stop::InOrder(within), &CancellationToken::new())
+            .await?;
         Ok(StopOutcome::Stopped)
     }
 
@@ -244,7 +287,10 @@ impl Instances {
             let mut facts = BTreeMap::new();
             if let Some(process) = run.alive() {
                 facts.insert("pid".to_owned(), process.pid.to_string());
-                facts.insert("accelerator".to_owned(), self.guests.accelerator.as_str().to_owned());
+                facts.insert(
+                    "accelerator".to_owned(),
+                    self.guests.accelerator.as_str().to_owned(),
+                );
             }
             if let Ended::Crashed(why) = &run.ended {
                 facts.insert("last_end".to_owned(), why.clone());

@@ -2,12 +2,12 @@
 //!
 //! | file | what it holds |
 //! | --- | --- |
-//! | `real` | the driver: hands each action to its object, under its lock |
-//! | `network`, `netns`, `dnsmasq` | networks: what they shall be, their namespace by `ip` and `nft`, their DHCP |
+//! | `real`, `settings` | the driver: hands each action to its object, under its lock; what it needs to know |
+//! | `network`, `netns`, `names`, `filter`, `dnsmasq` | networks: what they shall be, their namespace by `ip` and `nft`, names, rules, DHCP |
 //! | `image`, `fetch`, `address`, `qcow2` | images: claims and files by digest, getting them, which URLs may be, what may be in them |
 //! | `disk` | root disks |
 //! | `instance`, `seed` | definitions of guests, and what cloud-init finds |
-//! | `guests`, `run_state`, `qemu`, `qmp`, `console` | guests' processes, what becomes of them, QEMU's arguments and monitor, what they said |
+//! | `guests`, `watching`, `taps`, `run_state`, `qemu`, `qmp`, `console` | guests' processes, what happens to them by itself, their taps, their record, QEMU's arguments and monitor, what they said |
 //! | `accel`, `cgroup`, `users`, `capacity` | what this machine can do |
 //! | `spawn`, `process`, `files`, `locks` | programs, processes, files and locks |
 
@@ -20,10 +20,12 @@ mod disk;
 mod dnsmasq;
 mod fetch;
 mod files;
+mod filter;
 mod guests;
 mod image;
 mod instance;
 mod locks;
+mod names;
 mod netns;
 mod network;
 mod process;
@@ -33,9 +35,13 @@ mod qmp;
 mod real;
 mod run_state;
 mod seed;
+mod settings;
 mod spawn;
+mod taps;
 mod users;
+mod watching;
 
 pub use accel::Accelerator;
 pub use network::Networking;
-pub use real::{Choice, RealConfig, RealDriver};
+pub use real::RealDriver;
+pub use settings::{Choice, RealConfig};

@@ -6,7 +6,8 @@
 
 use super::dnsmasq::{self, Service};
 use super::files::{self, Layout};
-use super::netns::{self, Names, Wanted};
+use super::names::{Names, Wanted};
+use super::netns;
 use crate::driver::{Effect, Held, Seen, StepError};
 use ipnet::Ipv4Net;
 use rhyzome_model::ids::{ResourceId, TenantId};
@@ -76,7 +77,11 @@ impl Network {
     fn take(&mut self, action: &EnsureNetwork) {
         if action.generation >= self.generation {
             let content = Self::new(action);
-            *self = Self { transfer: self.transfer, claims: std::mem::take(&mut self.claims), ..content };
+            *self = Self {
+                transfer: self.transfer,
+                claims: std::mem::take(&mut self.claims),
+                ..content
+            };
         }
         if let Some(NetworkClaim { holder, leases }) = &action.claim {
             self.claims.insert(*holder, leases.clone());
@@ -91,7 +96,12 @@ impl Network {
                 leases.push(lease);
             }
         }
-        Service { cidr: self.cidr, gateway: self.gateway, dns: &self.dns, leases }
+        Service {
+            cidr: self.cidr,
+            gateway: self.gateway,
+            dns: &self.dns,
+            leases,
+        }
     }
 }
 
@@ -104,7 +114,11 @@ pub(crate) struct Networks {
 
 impl Networks {
     pub(crate) fn new(layout: Layout, owner: String, networking: Networking) -> Self {
-        Self { layout, owner, networking }
+        Self {
+            layout,
+            owner,
+            networking,
+        }
     }
 
     /// The names of a network's things on this machine.
@@ -144,12 +158,19 @@ impl Networks {
         self.make(network).await?;
         Ok(match self.networking {
             Networking::Bridge => {
-                let facts = json!({ "network": id, "namespace": self.names(id).namespace, "networking": "bridge" });
-                Effect { output: facts, ..said("the network is on the host") }
+                let facts =
+                    json!({ "network": id, "namespace": self.names(id).namespace, "networking": "bridge" });
+                Effect {
+                    output: facts,
+                    ..said("the network is on the host")
+                }
             }
             Networking::User => {
                 let facts = json!({ "network": id, "networking": "user", "detail": USER_NETWORK });
-                Effect { output: facts, ..said(USER_NETWORK) }
+                Effect {
+                    output: facts,
+                    ..said(USER_NETWORK)
+                }
             }
         })
     }
@@ -169,8 +190,11 @@ impl Networks {
 
     /// With a transfer net, chosen under a lock that all agents of the machine share, and kept where it is in use already.
     async fn wanted(&self, names: &Names, network: &mut Network) -> Result<Wanted, StepError> {
-        let as_wanted =
-            |transfer, network: &Network| Wanted { cidr: network.cidr, gateway: network.gateway, transfer };
+        let as_wanted = |transfer, network: &Network| Wanted {
+            cidr: network.cidr,
+            gateway: network.gateway,
+            transfer,
+        };
         if let Some(transfer) = network.transfer {
             let wanted = as_wanted(transfer, network);
             let overlaps = network.cidr.contains(&transfer) || transfer.contains(&network.cidr);
@@ -189,22 +213,36 @@ impl Networks {
 
     pub(crate) async fn observe(&self, action: &EnsureNetwork) -> Result<Seen, StepError> {
         let Some(network) = self.get(action.network)? else {
-            return Ok(if action.claim.is_some() { Seen::NotSo } else { Seen::StillSo });
+            return Ok(if action.claim.is_some() {
+                Seen::NotSo
+            } else {
+                Seen::StillSo
+            });
         };
         let mut after = network.clone();
         after.take(action);
         if after != network {
             return Ok(Seen::NotSo);
         }
-        Ok(if self.is_live(&network).await? { Seen::StillSo } else { Seen::NotSo })
+        Ok(if self.is_live(&network).await? {
+            Seen::StillSo
+        } else {
+            Seen::NotSo
+        })
     }
 
     async fn is_live(&self, network: &Network) -> Result<bool, StepError> {
         if self.networking == Networking::User {
             return Ok(true);
         }
-        let Some(transfer) = network.transfer else { return Ok(false) };
-        let wanted = Wanted { cidr: network.cidr, gateway: network.gateway, transfer };
+        let Some(transfer) = network.transfer else {
+            return Ok(false);
+        };
+        let wanted = Wanted {
+            cidr: network.cidr,
+            gateway: network.gateway,
+            transfer,
+        };
         let folder = self.layout.network(network.network);
         Ok(netns::is_so(&self.names(network.network), &wanted).await?
             && dnsmasq::is_so(&folder, &network.service())?)
@@ -212,7 +250,9 @@ impl Networks {
 
     /// Whether a claim is held.
     pub(crate) fn holds(&self, claim: &DropShared) -> Result<bool, StepError> {
-        Ok(self.get(claim.object)?.is_some_and(|n| n.claims.contains_key(&claim.holder)))
+        Ok(self
+            .get(claim.object)?
+            .is_some_and(|n| n.claims.contains_key(&claim.holder)))
     }
 
     pub(crate) async fn release(&self, claim: &DropShared) -> Result<Effect, StepError> {
@@ -248,11 +288,17 @@ impl Networks {
 
     /// Makes a network that guests need be there again (the machine restarted); nothing where it lives.
     pub(crate) async fn revive(&self, id: ResourceId) -> Result<(), StepError> {
-        let Some(network) = self.get(id)? else { return Ok(()) };
+        let Some(network) = self.get(id)? else {
+            return Ok(());
+        };
         if network.claims.is_empty() {
             return self.remove(id).await;
         }
-        if self.is_live(&network).await? { Ok(()) } else { self.make(network).await }
+        if self.is_live(&network).await? {
+            Ok(())
+        } else {
+            self.make(network).await
+        }
     }
 
     /// Whether its dnsmasq has ended though it shouldn't have.
@@ -293,7 +339,10 @@ impl Networks {
 }
 
 fn said(detail: &str) -> Effect {
-    Effect { detail: detail.to_owned(), output: Value::Null }
+    Effect {
+        detail: detail.to_owned(),
+        output: Value::Null,
+    }
 }
 
 /// Held while a transfer net is chosen and taken: agents of other stacks choose on the same machine.
@@ -304,7 +353,9 @@ async fn machine_lock() -> Result<nix::fcntl::Flock<File>, StepError> {
         nix::fcntl::Flock::lock(folder, nix::fcntl::FlockArg::LockExclusive)
             .map_err(|(_, e)| std::io::Error::from(e))
     });
-    let done = lock.await.map_err(|e| files::storage("locking", path, &std::io::Error::other(e)))?;
+    let done = lock
+        .await
+        .map_err(|e| files::storage("locking", path, &std::io::Error::other(e)))?;
     done.map_err(|e| files::storage("locking", path, &e))
 }
 
@@ -321,7 +372,10 @@ mod tests {
             gateway: gateway.parse().unwrap(),
             dns: vec![],
             leases: vec![],
-            claim: holder.map(|holder| NetworkClaim { holder, leases: vec![] }),
+            claim: holder.map(|holder| NetworkClaim {
+                holder,
+                leases: vec![],
+            }),
         }
     }
 

@@ -56,19 +56,26 @@ fn stat_of(pid: i32) -> Option<Stat> {
 
 /// The machine's present start.
 pub(crate) fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_owned()).unwrap_or_default()
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|s| s.trim().to_owned())
+        .unwrap_or_default()
 }
 
 impl ProcessId {
     /// The process that has this number now.
     pub(crate) fn of(pid: i32) -> Option<Self> {
         let stat = stat_of(pid)?;
-        (!matches!(stat.state, 'Z' | 'X')).then(|| Self { pid, started: stat.started, boot: boot_id() })
+        (!matches!(stat.state, 'Z' | 'X')).then(|| Self {
+            pid,
+            started: stat.started,
+            boot: boot_id(),
+        })
     }
 
     fn stat(&self) -> Option<Stat> {
         let stat = stat_of(self.pid)?;
-        (stat.started == self.started && !matches!(stat.state, 'Z' | 'X') && boot_id() == self.boot).then_some(stat)
+        (stat.started == self.started && !matches!(stat.state, 'Z' | 'X') && boot_id() == self.boot)
+            .then_some(stat)
     }
 
     /// Whether it runs.
@@ -100,14 +107,20 @@ impl ProcessId {
     /// Seconds since it was started, whether it still runs or not.
     pub(crate) fn age_seconds(&self) -> f64 {
         let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
-        let now: f64 = text.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0.0);
+        let now: f64 = text
+            .split_whitespace()
+            .next()
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(0.0);
         (now - self.started as f64 / TICKS_PER_SECOND).max(0.0)
     }
 
     /// The command's name (`comm`).
     pub(crate) fn command(&self) -> Option<String> {
         self.stat()?;
-        fs::read_to_string(self.proc("comm")).ok().map(|s| s.trim().to_owned())
+        fs::read_to_string(self.proc("comm"))
+            .ok()
+            .map(|s| s.trim().to_owned())
     }
 
     /// A file of it in `/proc`.
@@ -169,7 +182,10 @@ mod tests {
     fn a_process_with_another_start_time_is_never_signalled() {
         let me = ProcessId::of(i32::try_from(std::process::id()).unwrap()).unwrap();
         assert!(me.is_alive());
-        let other = ProcessId { started: me.started + 1, ..me };
+        let other = ProcessId {
+            started: me.started + 1,
+            ..me
+        };
         assert!(!other.is_alive());
         other.signal(Signal::SIGKILL).unwrap();
     }

@@ -45,11 +45,14 @@ pub(crate) fn head(path: &Path) -> io::Result<Vec<u8>> {
 pub(crate) fn check_head(format: ImageFormat, head: &[u8]) -> Result<(), StepError> {
     match format {
         ImageFormat::Raw => {
-            let other = OTHER_FORMATS.iter().find(|(magic, at, _)| head.get(*at..).is_some_and(|h| h.starts_with(magic)));
+            let other = OTHER_FORMATS
+                .iter()
+                .find(|(magic, at, _)| head.get(*at..).is_some_and(|h| h.starts_with(magic)));
             match other {
-                Some((_, _, name)) => {
-                    Err(refused("SURPRISE_FORMAT", format!("the image was declared as raw, and is a {name} file")))
-                }
+                Some((_, _, name)) => Err(refused(
+                    "SURPRISE_FORMAT",
+                    format!("the image was declared as raw, and is a {name} file"),
+                )),
                 None if head.is_empty() => Err(refused("IMAGE_EMPTY", "the image's file is empty")),
                 None => Ok(()),
             }
@@ -59,21 +62,36 @@ pub(crate) fn check_head(format: ImageFormat, head: &[u8]) -> Result<(), StepErr
 }
 
 fn check_qcow2(head: &[u8]) -> Result<(), StepError> {
-    let not_one = || refused("SURPRISE_FORMAT", "the image was declared as qcow2, and is not a qcow2 file");
+    let not_one = || {
+        refused(
+            "SURPRISE_FORMAT",
+            "the image was declared as qcow2, and is not a qcow2 file",
+        )
+    };
     if !head.starts_with(b"QFI\xfb") {
         return Err(not_one());
     }
     let number = |at: usize, len: usize| -> Option<u64> {
-        Some(head.get(at..at + len)?.iter().fold(0u64, |n, b| n << 8 | u64::from(*b)))
+        Some(
+            head.get(at..at + len)?
+                .iter()
+                .fold(0u64, |n, b| n << 8 | u64::from(*b)),
+        )
     };
     let version = number(4, 4).ok_or_else(not_one)?;
     let backing = number(8, 8).ok_or_else(not_one)?;
     let crypt = number(32, 4).ok_or_else(not_one)?;
     if !(2..=3).contains(&version) {
-        return Err(refused("SURPRISE_FORMAT", format!("the image is a qcow2 file of the unknown version {version}")));
+        return Err(refused(
+            "SURPRISE_FORMAT",
+            format!("the image is a qcow2 file of the unknown version {version}"),
+        ));
     }
     if backing != 0 {
-        return Err(refused("BACKING_FILE", "the image's file names a backing file: only files that stand alone are taken"));
+        return Err(refused(
+            "BACKING_FILE",
+            "the image's file names a backing file: only files that stand alone are taken",
+        ));
     }
     if crypt != 0 {
         return Err(refused("IMAGE_ENCRYPTED", "the image's file is encrypted"));
@@ -81,7 +99,10 @@ fn check_qcow2(head: &[u8]) -> Result<(), StepError> {
     if version == 3 {
         let incompatible = number(72, 8).ok_or_else(not_one)?;
         if incompatible & 0b100 != 0 {
-            return Err(refused("DATA_FILE", "the image's file names an external data file: only files that stand alone are taken"));
+            return Err(refused(
+                "DATA_FILE",
+                "the image's file names an external data file: only files that stand alone are taken",
+            ));
         }
         if incompatible & 0b10 != 0 {
             return Err(refused("IMAGE_CORRUPT", "the image's file is marked as corrupt"));
@@ -95,13 +116,25 @@ fn check_info(format: ImageFormat, info: &Value) -> Result<u64, StepError> {
     let data = &info["format-specific"]["data"];
     let truth = |v: &Value| v.as_bool().unwrap_or(false);
     if info["format"].as_str() != Some(format.as_str()) {
-        return Err(refused("SURPRISE_FORMAT", format!("the image was declared as {}, and is something else", format.as_str())));
+        return Err(refused(
+            "SURPRISE_FORMAT",
+            format!(
+                "the image was declared as {}, and is something else",
+                format.as_str()
+            ),
+        ));
     }
     if !info["backing-filename"].is_null() || !info["full-backing-filename"].is_null() {
-        return Err(refused("BACKING_FILE", "the image's file names a backing file: only files that stand alone are taken"));
+        return Err(refused(
+            "BACKING_FILE",
+            "the image's file names a backing file: only files that stand alone are taken",
+        ));
     }
     if !data["data-file"].is_null() || truth(&data["data-file-raw"]) {
-        return Err(refused("DATA_FILE", "the image's file names an external data file: only files that stand alone are taken"));
+        return Err(refused(
+            "DATA_FILE",
+            "the image's file names an external data file: only files that stand alone are taken",
+        ));
     }
     if truth(&info["encrypted"]) || !data["encrypt"].is_null() {
         return Err(refused("IMAGE_ENCRYPTED", "the image's file is encrypted"));
@@ -116,25 +149,57 @@ fn check_info(format: ImageFormat, info: &Value) -> Result<u64, StepError> {
 }
 
 /// Looks at a file, which must be readable by `identity`; the size of the disk in it, bytes.
-pub(crate) async fn check(path: &Path, format: ImageFormat, identity: Option<Identity>) -> Result<u64, StepError> {
+pub(crate) async fn check(
+    path: &Path,
+    format: ImageFormat,
+    identity: Option<Identity>,
+) -> Result<u64, StepError> {
     let head = head(path).map_err(|e| super::files::storage("reading an image", path, &e))?;
     check_head(format, &head)?;
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(super::files::storage("reading an image", path, &io::Error::from(io::ErrorKind::InvalidInput)));
+        return Err(super::files::storage(
+            "reading an image",
+            path,
+            &io::Error::from(io::ErrorKind::InvalidInput),
+        ));
     };
     let name = format!("./{}", name.to_string_lossy());
     let args = argv![
-        format!("--as={MEMORY_LIMIT}"), format!("--cpu={CPU_LIMIT}"), "--fsize=0", "--core=0", "--",
-        spawn::find_tool("qemu-img")?.display(), "info", "--output=json", "-f", format.as_str(), "--", name,
+        format!("--as={MEMORY_LIMIT}"),
+        format!("--cpu={CPU_LIMIT}"),
+        "--fsize=0",
+        "--core=0",
+        "--",
+        spawn::find_tool("qemu-img")?.display(),
+        "info",
+        "--output=json",
+        "-f",
+        format.as_str(),
+        "--",
+        name,
     ];
-    let around = Surroundings { identity, folder: Some(folder.to_owned()), ..Surroundings::default() };
-    let output = spawn::run("prlimit", &args, None, around, Duration::from_secs(60)).await?;
+    let around = Surroundings {
+        identity,
+        folder: Some(folder.to_owned()),
+        ..Surroundings::default()
+    };
+    let output = spawn::run("prlimit", &args, None, around, Duration::from_mins(1)).await?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     if !output.status.success() {
-        return Err(refused("IMAGE_UNREADABLE", "the image's file can't be read as what it was declared to be").inside(said));
+        return Err(refused(
+            "IMAGE_UNREADABLE",
+            "the image's file can't be read as what it was declared to be",
+        )
+        .inside(said));
     }
-    let info: Value = serde_json::from_slice(&output.stdout)
-        .map_err(|e| StepError::new(ErrorClass::Unavailable, "TOOL_FAILED", "qemu-img answered what can't be read").inside(e))?;
+    let info: Value = serde_json::from_slice(&output.stdout).map_err(|e| {
+        StepError::new(
+            ErrorClass::Unavailable,
+            "TOOL_FAILED",
+            "qemu-img answered what can't be read",
+        )
+        .inside(e)
+    })?;
     check_info(format, &info)
 }
 
@@ -184,11 +249,19 @@ mod tests {
         let ok = serde_json::json!({"format": "qcow2", "virtual-size": 4096, "format-specific": {"data": {"corrupt": false}}});
         assert_eq!(check_info(ImageFormat::Qcow2, &ok).unwrap(), 4096);
         for (key, value, code) in [
-            ("backing-filename", serde_json::json!("/etc/passwd"), "BACKING_FILE"),
+            (
+                "backing-filename",
+                serde_json::json!("/etc/passwd"),
+                "BACKING_FILE",
+            ),
             ("encrypted", serde_json::json!(true), "IMAGE_ENCRYPTED"),
             ("format", serde_json::json!("vmdk"), "SURPRISE_FORMAT"),
             ("virtual-size", serde_json::json!(0), "IMAGE_EMPTY"),
-            ("format-specific", serde_json::json!({"data": {"data-file": "x"}}), "DATA_FILE"),
+            (
+                "format-specific",
+                serde_json::json!({"data": {"data-file": "x"}}),
+                "DATA_FILE",
+            ),
         ] {
             let mut info = ok.clone();
             info[key] = value;

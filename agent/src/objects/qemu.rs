@@ -46,13 +46,26 @@ pub(crate) fn machine(accelerator: Accelerator) -> Vec<String> {
         // Five-level page tables only make emulation slower.
         Accelerator::Tcg => ("tcg,thread=multi", "max,la57=off"),
     };
-    ["-accel", accel, "-machine", "q35,usb=off,vmport=off,hpet=off", "-cpu", cpu].map(str::to_owned).to_vec()
+    [
+        "-accel",
+        accel,
+        "-machine",
+        "q35,usb=off,vmport=off,hpet=off",
+        "-cpu",
+        cpu,
+    ]
+    .map(str::to_owned)
+    .to_vec()
 }
 
 /// No configuration but ours, no devices but ours, and no way from QEMU's process to others.
 pub(crate) fn confined() -> Vec<String> {
     [
-        "-nodefaults", "-no-user-config", "-display", "none", "-sandbox",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-sandbox",
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     ]
     .map(str::to_owned)
@@ -72,7 +85,10 @@ pub(crate) fn args(guest: &Guest<'_>) -> Vec<String> {
     add("-m", format!("{}M", definition.memory_mib));
     add("-action", "shutdown=pause,panic=shutdown".to_owned());
     add("-qmp", format!("unix:{MONITOR},server=on,wait=off"));
-    add("-chardev", format!("socket,id=console,path={CONSOLE},server=on,wait=off,logfile=../{CONSOLE_LOG},logappend=on"));
+    add(
+        "-chardev",
+        format!("socket,id=console,path={CONSOLE},server=on,wait=off,logfile=../{CONSOLE_LOG},logappend=on"),
+    );
     add("-serial", "chardev:console".to_owned());
     add("-rtc", "base=utc".to_owned());
     add("-device", "virtio-rng-pci".to_owned());
@@ -83,14 +99,18 @@ pub(crate) fn args(guest: &Guest<'_>) -> Vec<String> {
     add("-device", "virtio-blk-pci,drive=seed".to_owned());
     for (i, card) in guest.cards.iter().enumerate() {
         let (netdev, nic) = match card {
-            Card::Tap { nic, tap } => {
-                (format!("tap,id=net{i},ifname={tap},script=no,downscript=no,vhost=off"), *nic)
-            }
+            Card::Tap { nic, tap } => (
+                format!("tap,id=net{i},ifname={tap},script=no,downscript=no,vhost=off"),
+                *nic,
+            ),
             Card::User { nic, name } => (user_network(i, nic, name), *nic),
         };
         add("-netdev", netdev);
         // No option ROM: guests boot from their disk.
-        add("-device", format!("virtio-net-pci,netdev=net{i},mac={},romfile=", nic.mac));
+        add(
+            "-device",
+            format!("virtio-net-pci,netdev=net{i},mac={},romfile=", nic.mac),
+        );
     }
     args.push("-S".to_owned());
     args
@@ -100,10 +120,15 @@ fn block_nodes(id: ResourceId, sha256: &str, format: ImageFormat) -> [String; 5]
     let image = format!("../../../images/{sha256}");
     [
         format!("driver=file,node-name=image-file,filename={image},read-only=on,auto-read-only=off"),
-        format!("driver={},node-name=image,file=image-file,read-only=on", format.as_str()),
+        format!(
+            "driver={},node-name=image,file=image-file,read-only=on",
+            format.as_str()
+        ),
         format!("driver=file,node-name=root-file,filename=../../../disks/{id}.qcow2,discard=unmap"),
         format!("driver=qcow2,node-name={ROOT_NODE},file=root-file,backing=image,discard=unmap"),
-        format!("driver=raw,node-name=seed,read-only=on,file.driver=file,file.filename=../{SEED},file.read-only=on"),
+        format!(
+            "driver=raw,node-name=seed,read-only=on,file.driver=file,file.filename=../{SEED},file.read-only=on"
+        ),
     ]
 }
 
@@ -112,7 +137,10 @@ fn block_nodes(id: ResourceId, sha256: &str, format: ImageFormat) -> [String; 5]
 fn user_network(i: usize, nic: &Nic, name: &str) -> String {
     let range = ipnet::Ipv4Net::new(nic.ip, nic.prefix_len).map_or(nic.ip, |n| n.network());
     let taken = [nic.ip, nic.gateway];
-    let dns = (1..=4).map(|n| Ipv4Addr::from(u32::from(range) + n)).find(|a| !taken.contains(a)).unwrap_or(nic.gateway);
+    let dns = (1..=4)
+        .map(|n| Ipv4Addr::from(u32::from(range) + n))
+        .find(|a| !taken.contains(a))
+        .unwrap_or(nic.gateway);
     format!(
         "user,id=net{i},restrict=on,ipv6=off,net={range}/{},host={},dhcpstart={},dns={dns},hostname={name}",
         nic.prefix_len, nic.gateway, nic.ip
@@ -157,11 +185,20 @@ mod tests {
             };
             args(&guest).join(" ")
         };
-        let tap = with(vec![Card::Tap { nic: &nic, tap: "t0".into() }]);
+        let tap = with(vec![Card::Tap {
+            nic: &nic,
+            tap: "t0".into(),
+        }]);
         assert!(tap.contains("spawn=deny") && tap.contains("-nodefaults") && tap.contains("ifname=t0"));
         assert!(!tap.contains("hunter2") && !tap.contains("AAAAC3"));
         assert!(tap.contains("driver=raw,node-name=image,"));
-        let user = with(vec![Card::User { nic: &nic, name: "web-1" }]);
-        assert!(user.contains("net=10.0.0.0/24,host=10.0.0.1,dhcpstart=10.0.0.2,dns=10.0.0.3"), "{user}");
+        let user = with(vec![Card::User {
+            nic: &nic,
+            name: "web-1",
+        }]);
+        assert!(
+            user.contains("net=10.0.0.0/24,host=10.0.0.1,dhcpstart=10.0.0.2,dns=10.0.0.3"),
+            "{user}"
+        );
     }
 }

@@ -77,7 +77,10 @@ pub(crate) async fn connect_in(folder: &Path, name: &str) -> io::Result<UnixStre
 
 impl Qmp {
     /// Connects, and asks for commands to be taken. Events go to the receiver, which ends when the connection does.
-    pub(crate) async fn connect(folder: &Path, name: &str) -> Result<(Self, mpsc::Receiver<Event>), QmpError> {
+    pub(crate) async fn connect(
+        folder: &Path,
+        name: &str,
+    ) -> Result<(Self, mpsc::Receiver<Event>), QmpError> {
         let stream = connect_in(folder, name).await?;
         let peer = stream.peer_cred()?.pid();
         let (reader, writer) = stream.into_split();
@@ -91,7 +94,12 @@ impl Qmp {
         let waiting = Waiting::default();
         let (sender, events) = mpsc::channel(EVENTS);
         tokio::spawn(read(reader, Arc::clone(&waiting), sender));
-        let qmp = Self { writer: tokio::sync::Mutex::new(writer), waiting, next: AtomicU64::new(1), peer };
+        let qmp = Self {
+            writer: tokio::sync::Mutex::new(writer),
+            waiting,
+            next: AtomicU64::new(1),
+            peer,
+        };
         qmp.execute("qmp_capabilities", Value::Null).await?;
         Ok((qmp, events))
     }
@@ -105,10 +113,16 @@ impl Qmp {
         }
         let (sender, answer) = oneshot::channel();
         lock(&self.waiting).insert(id, sender);
-        let forget = Forget { waiting: &self.waiting, id };
+        let forget = Forget {
+            waiting: &self.waiting,
+            id,
+        };
         let asked = async {
             let mut writer = self.writer.lock().await;
-            writer.write_all(format!("{message}\n").as_bytes()).await.map_err(|_| QmpError::Gone)?;
+            writer
+                .write_all(format!("{message}\n").as_bytes())
+                .await
+                .map_err(|_| QmpError::Gone)?;
             drop(writer);
             answer.await.map_err(|_| QmpError::Gone)
         };
@@ -155,7 +169,9 @@ async fn line(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<Value>
     if n == 0 {
         return Ok(None);
     }
-    serde_json::from_slice(&bytes).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
 async fn read(mut reader: BufReader<OwnedReadHalf>, waiting: Waiting, events: mpsc::Sender<Event>) {
@@ -169,7 +185,10 @@ async fn read(mut reader: BufReader<OwnedReadHalf>, waiting: Waiting, events: mp
             }
         };
         if let Some(name) = message["event"].as_str() {
-            let event = Event { name: name.to_owned(), data: message["data"].clone() };
+            let event = Event {
+                name: name.to_owned(),
+                data: message["data"].clone(),
+            };
             // A guest that resets in a loop must not fill memory: what nobody reads in time is dropped.
             if let Err(error) = events.try_send(event) {
                 tracing::debug!(%error, "an event of a monitor was dropped");
@@ -205,16 +224,25 @@ mod tests {
                     "leave" => return,
                     _ => json!({"error": {"class": "CommandNotFound", "desc": "no"}, "id": asked["id"]}),
                 };
-                writer.write_all(b"{\"event\": \"RESET\", \"data\": {\"guest\": true}}\n").await.unwrap();
+                writer
+                    .write_all(b"{\"event\": \"RESET\", \"data\": {\"guest\": true}}\n")
+                    .await
+                    .unwrap();
                 writer.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
             }
         });
         let (qmp, mut events) = Qmp::connect(dir.path(), "qmp.sock").await.unwrap();
         assert_eq!(qmp.peer, i32::try_from(std::process::id()).ok());
         assert_eq!(qmp.status().await.unwrap(), "running");
-        assert!(matches!(qmp.execute("nonsense", Value::Null).await, Err(QmpError::Refused { .. })));
+        assert!(matches!(
+            qmp.execute("nonsense", Value::Null).await,
+            Err(QmpError::Refused { .. })
+        ));
         assert_eq!(events.recv().await.unwrap().name, "RESET");
-        assert!(matches!(qmp.execute("leave", Value::Null).await, Err(QmpError::Gone)));
+        assert!(matches!(
+            qmp.execute("leave", Value::Null).await,
+            Err(QmpError::Gone)
+        ));
         while events.recv().await.is_some() {}
         server.await.unwrap();
     }

@@ -3,7 +3,7 @@
 //! One for a state folder, which it locks. Dropped or ended, it leaves guests, networks and files as they are; the next one on the
 //! same folder adopts them.
 
-use super::accel::{self, Accelerator};
+use super::accel;
 use super::address::AllowList;
 use super::capacity;
 use super::cgroup::Hierarchy;
@@ -17,16 +17,17 @@ use super::instance::{Instances, StopOutcome};
 use super::locks::Locks;
 use super::netns;
 use super::network::{Networking, Networks};
+use super::settings::{Choice, RealConfig};
 use super::spawn;
 use super::users::Users;
 use crate::driver::{
-    Capacity, ConsolePart, Driver, Effect, Fut, GuestSeen, Held, Load, Seen, SeenPower, StepContext, StepError,
+    Capacity, ConsolePart, Driver, Effect, Fut, GuestSeen, Held, Load, Seen, SeenPower, StepContext,
+    StepError,
 };
 use nix::fcntl::{Flock, FlockArg};
 use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_model::job::ErrorClass;
 use rhyzome_model::step::{Action, EnsureDisk, ObjectKind};
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,62 +41,6 @@ use tokio_util::task::TaskTracker;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Changes of guests kept for a slow listener.
 const CHANGES: usize = 1024;
-
-/// What a choice is made by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Choice<T> {
-    /// By trying on this host.
-    #[default]
-    Probe,
-    /// By the operator.
-    Fixed(T),
-}
-
-/// What a real host's driver needs to know.
-#[derive(Clone, Debug)]
-pub struct RealConfig {
-    /// The host's name.
-    pub host: HostName,
-    /// Its folder; made where it isn't there.
-    pub state_dir: PathBuf,
-    /// The operator's image folder.
-    pub image_dir: Option<PathBuf>,
-    /// URL prefixes from which images may come by http, and from private or loopback addresses.
-    pub image_allow: Vec<String>,
-    /// Of an image's file, bytes.
-    pub image_max_bytes: u64,
-    /// For fetching an image.
-    pub image_timeout: Duration,
-    /// For placement.
-    pub labels: BTreeMap<String, String>,
-    /// MiB that guests don't get.
-    pub memory_reserve_mib: u64,
-    /// GiB that guests and images don't get.
-    pub disk_reserve_gib: u64,
-    /// Bridges or QEMU's user network.
-    pub networking: Choice<Networking>,
-    /// KVM or emulation.
-    pub accelerator: Choice<Accelerator>,
-}
-
-impl RealConfig {
-    /// With what an operator who says nothing gets.
-    pub fn new(host: HostName, state_dir: PathBuf) -> Self {
-        Self {
-            host,
-            state_dir,
-            image_dir: None,
-            image_allow: Vec::new(),
-            image_max_bytes: 64 << 30,
-            image_timeout: Duration::from_secs(30 * 60),
-            labels: BTreeMap::new(),
-            memory_reserve_mib: 512,
-            disk_reserve_gib: 1,
-            networking: Choice::Probe,
-            accelerator: Choice::Probe,
-        }
-    }
-}
 
 /// What is known after the start.
 struct Parts {
@@ -131,7 +76,10 @@ impl RealDriver {
     /// Opens the state folder. An error where another agent has it open, or the configuration can't be.
     pub fn open(config: RealConfig) -> Result<Self, StepError> {
         // reqwest finds the process's provider of cryptography; whoever installed one first did the same.
-        if rustls::crypto::ring::default_provider().install_default().is_err() {
+        if rustls::crypto::ring::default_provider()
+            .install_default()
+            .is_err()
+        {
             tracing::trace!("a provider of cryptography is installed already");
         }
         let allow = AllowList::new(&config.image_allow)?;
@@ -161,9 +109,13 @@ impl RealDriver {
     }
 
     fn parts(&self) -> Result<&Arc<Parts>, StepError> {
-        self.parts
-            .get()
-            .ok_or_else(|| StepError::new(ErrorClass::Unavailable, "NOT_STARTED", "the host's agent is still starting"))
+        self.parts.get().ok_or_else(|| {
+            StepError::new(
+                ErrorClass::Unavailable,
+                "NOT_STARTED",
+                "the host's agent is still starting",
+            )
+        })
     }
 
     async fn begin(&self) -> Result<(), StepError> {
@@ -212,7 +164,13 @@ impl RealDriver {
         });
         guests.adopt_all().await?;
         let instances = Instances::new(Arc::clone(&guests));
-        let parts = Arc::new(Parts { networks, images, disks, guests, instances });
+        let parts = Arc::new(Parts {
+            networks,
+            images,
+            disks,
+            guests,
+            instances,
+        });
         self.look_after(Arc::clone(&parts));
         Ok(parts)
     }
@@ -221,7 +179,10 @@ impl RealDriver {
         match self.config.networking {
             Choice::Fixed(networking) => networking,
             Choice::Probe if !nix::unistd::geteuid().is_root() => Networking::User,
-            Choice::Probe => match spawn::find_tool("dnsmasq").map(drop).and(netns::can_make_networks().await) {
+            Choice::Probe => match spawn::find_tool("dnsmasq")
+                .map(drop)
+                .and(netns::can_make_networks().await)
+            {
                 Ok(()) => Networking::Bridge,
                 Err(error) => {
                     tracing::warn!(%error, inside = error.inside, "no bridges on this host: guests use QEMU's user network");
@@ -235,7 +196,10 @@ impl RealDriver {
     fn look_after(&self, parts: Arc<Parts>) {
         let (locks, ending, layout) = (Arc::clone(&self.locks), self.ending.clone(), self.layout.clone());
         self.tasks.spawn(async move {
-            while tokio::time::timeout(LOOK_EVERY, ending.cancelled()).await.is_err() {
+            while tokio::time::timeout(LOOK_EVERY, ending.cancelled())
+                .await
+                .is_err()
+            {
                 for error in look(&parts, &locks, &layout).await {
                     tracing::warn!(%error, inside = error.inside, "looking after what runs");
                 }
@@ -269,7 +233,10 @@ impl RealDriver {
         // A root disk has its instance's id, and so its instance's user.
         let owner = parts.guests.users.of(&self.owner, action.disk);
         let Some(size_gib) = parts.disks.ensure(action, &parts.images, owner).await? else {
-            return Ok(Effect { detail: "the disk is there".to_owned(), ..Effect::default() });
+            return Ok(Effect {
+                detail: "the disk is there".to_owned(),
+                ..Effect::default()
+            });
         };
         let _instance = self.locks.take(ObjectKind::Instance, action.disk).await;
         match parts.guests.live(action.disk) {
@@ -277,7 +244,10 @@ impl RealDriver {
             None => parts.disks.grow_file(action.disk, size_gib, owner).await?,
         }
         parts.disks.grown(action.disk, size_gib)?;
-        Ok(Effect { detail: format!("the disk has grown to {size_gib} GiB"), ..Effect::default() })
+        Ok(Effect {
+            detail: format!("the disk has grown to {size_gib} GiB"),
+            ..Effect::default()
+        })
     }
 
     async fn look_at(&self, context: &StepContext, action: &Action) -> Result<Seen, StepError> {
@@ -336,10 +306,14 @@ impl RealDriver {
     fn measure(&self) -> Result<Capacity, StepError> {
         let guests = &self.parts()?.guests;
         let mut labels = self.config.labels.clone();
-        labels.entry("limits".to_owned()).or_insert_with(|| guests.hierarchy.as_str().to_owned());
+        labels
+            .entry("limits".to_owned())
+            .or_insert_with(|| guests.hierarchy.as_str().to_owned());
         Ok(Capacity {
             vcpus: capacity::processors(),
-            memory_mib: capacity::memory_mib().0.saturating_sub(self.config.memory_reserve_mib),
+            memory_mib: capacity::memory_mib()
+                .0
+                .saturating_sub(self.config.memory_reserve_mib),
             disk_gib: capacity::disk_gib(&self.layout, self.config.disk_reserve_gib)?,
             labels,
             driver: "qemu".to_owned(),
@@ -350,7 +324,13 @@ impl RealDriver {
 
     fn weigh(&self) -> Result<Load, StepError> {
         let (all, free) = capacity::memory_mib();
-        let running = self.parts()?.instances.look()?.iter().filter(|g| g.power == SeenPower::On).count();
+        let running = self
+            .parts()?
+            .instances
+            .look()?
+            .iter()
+            .filter(|g| g.power == SeenPower::On)
+            .count();
         Ok(Load {
             load1: capacity::load1(),
             memory_used_mib: all.saturating_sub(free),
@@ -370,7 +350,11 @@ async fn look(parts: &Parts, locks: &Locks, layout: &Layout) -> Vec<StepError> {
     let mut errors = Vec::new();
     for id in files::ids_in(&layout.instances(), "").unwrap_or_default() {
         let folder = layout.instance(id);
-        errors.extend(console::limit(&folder).map_err(|e| storage("limiting a console's log", &folder, &e)).err());
+        errors.extend(
+            console::limit(&folder)
+                .map_err(|e| storage("limiting a console's log", &folder, &e))
+                .err(),
+        );
     }
     if !parts.guests.told.load(Ordering::Acquire) {
         return errors;
@@ -387,10 +371,19 @@ async fn look(parts: &Parts, locks: &Locks, layout: &Layout) -> Vec<StepError> {
 /// Only one agent uses a state folder.
 fn lock_folder(layout: &Layout) -> Result<Flock<File>, StepError> {
     let path = layout.root().join("lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
     let file = file.map_err(|e| storage("opening the lock", &path, &e))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| {
-        StepError::new(ErrorClass::Permanent, "STATE_IN_USE", "another agent uses this state folder").inside(e)
+        StepError::new(
+            ErrorClass::Permanent,
+            "STATE_IN_USE",
+            "another agent uses this state folder",
+        )
+        .inside(e)
     })
 }
 
@@ -398,13 +391,12 @@ fn lock_folder(layout: &Layout) -> Result<Flock<File>, StepError> {
 fn identity(layout: &Layout, host: &HostName) -> Result<String, StepError> {
     let path = layout.root().join("identity.json");
     let kept: Option<uuid::Uuid> = files::read_record(&path)?;
-    let id = match kept {
-        Some(id) => id,
-        None => {
-            let id = uuid::Uuid::new_v4();
-            files::write_record(&path, &id)?;
-            id
-        }
+    let id = if let Some(id) = kept {
+        id
+    } else {
+        let id = uuid::Uuid::new_v4();
+        files::write_record(&path, &id)?;
+        id
     };
     Ok(format!("{id}/{host}"))
 }
@@ -418,11 +410,19 @@ impl Driver for RealDriver {
         vec![self.config.host.clone()]
     }
 
-    fn make_so<'a>(&'a self, context: &'a StepContext, action: &'a Action) -> Fut<'a, Result<Effect, StepError>> {
+    fn make_so<'a>(
+        &'a self,
+        context: &'a StepContext,
+        action: &'a Action,
+    ) -> Fut<'a, Result<Effect, StepError>> {
         Box::pin(self.do_action(context, action))
     }
 
-    fn observe<'a>(&'a self, context: &'a StepContext, action: &'a Action) -> Fut<'a, Result<Seen, StepError>> {
+    fn observe<'a>(
+        &'a self,
+        context: &'a StepContext,
+        action: &'a Action,
+    ) -> Fut<'a, Result<Seen, StepError>> {
         Box::pin(self.look_at(context, action))
     }
 
@@ -452,7 +452,11 @@ impl Driver for RealDriver {
         instance: ResourceId,
         lines: usize,
     ) -> Fut<'a, Result<Option<Vec<u8>>, StepError>> {
-        Box::pin(async move { self.console_folder(instance).map(|f| console::tail(&f, lines)).transpose() })
+        Box::pin(async move {
+            self.console_folder(instance)
+                .map(|f| console::tail(&f, lines))
+                .transpose()
+        })
     }
 
     fn console_part<'a>(
@@ -461,7 +465,11 @@ impl Driver for RealDriver {
         instance: ResourceId,
         from: Option<u64>,
     ) -> Fut<'a, Result<Option<ConsolePart>, StepError>> {
-        Box::pin(async move { self.console_folder(instance).map(|f| console::part(&f, from)).transpose() })
+        Box::pin(async move {
+            self.console_folder(instance)
+                .map(|f| console::part(&f, from))
+                .transpose()
+        })
     }
 
     fn stop_guests(&self) -> Fut<'_, Result<usize, StepError>> {

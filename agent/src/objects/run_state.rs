@@ -19,7 +19,7 @@ use std::time::Duration;
 /// A guest that ran this long is started again without a growing pause, seconds.
 const STEADY_AFTER: f64 = 60.0;
 /// Longest pause before another start.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// How the last process ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +60,13 @@ pub(crate) struct RunState {
 
 impl Default for RunState {
     fn default() -> Self {
-        Self { wanted: Power::Off, process: None, ended: Ended::Never, restarts: 0, reboot: None }
+        Self {
+            wanted: Power::Off,
+            process: None,
+            ended: Ended::Never,
+            restarts: 0,
+            reboot: None,
+        }
     }
 }
 
@@ -84,7 +90,11 @@ impl RunState {
     /// As seen. How a process ended that is gone and not yet noted can't be told.
     pub(crate) fn power(&self) -> SeenPower {
         if let Some(process) = &self.process {
-            return if process.is_alive() { SeenPower::On } else { SeenPower::Unknown };
+            return if process.is_alive() {
+                SeenPower::On
+            } else {
+                SeenPower::Unknown
+            };
         }
         match &self.ended {
             Ended::Never | Ended::Stopped | Ended::ShutDown | Ended::WithTheMachine => SeenPower::Off,
@@ -118,7 +128,11 @@ impl RunState {
 
     /// Counts an end after `uptime` seconds; the pause before the next start.
     pub(crate) fn pause_after(&mut self, uptime: f64) -> Duration {
-        self.restarts = if uptime >= STEADY_AFTER { 0 } else { self.restarts + 1 };
+        self.restarts = if uptime >= STEADY_AFTER {
+            0
+        } else {
+            self.restarts + 1
+        };
         Duration::from_secs(1 << self.restarts.saturating_sub(1).min(6)).min(LONGEST_PAUSE)
     }
 }
@@ -138,10 +152,24 @@ mod tests {
             (Ended::Never, [true, true, true]),
         ];
         for (ended, expected) in table {
-            let on = RunState { wanted: Power::On, ended, ..RunState::default() };
-            assert_eq!([Always, OnFailure, Never].map(|p| on.should_start(p)), expected, "{on:?}");
-            let off = RunState { wanted: Power::Off, ..on };
-            assert_eq!([Always, OnFailure, Never].map(|p| off.should_start(p)), [false; 3]);
+            let on = RunState {
+                wanted: Power::On,
+                ended,
+                ..RunState::default()
+            };
+            assert_eq!(
+                [Always, OnFailure, Never].map(|p| on.should_start(p)),
+                expected,
+                "{on:?}"
+            );
+            let off = RunState {
+                wanted: Power::Off,
+                ..on
+            };
+            assert_eq!(
+                [Always, OnFailure, Never].map(|p| off.should_start(p)),
+                [false; 3]
+            );
         }
     }
 
@@ -155,9 +183,20 @@ mod tests {
 
     #[test]
     fn a_process_of_another_boot_ended_with_the_machine() {
-        let process = ProcessId { pid: 1, started: 0, boot: "another".to_owned() };
-        let mut run = RunState { wanted: Power::On, process: Some(process), ..RunState::default() };
+        let process = ProcessId {
+            pid: 1,
+            started: 0,
+            boot: "another".to_owned(),
+        };
+        let mut run = RunState {
+            wanted: Power::On,
+            process: Some(process),
+            ..RunState::default()
+        };
         run.note_lost_process();
-        assert_eq!((run.ended.clone(), run.power()), (Ended::WithTheMachine, SeenPower::Off));
+        assert_eq!(
+            (run.ended.clone(), run.power()),
+            (Ended::WithTheMachine, SeenPower::Off)
+        );
     }
 }

@@ -16,7 +16,10 @@ fn quoted(text: &str) -> String {
 }
 
 fn meta_data(instance: &EnsureInstance) -> String {
-    let mut text = format!("instance-id: {}\nlocal-hostname: {}\n", instance.instance, instance.name);
+    let mut text = format!(
+        "instance-id: {}\nlocal-hostname: {}\n",
+        instance.instance, instance.name
+    );
     if !instance.ssh_keys.is_empty() {
         text.push_str("public-keys:\n");
         for key in &instance.ssh_keys {
@@ -29,7 +32,12 @@ fn meta_data(instance: &EnsureInstance) -> String {
 fn network_config(instance: &EnsureInstance) -> String {
     let mut text = "version: 2\nethernets:\n".to_owned();
     for (i, nic) in instance.interfaces.iter().enumerate() {
-        write!(text, "  nic{i}:\n    match:\n      macaddress: {}\n    dhcp4: true\n", quoted(&nic.mac)).unwrap_or_default();
+        write!(
+            text,
+            "  nic{i}:\n    match:\n      macaddress: {}\n    dhcp4: true\n",
+            quoted(&nic.mac)
+        )
+        .unwrap_or_default();
         if i > 0 {
             text.push_str("    dhcp4-overrides:\n      use-routes: false\n");
         }
@@ -40,7 +48,10 @@ fn network_config(instance: &EnsureInstance) -> String {
 /// The image's bytes.
 pub(crate) fn build(instance: &EnsureInstance) -> io::Result<Vec<u8>> {
     let mut disk = Cursor::new(vec![0u8; SIZE]);
-    fatfs::format_volume(&mut disk, fatfs::FormatVolumeOptions::new().volume_label(*b"CIDATA     "))?;
+    fatfs::format_volume(
+        &mut disk,
+        fatfs::FormatVolumeOptions::new().volume_label(*b"CIDATA     "),
+    )?;
     {
         let volume = fatfs::FileSystem::new(&mut disk, fatfs::FsOptions::new())?;
         let files = [
@@ -93,17 +104,29 @@ mod tests {
     #[test]
     fn a_seed_reads_back() {
         let instance = instance();
-        let volume = fatfs::FileSystem::new(Cursor::new(build(&instance).unwrap()), fatfs::FsOptions::new()).unwrap();
-        assert_eq!(volume.read_volume_label_from_root_dir().unwrap().as_deref(), Some("CIDATA"));
+        let volume =
+            fatfs::FileSystem::new(Cursor::new(build(&instance).unwrap()), fatfs::FsOptions::new()).unwrap();
+        assert_eq!(
+            volume.read_volume_label_from_root_dir().unwrap().as_deref(),
+            Some("CIDATA")
+        );
         let read = |name: &str| {
             let mut text = String::new();
-            volume.root_dir().open_file(name).unwrap().read_to_string(&mut text).unwrap();
+            volume
+                .root_dir()
+                .open_file(name)
+                .unwrap()
+                .read_to_string(&mut text)
+                .unwrap();
             text
         };
         assert_eq!(read("user-data"), instance.user_data.clone().unwrap());
         let meta = read("meta-data");
         assert!(meta.contains("local-hostname: web-1\n"), "{meta}");
-        assert!(meta.contains(r#"  - "ssh-ed25519 AAAA me@home: \"x\"""#), "{meta}");
+        assert!(
+            meta.contains(r#"  - "ssh-ed25519 AAAA me@home: \"x\"""#),
+            "{meta}"
+        );
         assert_eq!(read("network-config").matches("use-routes: false").count(), 1);
     }
 }

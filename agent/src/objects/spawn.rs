@@ -19,7 +19,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
 /// Where programs are looked for: an agent started by a service manager may have no `sbin` in its path.
-const SEARCH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+const SEARCH: [&str; 6] = [
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+];
 
 /// A user that a program runs as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,14 +70,22 @@ pub(crate) fn find_tool(name: &str) -> Result<PathBuf, StepError> {
         .map(|folder| folder.join(name))
         .find(|file| fs::metadata(file).is_ok_and(|m| m.is_file() && m.mode() & 0o111 != 0))
         .ok_or_else(|| {
-            StepError::new(ErrorClass::Unavailable, "TOOL_MISSING", format!("the host lacks the program {name}"))
+            StepError::new(
+                ErrorClass::Unavailable,
+                "TOOL_MISSING",
+                format!("the host lacks the program {name}"),
+            )
         })
 }
 
 /// A command with nothing of the agent's environment but what programs need.
 fn command(program: &Path, args: &[String]) -> Command {
     let mut command = Command::new(program);
-    command.args(args).env_clear().env("PATH", SEARCH.join(":")).env("LC_ALL", "C");
+    command
+        .args(args)
+        .env_clear()
+        .env("PATH", SEARCH.join(":"))
+        .env("LC_ALL", "C");
     command
 }
 
@@ -83,12 +98,20 @@ pub(crate) struct Streams {
 
 impl Streams {
     fn captured(stdin: Stdio) -> Self {
-        Self { stdin, stdout: Stdio::piped(), stderr: Stdio::piped() }
+        Self {
+            stdin,
+            stdout: Stdio::piped(),
+            stderr: Stdio::piped(),
+        }
     }
 
     /// Nothing in, nothing out, errors to a file.
     pub(crate) fn errors_to(file: File) -> Self {
-        Self { stdin: Stdio::null(), stdout: Stdio::null(), stderr: file.into() }
+        Self {
+            stdin: Stdio::null(),
+            stdout: Stdio::null(),
+            stderr: file.into(),
+        }
     }
 }
 
@@ -111,7 +134,10 @@ pub(crate) async fn start(
 ) -> Result<Child, StepError> {
     let file = find_tool(program)?;
     let mut command = command(&file, args);
-    command.stdin(streams.stdin).stdout(streams.stdout).stderr(streams.stderr);
+    command
+        .stdin(streams.stdin)
+        .stdout(streams.stdout)
+        .stderr(streams.stderr);
     command.kill_on_drop(when_dropped == WhenDropped::Killed);
     if let Some(identity) = around.identity {
         command.uid(identity.uid).gid(identity.gid);
@@ -128,12 +154,19 @@ pub(crate) async fn start(
             }
         })
         .map_err(|e| not_started(program, &e))?;
-    receiver.await.map_err(|e| not_started(program, &io::Error::other(e)))?.map_err(|e| not_started(program, &e))
+    receiver
+        .await
+        .map_err(|e| not_started(program, &io::Error::other(e)))?
+        .map_err(|e| not_started(program, &e))
 }
 
 fn not_started(program: &str, error: &io::Error) -> StepError {
-    StepError::new(ErrorClass::Unavailable, "TOOL_NOT_STARTED", format!("the host couldn't start {program}"))
-        .inside(error)
+    StepError::new(
+        ErrorClass::Unavailable,
+        "TOOL_NOT_STARTED",
+        format!("the host couldn't start {program}"),
+    )
+    .inside(error)
 }
 
 /// Changes this thread's surroundings; a thread that did that is used for nothing else.
@@ -146,7 +179,13 @@ fn enter(around: &Surroundings) -> io::Result<()> {
     let own_view = around.as_tmp.is_some() || (around.identity.is_some() && !blocked.is_empty());
     if own_view {
         unshare(CloneFlags::CLONE_NEWNS)?;
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
+        mount(
+            None::<&str>,
+            "/",
+            None::<&str>,
+            MsFlags::MS_REC | MsFlags::MS_SLAVE,
+            None::<&str>,
+        )?;
     }
     if let Some(folder) = &around.as_tmp {
         mount(Some(folder), "/tmp", None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
@@ -173,15 +212,30 @@ fn open_devices(devices: &[&PathBuf], identity: Identity) -> io::Result<()> {
     if devices.is_empty() {
         return Ok(());
     }
-    mount(Some("rhyzome"), stage, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, Some("mode=755,size=64k"))?;
+    mount(
+        Some("rhyzome"),
+        stage,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
+        Some("mode=755,size=64k"),
+    )?;
     for (i, device) in devices.iter().enumerate() {
         let Ok(meta) = fs::metadata(device) else { continue };
         let node = stage.join(i.to_string());
-        let number = makedev(nix::sys::stat::major(meta.rdev()), nix::sys::stat::minor(meta.rdev()));
+        let number = makedev(
+            nix::sys::stat::major(meta.rdev()),
+            nix::sys::stat::minor(meta.rdev()),
+        );
         mknod(&node, SFlag::S_IFCHR, Mode::from_bits_truncate(0o600), number)?;
         fs::set_permissions(&node, Permissions::from_mode(0o600))?;
         std::os::unix::fs::chown(&node, Some(identity.uid), Some(identity.gid))?;
-        mount(Some(&node), device.as_path(), None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        mount(
+            Some(&node),
+            device.as_path(),
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )?;
     }
     Ok(())
 }
@@ -194,8 +248,19 @@ pub(crate) async fn run(
     around: Surroundings,
     within: Duration,
 ) -> Result<Output, StepError> {
-    let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
-    let mut child = start(program, args, around, Streams::captured(stdin), WhenDropped::Killed).await?;
+    let stdin = if input.is_some() {
+        Stdio::piped()
+    } else {
+        Stdio::null()
+    };
+    let mut child = start(
+        program,
+        args,
+        around,
+        Streams::captured(stdin),
+        WhenDropped::Killed,
+    )
+    .await?;
     let pipe = child.stdin.take();
     let talk = async {
         if let (Some(mut pipe), Some(input)) = (pipe, input) {
@@ -210,7 +275,10 @@ pub(crate) async fn run(
         Err(_) => Err(StepError::new(
             ErrorClass::Unavailable,
             "TOOL_TIMEOUT",
-            format!("{program} took longer than {} seconds on the host", within.as_secs()),
+            format!(
+                "{program} took longer than {} seconds on the host",
+                within.as_secs()
+            ),
         )),
     }
 }
@@ -227,9 +295,17 @@ pub(crate) async fn must(
     if output.status.success() {
         return Ok(output.stdout);
     }
-    Err(StepError::new(ErrorClass::Unavailable, "TOOL_FAILED", format!("{program} didn't work on the host")).inside(
-        format_args!("{program} {}: {}: {}", args.join(" "), output.status, String::from_utf8_lossy(&output.stderr).trim()),
-    ))
+    Err(StepError::new(
+        ErrorClass::Unavailable,
+        "TOOL_FAILED",
+        format!("{program} didn't work on the host"),
+    )
+    .inside(format_args!(
+        "{program} {}: {}: {}",
+        args.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    )))
 }
 
 /// Does a piece of work on a thread inside a network namespace (its part of `/proc/sys/net`).
@@ -238,12 +314,18 @@ pub(crate) async fn inside<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new().name("netns".to_owned()).spawn(move || {
-        let around = Surroundings { netns: Some(netns), privileges: Privileges::AsTheAgents, ..Surroundings::default() };
-        if sender.send(enter(&around).and_then(|()| work())).is_err() {
-            tracing::debug!("nobody waited for work in a namespace");
-        }
-    })?;
+    std::thread::Builder::new()
+        .name("netns".to_owned())
+        .spawn(move || {
+            let around = Surroundings {
+                netns: Some(netns),
+                privileges: Privileges::AsTheAgents,
+                ..Surroundings::default()
+            };
+            if sender.send(enter(&around).and_then(|()| work())).is_err() {
+                tracing::debug!("nobody waited for work in a namespace");
+            }
+        })?;
     receiver.await.map_err(io::Error::other)?
 }
 
@@ -260,21 +342,41 @@ mod tests {
     #[tokio::test]
     async fn what_a_program_wrote_is_given_and_its_failure_is_an_error() {
         let second = Duration::from_secs(10);
-        let out = must("cat", &[], Some(b"hello".to_vec()), Surroundings::default(), second).await.unwrap();
+        let out = must(
+            "cat",
+            &[],
+            Some(b"hello".to_vec()),
+            Surroundings::default(),
+            second,
+        )
+        .await
+        .unwrap();
         assert_eq!(out, b"hello");
-        let error = must("false", &[], None, Surroundings::default(), second).await.unwrap_err();
+        let error = must("false", &[], None, Surroundings::default(), second)
+            .await
+            .unwrap_err();
         assert_eq!(error.code, "TOOL_FAILED");
-        let error = must("no-such-program-here", &[], None, Surroundings::default(), second).await.unwrap_err();
+        let error = must("no-such-program-here", &[], None, Surroundings::default(), second)
+            .await
+            .unwrap_err();
         assert_eq!(error.code, "TOOL_MISSING");
     }
 
     #[tokio::test]
     async fn the_working_folder_is_the_programs_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let around = Surroundings { folder: Some(dir.path().to_owned()), ..Surroundings::default() };
+        let around = Surroundings {
+            folder: Some(dir.path().to_owned()),
+            ..Surroundings::default()
+        };
         let before = std::env::current_dir().unwrap();
-        let out = must("pwd", &[], None, around, Duration::from_secs(10)).await.unwrap();
-        assert_eq!(String::from_utf8(out).unwrap().trim(), dir.path().canonicalize().unwrap().to_str().unwrap());
+        let out = must("pwd", &[], None, around, Duration::from_secs(10))
+            .await
+            .unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap().trim(),
+            dir.path().canonicalize().unwrap().to_str().unwrap()
+        );
         assert_eq!(std::env::current_dir().unwrap(), before);
     }
 }

@@ -2,7 +2,7 @@
 //! machine's files nor another guest's. Numbers without names, from a range that nobody else uses; `nobody` where a container has no
 //! such numbers, and the agent's own user where it isn't root.
 
-use super::netns::short_hash;
+use super::names::short_hash;
 use super::spawn::Identity;
 use rhyzome_model::ids::ResourceId;
 use std::path::Path;
@@ -46,9 +46,15 @@ impl Users {
             Self::TheAgents => None,
             Self::OnePerGuest => {
                 let hash = u32::from_str_radix(&short_hash(owner, instance)[..6], 16).unwrap_or_default();
-                Some(Identity { uid: FIRST + 1 + hash, gid: FIRST + 1 + hash })
+                Some(Identity {
+                    uid: FIRST + 1 + hash,
+                    gid: FIRST + 1 + hash,
+                })
             }
-            Self::Nobody => Some(Identity { uid: NOBODY, gid: NOBODY }),
+            Self::Nobody => Some(Identity {
+                uid: NOBODY,
+                gid: NOBODY,
+            }),
         }
     }
 
@@ -56,8 +62,14 @@ impl Users {
     pub(crate) fn of_nobody(self) -> Option<Identity> {
         match self {
             Self::TheAgents => None,
-            Self::OnePerGuest => Some(Identity { uid: FIRST, gid: FIRST }),
-            Self::Nobody => Some(Identity { uid: NOBODY, gid: NOBODY }),
+            Self::OnePerGuest => Some(Identity {
+                uid: FIRST,
+                gid: FIRST,
+            }),
+            Self::Nobody => Some(Identity {
+                uid: NOBODY,
+                gid: NOBODY,
+            }),
         }
     }
 }

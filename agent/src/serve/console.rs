@@ -27,17 +27,31 @@ pub(super) struct Console {
 
 impl Console {
     /// The last lines, and where following goes on; no place where it can't be followed.
-    pub(super) async fn tail(&self, lines: usize) -> Result<Option<(Vec<u8>, Option<ConsolePart>)>, StepError> {
+    pub(super) async fn tail(
+        &self,
+        lines: usize,
+    ) -> Result<Option<(Vec<u8>, Option<ConsolePart>)>, StepError> {
         let end = self.driver.console_part(&self.host, self.instance, None).await?;
         let Some(tail) = self.driver.console_tail(&self.host, self.instance, lines).await? else {
             return Ok(None);
         };
-        let Some(end) = end else { return Ok(Some((tail, None))) };
+        let Some(end) = end else {
+            return Ok(Some((tail, None)));
+        };
         // What came between the two looks is in both.
-        let part = self.driver.console_part(&self.host, self.instance, Some(end.next)).await?;
+        let part = self
+            .driver
+            .console_part(&self.host, self.instance, Some(end.next))
+            .await?;
         let rest = part.map(|part| {
-            let told = (0..=part.data.len()).rev().find(|n| tail.ends_with(&part.data[..*n])).unwrap_or_default();
-            ConsolePart { data: part.data[told..].to_vec(), next: part.next }
+            let told = (0..=part.data.len())
+                .rev()
+                .find(|n| tail.ends_with(&part.data[..*n]))
+                .unwrap_or_default();
+            ConsolePart {
+                data: part.data[told..].to_vec(),
+                next: part.next,
+            }
         });
         Ok(Some((tail, rest)))
     }
@@ -59,7 +73,11 @@ impl Console {
                     () = self.shutdown.cancelled() => return,
                 }
             }
-            match self.driver.console_part(&self.host, self.instance, Some(part.next)).await {
+            match self
+                .driver
+                .console_part(&self.host, self.instance, Some(part.next))
+                .await
+            {
                 Ok(Some(next)) => part = next,
                 Ok(None) => return,
                 Err(error) => {

@@ -16,7 +16,9 @@ const LAST_LOOK: Duration = Duration::from_millis(320);
 
 /// An outcome as a report.
 pub(super) fn report(outcome: ApplyOutcome) -> ApplyReport {
-    ApplyReport { report: Some(Report::Outcome(outcome)) }
+    ApplyReport {
+        report: Some(Report::Outcome(outcome)),
+    }
 }
 
 /// The outcome of an operation that ends soon; none of one that takes longer.
@@ -34,8 +36,13 @@ struct Following {
 
 /// The reports of an operation, its outcome last.
 pub(super) fn follow(op: Arc<Op>) -> impl Stream<Item = Result<ApplyReport, Status>> + Send {
-    let mut following =
-        Following { op, followed: Followed::default(), waiting: VecDeque::new(), look: FIRST_LOOK, ended: false };
+    let mut following = Following {
+        op,
+        followed: Followed::default(),
+        waiting: VecDeque::new(),
+        look: FIRST_LOOK,
+        ended: false,
+    };
     following.look_again();
     stream::unfold(following, |mut following| async move {
         loop {
@@ -60,7 +67,9 @@ pub(super) fn follow(op: Arc<Op>) -> impl Stream<Item = Result<ApplyReport, Stat
 impl Following {
     fn look_again(&mut self) {
         let news = self.op.news(&mut self.followed);
-        self.waiting.extend(news.into_iter().map(|step| ApplyReport { report: Some(Report::Step(step)) }));
+        self.waiting.extend(news.into_iter().map(|step| ApplyReport {
+            report: Some(Report::Step(step)),
+        }));
         self.look = LAST_LOOK.min(self.look * 2);
     }
 }

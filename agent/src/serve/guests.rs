@@ -44,7 +44,10 @@ impl GuestHub {
                 match change {
                     Ok(guest) => for_task.tell(&guest),
                     Err(RecvError::Lagged(missed)) => {
-                        tracing::warn!(missed, "guests changed faster than they were told on; all are reported");
+                        tracing::warn!(
+                            missed,
+                            "guests changed faster than they were told on; all are reported"
+                        );
                         for_task.tell_all_missed();
                     }
                     Err(RecvError::Closed) => return,
@@ -58,14 +61,19 @@ impl GuestHub {
     pub(super) fn listen(&self, host: &HostName) -> mpsc::Receiver<Heard> {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
-        watchers.entry(host.clone()).or_default().push(Watcher { queue: Some(queue), missed: false });
+        watchers.entry(host.clone()).or_default().push(Watcher {
+            queue: Some(queue),
+            missed: false,
+        });
         receiver
     }
 
     fn tell(&self, guest: &GuestSeen) {
         let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(of_host) = watchers.get_mut(&guest.host) {
-            of_host.iter_mut().for_each(|watcher| watcher.tell(Heard::Guest(guest.clone())));
+            for watcher in of_host.iter_mut() {
+                watcher.tell(Heard::Guest(guest.clone()));
+            }
             of_host.retain(|watcher| watcher.queue.is_some());
         }
     }
@@ -73,7 +81,9 @@ impl GuestHub {
     fn tell_all_missed(&self) {
         let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
         for of_host in watchers.values_mut() {
-            of_host.iter_mut().for_each(|watcher| watcher.tell(Heard::Missed));
+            for watcher in of_host.iter_mut() {
+                watcher.tell(Heard::Missed);
+            }
             of_host.retain(|watcher| watcher.queue.is_some());
         }
     }

@@ -4,16 +4,27 @@ use super::service::Offered;
 use crate::apply::{Books, Engine};
 use crate::driver::{Capacity, GuestSeen, Held, Load, StepError};
 use rhyzome_model::ids::{Fence, HostName};
-use rhyzome_proto::agent::{self, Heartbeat, HeldFence, HeldJob, HeldObject, HostCapacity, HostHello, Inventory};
+use rhyzome_proto::agent::{
+    self, Heartbeat, HeldFence, HeldJob, HeldObject, HostCapacity, HostHello, Inventory,
+};
 
 /// All of a host.
 pub(super) async fn inventory(engine: &Engine, host: &HostName) -> Result<Inventory, StepError> {
     let at_ms = engine.now_ms();
     let (books, held) = engine.inventory(host).await?;
-    let mut resources: Vec<HeldFence> =
-        books.fences.iter().map(|(id, fence)| HeldFence { id: id.to_string(), fence: fence.0 }).collect();
+    let mut resources: Vec<HeldFence> = books
+        .fences
+        .iter()
+        .map(|(id, fence)| HeldFence {
+            id: id.to_string(),
+            fence: fence.0,
+        })
+        .collect();
     resources.sort_by(|a, b| a.id.cmp(&b.id));
-    let jobs = books.jobs.iter().map(|(id, phase)| HeldJob { id: id.to_string(), phase: (*phase).to_owned() });
+    let jobs = books.jobs.iter().map(|(id, phase)| HeldJob {
+        id: id.to_string(),
+        phase: (*phase).to_owned(),
+    });
     Ok(Inventory {
         host: host.to_string(),
         epoch: books.epoch.0,

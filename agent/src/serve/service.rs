@@ -14,7 +14,8 @@ use metrics::{Counter, counter};
 use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_proto::agent::agent_server::Agent;
 use rhyzome_proto::agent::{
-    ApplyReport, ApplyRequest, ConsoleChunk, ConsoleRequest, HostReport, Inventory, InventoryRequest, WatchControl,
+    ApplyReport, ApplyRequest, ConsoleChunk, ConsoleRequest, HostReport, Inventory, InventoryRequest,
+    WatchControl,
 };
 use rhyzome_proto::convert::WireError;
 use rhyzome_runtime::{Peer, Role};
@@ -112,7 +113,13 @@ impl Service {
         settings: WatchSettings,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { engine, hub, settings, shutdown, calls: Method::ALL.map(CallCounts::register) }
+        Self {
+            engine,
+            hub,
+            settings,
+            shutdown,
+            calls: Method::ALL.map(CallCounts::register),
+        }
     }
 
     fn counted<T>(&self, method: Method, answer: Result<T, Status>) -> Result<T, Status> {
@@ -132,7 +139,9 @@ impl Service {
             [] | [_, _, ..] => None,
         };
         let asked = peer.sni.clone().or_else(only).ok_or_else(|| {
-            Status::permission_denied("ask for the host's certificate by its name: this listener serves several hosts")
+            Status::permission_denied(
+                "ask for the host's certificate by its name: this listener serves several hosts",
+            )
         })?;
         let host = HostName(meant.map_or_else(|| asked.clone(), str::to_owned));
         if !self.engine.serves(&host) {
@@ -141,16 +150,28 @@ impl Service {
         if asked.eq_ignore_ascii_case(host.as_str()) {
             Ok(host)
         } else {
-            Err(Status::permission_denied(format!("the connection is to host {asked}, the call is about host {host}")))
+            Err(Status::permission_denied(format!(
+                "the connection is to host {asked}, the call is about host {host}"
+            )))
         }
     }
 
     async fn do_apply(&self, request: Request<ApplyRequest>) -> Result<Response<ReportStream>, Status> {
         let missing = || Status::invalid_argument("there is no order in the call");
-        let meant = request.get_ref().order.as_ref().ok_or_else(missing)?.host.as_str();
+        let meant = request
+            .get_ref()
+            .order
+            .as_ref()
+            .ok_or_else(missing)?
+            .host
+            .as_str();
         self.host(&request, &[Role::Worker], Some(meant))?;
         let order = request.into_inner().order.ok_or_else(missing)?;
-        let answer = self.engine.apply(&order).await.map_err(status)?;
+        let answer = self
+            .engine
+            .apply(&order)
+            .await
+            .map_err(|refusal| status(&refusal))?;
         let op = match answer {
             Answer::Now(outcome) => return Ok(Response::new(once(outcome))),
             Answer::Follow(op) => op,
@@ -176,7 +197,11 @@ impl Service {
     }
 
     async fn do_inventory(&self, request: Request<InventoryRequest>) -> Result<Response<Inventory>, Status> {
-        let host = self.host(&request, &[Role::Scheduler, Role::Admin], Some(&request.get_ref().host))?;
+        let host = self.host(
+            &request,
+            &[Role::Scheduler, Role::Admin],
+            Some(&request.get_ref().host),
+        )?;
         let made = inventory::inventory(&self.engine, &host).await;
         made.map(Response::new).map_err(|error| {
             tracing::warn!(%host, %error, inside = error.inside, "what the host holds can't be told");
@@ -186,8 +211,13 @@ impl Service {
 
     async fn do_console(&self, request: Request<ConsoleRequest>) -> Result<Response<ConsoleStream>, Status> {
         let host = self.host(&request, &[Role::Api], Some(&request.get_ref().host))?;
-        let ConsoleRequest { host: _, instance, tail_lines, follow } = request.into_inner();
-        let instance = rhyzome_proto::convert::uuid(&instance).map_err(|e| status(e.into()))?;
+        let ConsoleRequest {
+            host: _,
+            instance,
+            tail_lines,
+            follow,
+        } = request.into_inner();
+        let instance = rhyzome_proto::convert::uuid(&instance).map_err(|e| status(&e.into()))?;
         let console = Console {
             driver: self.engine.driver().clone(),
             host,
@@ -208,7 +238,7 @@ fn once(outcome: rhyzome_proto::agent::ApplyOutcome) -> ReportStream {
 }
 
 /// A refusal as the caller sees it: what can be asked again is UNAVAILABLE.
-fn status(refusal: Refusal) -> Status {
+fn status(refusal: &Refusal) -> Status {
     let text = refusal.to_string();
     match refusal {
         Refusal::Wire(WireError::Broken(_)) => Status::invalid_argument(text),
@@ -233,7 +263,10 @@ impl Agent for Service {
         self.counted(Method::Apply, self.do_apply(request).await)
     }
 
-    async fn watch(&self, request: Request<Streaming<WatchControl>>) -> Result<Response<WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<Streaming<WatchControl>>,
+    ) -> Result<Response<WatchStream>, Status> {
         self.counted(Method::Watch, self.do_watch(request))
     }
 

@@ -33,15 +33,13 @@ pub(super) struct Watch {
     pub(super) shutdown: CancellationToken,
 }
 
-fn report(report: Report) -> Result<HostReport, Status> {
-    Ok(HostReport { report: Some(report) })
-}
-
 /// The receiver is gone: the watch is over.
 struct Gone;
 
 async fn send(out: &Out, what: Report) -> Result<(), Gone> {
-    out.send(report(what)).await.map_err(|_| Gone)
+    out.send(Ok(HostReport { report: Some(what) }))
+        .await
+        .map_err(|_| Gone)
 }
 
 /// What a watch has told.
@@ -55,7 +53,12 @@ impl Watch {
     /// Runs until either side goes.
     pub(super) async fn run(self, mut controls: Streaming<WatchControl>, out: Out) {
         let mut heard = self.hub.listen(&self.host);
-        let beats = tokio::spawn(beat(self.engine.clone(), self.host.clone(), self.settings.heartbeat, out.clone()));
+        let beats = tokio::spawn(beat(
+            self.engine.clone(),
+            self.host.clone(),
+            self.settings.heartbeat,
+            out.clone(),
+        ));
         let _ended = self.talk(&mut controls, &mut heard, &out).await;
         beats.abort();
     }
@@ -67,7 +70,9 @@ impl Watch {
         out: &Out,
     ) -> Result<(), Gone> {
         let mut told = Told::default();
-        let Some(books) = self.engine.books(&self.host) else { return Err(Gone) };
+        let Some(books) = self.engine.books(&self.host) else {
+            return Err(Gone);
+        };
         send(out, Report::Hello(inventory::hello(&self.host, &books))).await?;
         self.tell_capacity(&mut told, out).await?;
         self.tell_inventory(out);
@@ -103,7 +108,11 @@ impl Watch {
             let status = Status::permission_denied(format!("this is the watch of host {}", self.host));
             return out.send(Err(status)).await.map_err(|_| Gone).and(Err(Gone));
         }
-        match self.engine.told(&self.host, Epoch(control.epoch), Fence(control.floor)).await {
+        match self
+            .engine
+            .told(&self.host, Epoch(control.epoch), Fence(control.floor))
+            .await
+        {
             Ok(true) => {}
             Ok(false) if control.epoch == 0 => {}
             Ok(false) => {
@@ -160,7 +169,11 @@ impl Watch {
     async fn tell_guest(&self, guest: &GuestSeen, told: &mut Told, out: &Out) -> Result<(), Gone> {
         told.guests.insert(guest.instance, guest.power);
         let fence = self.engine.fence_of(&self.host, guest.instance);
-        send(out, Report::Guest(inventory::guest(guest, fence, self.engine.now_ms()))).await
+        send(
+            out,
+            Report::Guest(inventory::guest(guest, fence, self.engine.now_ms())),
+        )
+        .await
     }
 
     /// Those that have figures, and those whose power wasn't told yet.
@@ -202,7 +215,13 @@ async fn beat(engine: Arc<Engine>, host: HostName, period: Duration, out: Out) {
         next = Instant::now() + std::mem::replace(&mut wait, period);
         match engine.driver().load(&host).await {
             Ok(load) => {
-                if send(&out, Report::Heartbeat(inventory::heartbeat(&load, engine.now_ms()))).await.is_err() {
+                if send(
+                    &out,
+                    Report::Heartbeat(inventory::heartbeat(&load, engine.now_ms())),
+                )
+                .await
+                .is_err()
+                {
                     return;
                 }
             }

@@ -4,8 +4,8 @@ use super::faults::{Fault, Faults, LOOK, Stamp, When};
 use super::log::{EffectsError, EffectsLog};
 use super::world::{Size, World};
 use crate::driver::{
-    Capacity, ConsolePart, Direction, Driver, Effect, Fut, GuestCounts, GuestSeen, Held, Load, Seen, SeenPower, StepContext,
-    StepError,
+    Capacity, ConsolePart, Direction, Driver, Effect, Fut, GuestCounts, GuestSeen, Held, Load, Seen,
+    SeenPower, StepContext, StepError,
 };
 use rhyzome_model::ids::{HostName, JobId, ResourceId};
 use rhyzome_model::job::ErrorClass;
@@ -69,12 +69,32 @@ impl SimulatedDriver {
         let faults = Arc::new(Faults::of(settings.faults.clone()));
         let stop = CancellationToken::new();
         let (seen, _) = broadcast::channel(4096);
-        Ok(Self { settings, size, still: RwLock::default(), worlds, log: Mutex::new(log), faults, seen, stop })
+        Ok(Self {
+            settings,
+            size,
+            still: RwLock::default(),
+            worlds,
+            log: Mutex::new(log),
+            faults,
+            seen,
+            stop,
+        })
     }
 
     fn world(&self, host: &HostName) -> Result<MutexGuard<'_, World>, StepError> {
-        let unknown = || StepError::new(ErrorClass::Permanent, "UNKNOWN_HOST", "This agent doesn't serve that host.");
-        Ok(self.worlds.get(host).ok_or_else(unknown)?.lock().unwrap_or_else(PoisonError::into_inner))
+        let unknown = || {
+            StepError::new(
+                ErrorClass::Permanent,
+                "UNKNOWN_HOST",
+                "This agent doesn't serve that host.",
+            )
+        };
+        Ok(self
+            .worlds
+            .get(host)
+            .ok_or_else(unknown)?
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner))
     }
 
     fn effect(&self, host: &HostName, job: JobId, action: &Action) -> Result<Effect, StepError> {
@@ -101,9 +121,14 @@ impl SimulatedDriver {
     }
 
     fn tell(&self, host: &HostName, action: &Action, world: &World) {
-        let power = matches!(action, Action::SetPower(_) | Action::Reboot(_) | Action::RemoveInstance(_));
+        let power = matches!(
+            action,
+            Action::SetPower(_) | Action::Reboot(_) | Action::RemoveInstance(_)
+        );
         if power && self.seen.receiver_count() > 0 {
-            let (ObjectKind::Instance, instance) = action.object() else { return };
+            let (ObjectKind::Instance, instance) = action.object() else {
+                return;
+            };
             // Nobody listening any more is no fault.
             let _ = self.seen.send(guest(host, instance, world.guest(instance)));
         }
@@ -116,10 +141,14 @@ impl SimulatedDriver {
             return Ok(());
         }
         let lock = |(host, world): (&HostName, &'_ Mutex<World>)| {
-            (host.clone(), world.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            (
+                host.clone(),
+                world.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            )
         };
         let worlds: Vec<(HostName, World)> = self.worlds.iter().map(lock).collect();
-        log.compact(worlds.iter().map(|(host, world)| (host, world))).map_err(unwritten)
+        log.compact(worlds.iter().map(|(host, world)| (host, world)))
+            .map_err(unwritten)
     }
 }
 
@@ -130,21 +159,31 @@ impl Drop for SimulatedDriver {
 }
 
 fn unwritten(error: EffectsError) -> StepError {
-    StepError::new(ErrorClass::Unavailable, "HOST_DISK", "The host can't write to its disk.").inside(error)
+    StepError::new(
+        ErrorClass::Unavailable,
+        "HOST_DISK",
+        "The host can't write to its disk.",
+    )
+    .inside(error)
 }
 
 fn guest(host: &HostName, instance: ResourceId, power: SeenPower) -> GuestSeen {
-    GuestSeen { host: host.clone(), instance, power, detail: String::new(), metrics: BTreeMap::new() }
+    GuestSeen {
+        host: host.clone(),
+        instance,
+        power,
+        detail: String::new(),
+        metrics: BTreeMap::new(),
+    }
 }
 
 /// The name in `faults.toml`.
 fn fault_name(context: &StepContext, action: &Action) -> String {
     // The action of an undo is what takes the step back, so its name says what it does, not which step it undoes.
-    let step = match context.direction {
+    match context.direction {
         Direction::Forward => action.name().to_owned(),
         Direction::Undo => format!("undo_{}", undone_by(action)),
-    };
-    step
+    }
 }
 
 /// The step that an undo's action takes back: for a removal what it removes, for an update the step itself.
@@ -203,7 +242,11 @@ impl Driver for SimulatedDriver {
         self.settings.hosts.clone()
     }
 
-    fn make_so<'a>(&'a self, context: &'a StepContext, action: &'a Action) -> Fut<'a, Result<Effect, StepError>> {
+    fn make_so<'a>(
+        &'a self,
+        context: &'a StepContext,
+        action: &'a Action,
+    ) -> Fut<'a, Result<Effect, StepError>> {
         Box::pin(async move {
             if !self.faults.any() {
                 return self.effect(&context.host, context.job, action);
@@ -220,7 +263,11 @@ impl Driver for SimulatedDriver {
         })
     }
 
-    fn observe<'a>(&'a self, context: &'a StepContext, action: &'a Action) -> Fut<'a, Result<Seen, StepError>> {
+    fn observe<'a>(
+        &'a self,
+        context: &'a StepContext,
+        action: &'a Action,
+    ) -> Fut<'a, Result<Seen, StepError>> {
         Box::pin(async move {
             let so = self.world(&context.host)?.is_so(context.job, action);
             Ok(if so { Seen::StillSo } else { Seen::NotSo })
@@ -258,7 +305,10 @@ impl Driver for SimulatedDriver {
     fn guests<'a>(&'a self, host: &'a HostName) -> Fut<'a, Result<Vec<GuestSeen>, StepError>> {
         Box::pin(async move {
             let world = self.world(host)?;
-            Ok(world.guests().map(|(instance, power)| guest(host, instance, power)).collect())
+            Ok(world
+                .guests()
+                .map(|(instance, power)| guest(host, instance, power))
+                .collect())
         })
     }
 
@@ -290,7 +340,10 @@ impl Driver for SimulatedDriver {
     ) -> Fut<'a, Result<Option<ConsolePart>, StepError>> {
         Box::pin(async move {
             let there = self.world(host)?.name(instance).is_some();
-            Ok(there.then(|| ConsolePart { data: Vec::new(), next: from.unwrap_or_default() }))
+            Ok(there.then(|| ConsolePart {
+                data: Vec::new(),
+                next: from.unwrap_or_default(),
+            }))
         })
     }
 

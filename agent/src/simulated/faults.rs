@@ -111,7 +111,8 @@ impl Entry {
             && self.host.as_ref().is_none_or(|own| own == host.as_str())
             && (self.rate >= 1.0 || rand::random::<f64>() < self.rate)
             && self.left.as_ref().is_none_or(|left| {
-                left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_ok()
+                left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1))
+                    .is_ok()
             })
     }
 }
@@ -122,7 +123,9 @@ impl Entry {
 pub struct FaultsError(String);
 
 fn wrong(text: &str, at: usize, what: &str) -> FaultsError {
-    let line = text.get(..at).map_or(1, |before| before.matches('\n').count() + 1);
+    let line = text
+        .get(..at)
+        .map_or(1, |before| before.matches('\n').count() + 1);
     FaultsError(format!("line {line}: {what}"))
 }
 
@@ -136,23 +139,37 @@ fn parse(text: &str) -> Result<Vec<Entry>, FaultsError> {
         let at = e.span().map_or(0, |span| span.start);
         wrong(text, at, &e.to_string())
     })?;
-    file.fault.into_iter().map(|written| entry(text, written)).collect()
+    file.fault
+        .into_iter()
+        .map(|written| entry(text, written))
+        .collect()
 }
 
 fn entry(text: &str, written: Spanned<Written>) -> Result<Entry, FaultsError> {
     let at = written.span().start;
     let written = written.into_inner();
     if !known_step(written.step.get_ref()) {
-        let what = format!("step: `{}` is no step, no `undo_` of one, and not `*`, `heartbeat` or `inventory`", written.step.get_ref());
+        let what = format!(
+            "step: `{}` is no step, no `undo_` of one, and not `*`, `heartbeat` or `inventory`",
+            written.step.get_ref()
+        );
         return Err(wrong(text, written.step.span().start, &what));
     }
     if let Some(rate) = &written.rate
         && !(0.0..=1.0).contains(rate.get_ref())
     {
-        return Err(wrong(text, rate.span().start, &format!("rate: {} is not between 0 and 1", rate.get_ref())));
+        return Err(wrong(
+            text,
+            rate.span().start,
+            &format!("rate: {} is not between 0 and 1", rate.get_ref()),
+        ));
     }
     if written.delay_ms == 0 && written.error.is_none() && !written.crash {
-        return Err(wrong(text, at, "fault: one of delay_ms, error and crash is needed"));
+        return Err(wrong(
+            text,
+            at,
+            "fault: one of delay_ms, error and crash is needed",
+        ));
     }
     let fault = Fault {
         delay: Duration::from_millis(written.delay_ms),
@@ -191,14 +208,19 @@ fn stamp(path: &Path) -> Stamp {
 impl Faults {
     /// Those of a file, which need not be there; none without one.
     pub fn of(path: Option<PathBuf>) -> Self {
-        let faults = Self { path, entries: RwLock::default() };
+        let faults = Self {
+            path,
+            entries: RwLock::default(),
+        };
         faults.look(&Stamp::default());
         faults
     }
 
     /// Reads the file again if it isn't as it was.
     pub(super) fn look(&self, before: &Stamp) -> Stamp {
-        let Some(path) = &self.path else { return Stamp::default() };
+        let Some(path) = &self.path else {
+            return Stamp::default();
+        };
         let now = stamp(path);
         if now == *before {
             return now;
@@ -227,13 +249,24 @@ impl Faults {
 
     /// Whether there are any.
     pub fn any(&self) -> bool {
-        !self.entries.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self
+            .entries
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
     }
 
     /// The first entry that fits.
     pub fn pick(&self, step: &str, host: &HostName) -> Option<Fault> {
-        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner).clone();
-        entries.iter().find(|entry| entry.fits(step, host)).map(|entry| entry.fault)
+        let entries = self
+            .entries
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        entries
+            .iter()
+            .find(|entry| entry.fits(step, host))
+            .map(|entry| entry.fault)
     }
 }
 

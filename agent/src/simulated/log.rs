@@ -43,8 +43,15 @@ pub enum EffectsError {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Entry<'a> {
-    Made { host: Cow<'a, HostName>, job: JobId, action: Cow<'a, Action> },
-    Is { host: Cow<'a, HostName>, world: Cow<'a, World> },
+    Made {
+        host: Cow<'a, HostName>,
+        job: JobId,
+        action: Cow<'a, Action>,
+    },
+    Is {
+        host: Cow<'a, HostName>,
+        world: Cow<'a, World>,
+    },
 }
 
 /// The file, open for appending.
@@ -73,20 +80,36 @@ impl EffectsLog {
             Err(e) => return Err(io("reading")(e)),
         };
         let worlds = replay(&path, &bytes)?;
-        let (file, sequence, length) = write_snapshot(&path, worlds.iter().map(|(host, world)| (host, world)))?;
+        let (file, sequence, length) = write_snapshot(&path, worlds.iter())?;
         let compact_at = COMPACT_FROM.max(length * 4);
-        Ok((Self { path, file, sequence, length, compact_at, buffer: Vec::new() }, worlds))
+        Ok((
+            Self {
+                path,
+                file,
+                sequence,
+                length,
+                compact_at,
+                buffer: Vec::new(),
+            },
+            worlds,
+        ))
     }
 
     /// Writes that an action is being made so. The effect counts once this returned.
     pub(super) fn made(&mut self, host: &HostName, job: JobId, action: &Action) -> Result<(), EffectsError> {
-        let entry = Entry::Made { host: Cow::Borrowed(host), job, action: Cow::Borrowed(action) };
+        let entry = Entry::Made {
+            host: Cow::Borrowed(host),
+            job,
+            action: Cow::Borrowed(action),
+        };
         let payload = to_json(&self.path, &entry)?;
         self.buffer.clear();
         frame::push(&mut self.buffer, self.sequence + 1, &payload);
         if let Err(source) = self.file.write_all(&self.buffer) {
             // A part of it may be there: the next would stand behind a broken frame.
-            self.file.set_len(self.length).map_err(|source| self.failed("cutting", source))?;
+            self.file
+                .set_len(self.length)
+                .map_err(|source| self.failed("cutting", source))?;
             return Err(self.failed("writing", source));
         }
         self.sequence += 1;
@@ -95,7 +118,11 @@ impl EffectsLog {
     }
 
     fn failed(&self, doing: &'static str, source: std::io::Error) -> EffectsError {
-        EffectsError::Io { path: self.path.clone(), doing, source }
+        EffectsError::Io {
+            path: self.path.clone(),
+            doing,
+            source,
+        }
     }
 
     /// Whether it has grown enough to be compacted.
@@ -116,12 +143,17 @@ impl EffectsLog {
 }
 
 fn to_json(path: &Path, entry: &Entry<'_>) -> Result<Vec<u8>, EffectsError> {
-    serde_json::to_vec(entry)
-        .map_err(|e| EffectsError::Unreadable { path: path.to_owned(), detail: format!("writing an effect: {e}") })
+    serde_json::to_vec(entry).map_err(|e| EffectsError::Unreadable {
+        path: path.to_owned(),
+        detail: format!("writing an effect: {e}"),
+    })
 }
 
 fn replay(path: &Path, bytes: &[u8]) -> Result<HashMap<HostName, World>, EffectsError> {
-    let unreadable = |detail: String| EffectsError::Unreadable { path: path.to_owned(), detail };
+    let unreadable = |detail: String| EffectsError::Unreadable {
+        path: path.to_owned(),
+        detail,
+    };
     let mut worlds: HashMap<HostName, World> = HashMap::new();
     let (mut at, mut sequence) = (0, 1);
     loop {
@@ -144,7 +176,9 @@ fn replay(path: &Path, bytes: &[u8]) -> Result<HashMap<HostName, World>, Effects
                 return Ok(worlds);
             }
             Found::Damaged { later } => {
-                return Err(unreadable(format!("damaged at byte {at}, with whole effects from byte {later} on")));
+                return Err(unreadable(format!(
+                    "damaged at byte {at}, with whole effects from byte {later} on"
+                )));
             }
         }
     }
@@ -154,17 +188,82 @@ fn write_snapshot<'a>(
     path: &Path,
     worlds: impl Iterator<Item = (&'a HostName, &'a World)>,
 ) -> Result<(File, u64, u64), EffectsError> {
-    let io = |doing| move |source| EffectsError::Io { path: path.to_owned(), doing, source };
+    let io = |doing| {
+        move |source| EffectsError::Io {
+            path: path.to_owned(),
+            doing,
+            source,
+        }
+    };
     let fresh = path.with_extension("new");
     let mut bytes = Vec::new();
     let mut sequence = 0;
     for (host, world) in worlds {
         sequence += 1;
-        let entry = Entry::Is { host: Cow::Borrowed(host), world: Cow::Borrowed(world) };
+        let entry = Entry::Is {
+            host: Cow::Borrowed(host),
+            world: Cow::Borrowed(world),
+        };
         frame::push(&mut bytes, sequence, &to_json(path, &entry)?);
     }
     let mut file = File::create(&fresh).map_err(io("making its successor"))?;
     file.write_all(&bytes).map_err(io("writing its successor"))?;
     std::fs::rename(&fresh, path).map_err(io("renaming its successor"))?;
     Ok((file, sequence, bytes.len() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rhyzome_model::ids::ResourceId;
+    use rhyzome_model::kinds::{ImageFormat, ImageSource};
+    use rhyzome_model::step::EnsureImage;
+
+    fn image() -> Action {
+        Action::EnsureImage(EnsureImage {
+            image: ResourceId::new(),
+            source: ImageSource::File("tiny.qcow2".into()),
+            format: ImageFormat::Qcow2,
+            sha256: None,
+            holder: ResourceId::new(),
+        })
+    }
+
+    fn hosts() -> [HostName; 2] {
+        ["sim-1".into(), "sim-2".into()]
+    }
+
+    #[test]
+    fn every_cut_replays_what_was_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, mut worlds) = EffectsLog::open(dir.path()).unwrap();
+        let mut after = vec![(0, worlds.clone())];
+        for i in 0..6 {
+            let (host, job, action) = (&hosts()[i % 2], JobId::new(), image());
+            log.made(host, job, &action).unwrap();
+            worlds.entry(host.clone()).or_default().apply(job, &action);
+            after.push((log.length as usize, worlds.clone()));
+        }
+        let path = dir.path().join("effects");
+        let bytes = std::fs::read(&path).unwrap();
+        for cut in 0..=bytes.len() {
+            let wanted = after.iter().rev().find(|(length, _)| *length <= cut).unwrap();
+            assert_eq!(replay(&path, &bytes[..cut]).unwrap(), wanted.1, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_start_compacts_and_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, mut worlds) = EffectsLog::open(dir.path()).unwrap();
+        for _ in 0..3 {
+            let (job, action) = (JobId::new(), image());
+            log.made(&hosts()[0], job, &action).unwrap();
+            worlds.entry(hosts()[0].clone()).or_default().apply(job, &action);
+            drop(log);
+            let opened = EffectsLog::open(dir.path()).unwrap();
+            assert_eq!(opened.1, worlds);
+            log = opened.0;
+        }
+    }
 }

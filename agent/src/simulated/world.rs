@@ -56,11 +56,19 @@ struct SimulatedInstance {
 }
 
 fn missing(code: &str, what: &str) -> StepError {
-    StepError::new(ErrorClass::Unavailable, code, format!("The {what} isn't on the host yet."))
+    StepError::new(
+        ErrorClass::Unavailable,
+        code,
+        format!("The {what} isn't on the host yet."),
+    )
 }
 
 fn no_room(what: &str) -> StepError {
-    StepError::new(ErrorClass::NoRoom, "NO_ROOM", format!("The host has no room for the {what}."))
+    StepError::new(
+        ErrorClass::NoRoom,
+        "NO_ROOM",
+        format!("The host has no room for the {what}."),
+    )
 }
 
 /// What a simulated fetch finds: as declared, or what the source's name gives.
@@ -74,7 +82,11 @@ fn facts(action: &EnsureImage) -> ImageFacts {
         hex
     };
     let sha256 = action.sha256.clone().unwrap_or_else(digest);
-    ImageFacts { sha256, size_bytes: 16 << 20, virtual_size_bytes: 32 << 20 }
+    ImageFacts {
+        sha256,
+        size_bytes: 16 << 20,
+        virtual_size_bytes: 32 << 20,
+    }
 }
 
 impl World {
@@ -116,22 +128,32 @@ impl World {
         if !self.images.contains_key(&action.image) {
             return Err(missing("IMAGE_MISSING", "image"));
         }
-        let before = self.disks.get(&action.disk).map_or(0, |disk| u64::from(disk.size_gib));
+        let before = self
+            .disks
+            .get(&action.disk)
+            .map_or(0, |disk| u64::from(disk.size_gib));
         if u64::from(action.size_gib) < before {
             let detail = "A disk can't be made smaller.";
             return Err(StepError::new(ErrorClass::Permanent, "DISK_TOO_SMALL", detail));
         }
         let after = self.used.disk_gib - before + u64::from(action.size_gib);
-        if after > size.disk_gib && after > self.used.disk_gib { Err(no_room("disk")) } else { Ok(()) }
+        if after > size.disk_gib && after > self.used.disk_gib {
+            Err(no_room("disk"))
+        } else {
+            Ok(())
+        }
     }
 
     fn check_instance(&self, action: &EnsureInstance, size: Size) -> Result<(), StepError> {
-        if action.interfaces.iter().any(|nic| !self.networks.contains_key(&nic.network)) {
+        if action
+            .interfaces
+            .iter()
+            .any(|nic| !self.networks.contains_key(&nic.network))
+        {
             return Err(missing("NETWORK_MISSING", "network"));
         }
         let before = self.instances.get(&action.instance);
-        let (vcpus, memory) =
-            before.map_or((0, 0), |i| (u64::from(i.is.vcpus), u64::from(i.is.memory_mib)));
+        let (vcpus, memory) = before.map_or((0, 0), |i| (u64::from(i.is.vcpus), u64::from(i.is.memory_mib)));
         let vcpus = self.used.vcpus - vcpus + u64::from(action.vcpus);
         let memory = self.used.memory_mib - memory + u64::from(action.memory_mib);
         let over = |after: u64, used: u64, size: u64| after > size && after > used;
@@ -145,21 +167,27 @@ impl World {
     pub(super) fn is_so(&self, job: JobId, action: &Action) -> bool {
         match action {
             Action::EnsureNetwork(a) => SharedNetwork::is_so(self.networks.get(&a.network), a),
-            Action::DropNetwork(a) => {
-                self.networks.get(&a.object).is_none_or(|network| !network.claims.contains_key(&a.holder))
-            }
+            Action::DropNetwork(a) => self
+                .networks
+                .get(&a.object)
+                .is_none_or(|network| !network.claims.contains_key(&a.holder)),
             Action::EnsureImage(a) => SharedImage::is_so(self.images.get(&a.image), a),
-            Action::DropImage(a) => {
-                self.images.get(&a.object).is_none_or(|image| !image.claims.contains(&a.holder))
-            }
-            Action::EnsureDisk(a) => {
-                self.disks.get(&a.disk).is_some_and(|disk| disk.image == a.image && disk.size_gib == a.size_gib)
-            }
+            Action::DropImage(a) => self
+                .images
+                .get(&a.object)
+                .is_none_or(|image| !image.claims.contains(&a.holder)),
+            Action::EnsureDisk(a) => self
+                .disks
+                .get(&a.disk)
+                .is_some_and(|disk| disk.image == a.image && disk.size_gib == a.size_gib),
             Action::RemoveDisk(a) => !self.disks.contains_key(&a.disk),
             Action::EnsureInstance(a) => self.instances.get(&a.instance).is_some_and(|i| i.is == **a),
             Action::RemoveInstance(a) => !self.instances.contains_key(&a.instance),
             Action::SetPower(a) => self.power(a.instance) == a.power,
-            Action::Reboot(a) => self.instances.get(&a.instance).is_some_and(|i| i.rebooted_by == Some(job)),
+            Action::Reboot(a) => self
+                .instances
+                .get(&a.instance)
+                .is_some_and(|i| i.rebooted_by == Some(job)),
         }
     }
 
@@ -181,7 +209,10 @@ impl World {
                 }
             }
             Action::EnsureImage(a) => {
-                let fetched = || SharedImage { facts: facts(a), claims: [a.holder].into() };
+                let fetched = || SharedImage {
+                    facts: facts(a),
+                    claims: [a.holder].into(),
+                };
                 self.images.entry(a.image).or_insert_with(fetched).claim(a.holder);
             }
             Action::DropImage(a) => {
@@ -190,7 +221,10 @@ impl World {
                 }
             }
             Action::EnsureDisk(a) => {
-                let disk = SimulatedDisk { image: a.image, size_gib: a.size_gib };
+                let disk = SimulatedDisk {
+                    image: a.image,
+                    size_gib: a.size_gib,
+                };
                 let before = self.disks.insert(a.disk, disk);
                 self.used.disk_gib += u64::from(a.size_gib);
                 self.used.disk_gib -= before.map_or(0, |disk| u64::from(disk.size_gib));
@@ -203,7 +237,14 @@ impl World {
                 let before = self.instances.remove(&a.instance);
                 self.count(before.as_ref(), Counted::Out);
                 let (power, rebooted_by) = before.map_or((Power::Off, None), |i| (i.power, i.rebooted_by));
-                self.put(a.instance, SimulatedInstance { is: (**a).clone(), power, rebooted_by });
+                self.put(
+                    a.instance,
+                    SimulatedInstance {
+                        is: (**a).clone(),
+                        power,
+                        rebooted_by,
+                    },
+                );
             }
             Action::RemoveInstance(a) => {
                 let before = self.instances.remove(&a.instance);
@@ -252,8 +293,13 @@ impl World {
         match action {
             Action::EnsureImage(a) => {
                 let facts = self.images.get(&a.image).map(|image| &image.facts);
-                let output = facts.and_then(|facts| serde_json::to_value(facts).ok()).unwrap_or_default();
-                Effect { detail: String::new(), output }
+                let output = facts
+                    .and_then(|facts| serde_json::to_value(facts).ok())
+                    .unwrap_or_default();
+                Effect {
+                    detail: String::new(),
+                    output,
+                }
             }
             Action::EnsureNetwork(_)
             | Action::DropNetwork(_)
@@ -308,7 +354,9 @@ impl World {
 
     /// Every guest's power.
     pub(super) fn guests(&self) -> impl Iterator<Item = (ResourceId, SeenPower)> + '_ {
-        self.instances.iter().map(|(id, instance)| (*id, seen(instance.power)))
+        self.instances
+            .iter()
+            .map(|(id, instance)| (*id, seen(instance.power)))
     }
 
     /// A guest's power; off for one that isn't there.

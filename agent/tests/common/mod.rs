@@ -1,5 +1,11 @@
 //! What the agent's tests share: a plan, orders, and a simulated host whose effects a test holds, fails and counts.
-#![allow(dead_code, unreachable_pub, clippy::missing_panics_doc)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
 
 use rhyzome_agent::apply::{Answer, Engine, Refusal};
 use rhyzome_agent::driver::{
@@ -11,8 +17,8 @@ use rhyzome_model::ids::{Epoch, Fence, HostName, JobId, ResourceId};
 use rhyzome_model::job::Verdict;
 use rhyzome_model::kinds::{ImageFormat, ImageSource, Power, RestartPolicy};
 use rhyzome_model::step::{
-    Action, DropShared, EnsureDisk, EnsureImage, EnsureInstance, EnsureNetwork, NetworkClaim, Nic, RemoveDisk,
-    RemoveInstance, SetPower, Step,
+    Action, DropShared, EnsureDisk, EnsureImage, EnsureInstance, EnsureNetwork, NetworkClaim, Nic,
+    RemoveDisk, RemoveInstance, SetPower, Step,
 };
 use rhyzome_proto::agent::ApplyOutcome;
 use rhyzome_proto::event::OutcomeKind;
@@ -30,7 +36,10 @@ pub fn host() -> HostName {
 
 /// An instance's create: five steps, each with its undo.
 pub fn plan(instance: ResourceId, network: ResourceId, image: ResourceId) -> Vec<Step> {
-    let drop = |object| DropShared { object, holder: instance };
+    let drop = |object| DropShared {
+        object,
+        holder: instance,
+    };
     let ensure_network = EnsureNetwork {
         network,
         tenant: "demo".into(),
@@ -39,7 +48,10 @@ pub fn plan(instance: ResourceId, network: ResourceId, image: ResourceId) -> Vec
         gateway: "10.0.0.1".parse().unwrap(),
         dns: Vec::new(),
         leases: Vec::new(),
-        claim: Some(NetworkClaim { holder: instance, leases: Vec::new() }),
+        claim: Some(NetworkClaim {
+            holder: instance,
+            leases: Vec::new(),
+        }),
     };
     let ensure_image = EnsureImage {
         image,
@@ -76,9 +88,15 @@ pub fn plan(instance: ResourceId, network: ResourceId, image: ResourceId) -> Vec
     };
     let power = |power| Action::SetPower(SetPower { instance, power });
     vec![
-        Step::undoable(Action::EnsureNetwork(ensure_network), Action::DropNetwork(drop(network))),
+        Step::undoable(
+            Action::EnsureNetwork(ensure_network),
+            Action::DropNetwork(drop(network)),
+        ),
         Step::undoable(Action::EnsureImage(ensure_image), Action::DropImage(drop(image))),
-        Step::undoable(Action::EnsureDisk(ensure_disk), Action::RemoveDisk(RemoveDisk { disk: instance })),
+        Step::undoable(
+            Action::EnsureDisk(ensure_disk),
+            Action::RemoveDisk(RemoveDisk { disk: instance }),
+        ),
         Step::undoable(
             Action::EnsureInstance(Box::new(ensure_instance)),
             Action::RemoveInstance(RemoveInstance { instance }),
@@ -98,12 +116,19 @@ pub struct Job {
 impl Job {
     pub fn new() -> Self {
         let resource = ResourceId::new();
-        Self { job: JobId::new(), resource, steps: plan(resource, ResourceId::new(), ResourceId::new()) }
+        Self {
+            job: JobId::new(),
+            resource,
+            steps: plan(resource, ResourceId::new(), ResourceId::new()),
+        }
     }
 
     /// Another job on the same instance.
     pub fn next(&self) -> Self {
-        Self { job: JobId::new(), ..self.clone() }
+        Self {
+            job: JobId::new(),
+            ..self.clone()
+        }
     }
 
     pub fn order(&self, fence: i64) -> Order {
@@ -119,14 +144,22 @@ impl Job {
             resource_kind: "instance".into(),
             resource: self.resource.0.as_bytes().to_vec(),
             action: "create".into(),
-            steps: self.steps.iter().map(|step| serde_json::to_vec(step).unwrap().into()).collect(),
+            steps: self
+                .steps
+                .iter()
+                .map(|step| serde_json::to_vec(step).unwrap().into())
+                .collect(),
             ..Order::default()
         }
     }
 
     pub fn undo(&self, fence: i64, verdict: Verdict) -> Order {
         let verdict = job::Verdict::from(verdict).into();
-        Order { mode: job::Mode::Undo.into(), verdict, ..self.order(fence) }
+        Order {
+            mode: job::Mode::Undo.into(),
+            verdict,
+            ..self.order(fence)
+        }
     }
 }
 
@@ -271,7 +304,11 @@ impl Driver for Controlled {
     fn hosts(&self) -> Vec<HostName> {
         self.inner.hosts()
     }
-    fn make_so<'a>(&'a self, context: &'a StepContext, action: &'a Action) -> Fut<'a, Result<Effect, StepError>> {
+    fn make_so<'a>(
+        &'a self,
+        context: &'a StepContext,
+        action: &'a Action,
+    ) -> Fut<'a, Result<Effect, StepError>> {
         Box::pin(async move {
             let name = step_of(action, context.direction);
             self.calls.lock().unwrap().push(name.clone());
@@ -288,8 +325,15 @@ impl Driver for Controlled {
             made
         })
     }
-    fn observe<'a>(&'a self, context: &'a StepContext, action: &'a Action) -> Fut<'a, Result<Seen, StepError>> {
-        self.calls.lock().unwrap().push(format!("observe_{}", action.name()));
+    fn observe<'a>(
+        &'a self,
+        context: &'a StepContext,
+        action: &'a Action,
+    ) -> Fut<'a, Result<Seen, StepError>> {
+        self.calls
+            .lock()
+            .unwrap()
+            .push(format!("observe_{}", action.name()));
         self.inner.observe(context, action)
     }
     fn inventory<'a>(&'a self, host: &'a HostName) -> Fut<'a, Result<Vec<Held>, StepError>> {
@@ -340,13 +384,21 @@ impl Agent {
     pub fn untold() -> Self {
         let effects = tempfile::tempdir().unwrap();
         let driver = Controlled::open(effects.path());
-        Self { _effects: Some(effects), ..Self::over(driver, tempfile::tempdir().unwrap()) }
+        Self {
+            _effects: Some(effects),
+            ..Self::over(driver, tempfile::tempdir().unwrap())
+        }
     }
 
     fn over(driver: Arc<Controlled>, ledger: tempfile::TempDir) -> Self {
         let open = Ledger::open(ledger.path(), &[host()]).unwrap();
         let engine = Engine::new(open, driver.clone(), now_ms);
-        Self { engine, driver, ledger, _effects: None }
+        Self {
+            engine,
+            driver,
+            ledger,
+            _effects: None,
+        }
     }
 
     /// What a crash now would leave: the ledger's file as it is, the same host; the old one goes on as a ghost would not.

@@ -3,15 +3,15 @@
 //! They need root, QEMU, dnsmasq, nft and the image `tiny`. Where something is missing a test says so loudly and ends; with
 //! `RHYZOME_REQUIRE_REAL=1` it fails.
 
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::unused_self)]
 
 use rhyzome_agent::driver::{Direction, Driver, Effect, GuestSeen, SeenPower, StepContext, StepError};
 use rhyzome_agent::objects::{Accelerator, Choice, Networking, RealConfig, RealDriver};
 use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::kinds::{ImageFormat, ImageSource, Power, RestartPolicy};
 use rhyzome_model::step::{
-    Action, DropShared, EnsureDisk, EnsureImage, EnsureInstance, EnsureNetwork, HostLease, ImageFacts, NetworkClaim, Nic, ObjectKind,
-    Reboot, RemoveDisk, RemoveInstance, SetPower,
+    Action, DropShared, EnsureDisk, EnsureImage, EnsureInstance, EnsureNetwork, HostLease, ImageFacts,
+    NetworkClaim, Nic, ObjectKind, Reboot, RemoveDisk, RemoveInstance, SetPower,
 };
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -35,8 +35,19 @@ fn missing() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("root".to_owned());
     }
-    for tool in ["qemu-system-x86_64", "qemu-img", "dnsmasq", "nft", "ip", "curl", "prlimit", "setsid"] {
-        let found = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].iter().any(|d| Path::new(d).join(tool).exists());
+    for tool in [
+        "qemu-system-x86_64",
+        "qemu-img",
+        "dnsmasq",
+        "nft",
+        "ip",
+        "curl",
+        "prlimit",
+        "setsid",
+    ] {
+        let found = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+            .iter()
+            .any(|d| Path::new(d).join(tool).exists());
         if !found {
             return Some(format!("the program {tool}"));
         }
@@ -48,7 +59,10 @@ fn missing() -> Option<String> {
 /// Whether the test can be made; says why not.
 pub fn can_be_real() -> bool {
     let Some(what) = missing() else { return true };
-    assert!(std::env::var("RHYZOME_REQUIRE_REAL").as_deref() != Ok("1"), "this test needs {what}");
+    assert!(
+        std::env::var("RHYZOME_REQUIRE_REAL").as_deref() != Ok("1"),
+        "this test needs {what}"
+    );
     eprintln!("SKIPPED, NOT TESTED: this test needs {what}");
     false
 }
@@ -66,8 +80,15 @@ impl Host {
 
     /// With bridges and emulation, which work everywhere, unless `change` says otherwise.
     pub async fn with(change: fn(&mut RealConfig)) -> Self {
-        let dir = tempfile::Builder::new().prefix("rhyzome-real-").tempdir().unwrap();
-        let mut host = Self { dir, driver: None, change };
+        let dir = tempfile::Builder::new()
+            .prefix("rhyzome-real-")
+            .tempdir()
+            .unwrap();
+        let mut host = Self {
+            dir,
+            driver: None,
+            change,
+        };
         host.start().await;
         host
     }
@@ -104,7 +125,9 @@ impl Host {
 
     pub async fn must(&self, action: Action) -> Effect {
         let name = action.name();
-        self.make(action).await.unwrap_or_else(|e| panic!("{name}: {e} ({})", e.inside.as_deref().unwrap_or("")))
+        self.make(action)
+            .await
+            .unwrap_or_else(|e| panic!("{name}: {e} ({})", e.inside.as_deref().unwrap_or("")))
     }
 
     pub async fn seen(&self, instance: ResourceId) -> GuestSeen {
@@ -113,7 +136,12 @@ impl Host {
     }
 
     pub async fn console(&self, instance: ResourceId) -> String {
-        let tail = self.driver().console_tail(&name(), instance, 200).await.unwrap().unwrap_or_default();
+        let tail = self
+            .driver()
+            .console_tail(&name(), instance, 200)
+            .await
+            .unwrap()
+            .unwrap_or_default();
         String::from_utf8_lossy(&tail).into_owned()
     }
 
@@ -129,7 +157,10 @@ impl Host {
             if console.matches(what).count() >= times {
                 return;
             }
-            assert!(tokio::time::Instant::now() < until, "the console never said {what:?}:\n{console}");
+            assert!(
+                tokio::time::Instant::now() < until,
+                "the console never said {what:?}:\n{console}"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -144,7 +175,12 @@ impl Host {
 
     pub async fn pid(&self, instance: ResourceId) -> i32 {
         let all = self.driver().inventory(&name()).await.unwrap();
-        all.iter().find(|h| h.id == instance && h.facts.contains_key("pid")).unwrap().facts["pid"].parse().unwrap()
+        all.iter()
+            .find(|h| h.id == instance && h.facts.contains_key("pid"))
+            .unwrap()
+            .facts["pid"]
+            .parse()
+            .unwrap()
     }
 
     pub async fn namespace(&self, network: ResourceId) -> String {
@@ -158,7 +194,19 @@ impl Host {
         let url = format!("http://{ip}/");
         let until = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let (ok, page) = run("ip", &["netns", "exec", &namespace, "curl", "-sS", "--max-time", "5", &url]);
+            let (ok, page) = run(
+                "ip",
+                &[
+                    "netns",
+                    "exec",
+                    &namespace,
+                    "curl",
+                    "-sS",
+                    "--max-time",
+                    "5",
+                    &url,
+                ],
+            );
             if ok {
                 return page;
             }
@@ -178,13 +226,24 @@ impl Drop for Host {
                 runtime.block_on(async {
                     let held = driver.inventory(&name()).await.unwrap_or_default();
                     for instance in held.iter().filter(|h| h.kind == ObjectKind::Instance) {
-                        let gone = Action::RemoveInstance(RemoveInstance { instance: instance.id });
-                        eprintln!("left behind: {:?}", driver.make_so(&context(JobId::new()), &gone).await);
+                        let gone = Action::RemoveInstance(RemoveInstance {
+                            instance: instance.id,
+                        });
+                        eprintln!(
+                            "left behind: {:?}",
+                            driver.make_so(&context(JobId::new()), &gone).await
+                        );
                     }
                     for network in held.iter().filter(|h| h.kind == ObjectKind::Network) {
                         for holder in &network.claims {
-                            let gone = Action::DropNetwork(DropShared { object: network.id, holder: *holder });
-                            eprintln!("left behind: {:?}", driver.make_so(&context(JobId::new()), &gone).await);
+                            let gone = Action::DropNetwork(DropShared {
+                                object: network.id,
+                                holder: *holder,
+                            });
+                            eprintln!(
+                                "left behind: {:?}",
+                                driver.make_so(&context(JobId::new()), &gone).await
+                            );
                         }
                     }
                 });
@@ -198,13 +257,20 @@ pub fn name() -> HostName {
 }
 
 pub fn context(job: JobId) -> StepContext {
-    StepContext { host: name(), job, index: 0, direction: Direction::Forward, cancel: CancellationToken::new() }
+    StepContext {
+        host: name(),
+        job,
+        index: 0,
+        direction: Direction::Forward,
+        cancel: CancellationToken::new(),
+    }
 }
 
 /// Runs a program; whether it succeeded and what it wrote.
 pub fn run(program: &str, args: &[&str]) -> (bool, String) {
     let output = std::process::Command::new(program).args(args).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.success(), text)
 }
 
@@ -238,11 +304,21 @@ impl Plan {
 
     pub fn nic(&self, position: usize, network: ResourceId, ip: Ipv4Addr) -> Nic {
         let mac = format!("02:00:00:00:{position:02x}:{:02x}", ip.octets()[3]);
-        Nic { network, mac, ip, prefix_len: 24, gateway: Ipv4Addr::new(10, 20, 0, 1) }
+        Nic {
+            network,
+            mac,
+            ip,
+            prefix_len: 24,
+            gateway: Ipv4Addr::new(10, 20, 0, 1),
+        }
     }
 
     pub fn ensure_network_of(&self, nic: &Nic) -> Action {
-        let lease = HostLease { mac: nic.mac.clone(), ip: nic.ip, hostname: Some(self.name()) };
+        let lease = HostLease {
+            mac: nic.mac.clone(),
+            ip: nic.ip,
+            hostname: Some(self.name()),
+        };
         Action::EnsureNetwork(EnsureNetwork {
             network: nic.network,
             tenant: TenantId::from("demo"),
@@ -251,13 +327,20 @@ impl Plan {
             gateway: nic.gateway,
             dns: vec![],
             leases: vec![],
-            claim: Some(NetworkClaim { holder: self.instance, leases: vec![lease] }),
+            claim: Some(NetworkClaim {
+                holder: self.instance,
+                leases: vec![lease],
+            }),
         })
     }
 
     pub fn nics(&self) -> Vec<Nic> {
         let first = (self.network, self.ip);
-        std::iter::once(&first).chain(&self.more).enumerate().map(|(i, (n, ip))| self.nic(i, *n, *ip)).collect()
+        std::iter::once(&first)
+            .chain(&self.more)
+            .enumerate()
+            .map(|(i, (n, ip))| self.nic(i, *n, *ip))
+            .collect()
     }
 
     pub fn ensure_network(&self) -> Action {
@@ -305,19 +388,31 @@ impl Plan {
     }
 
     pub fn power(&self, power: Power) -> Action {
-        Action::SetPower(SetPower { instance: self.instance, power })
+        Action::SetPower(SetPower {
+            instance: self.instance,
+            power,
+        })
     }
 
     pub fn reboot(&self) -> Action {
-        Action::Reboot(Reboot { instance: self.instance })
+        Action::Reboot(Reboot {
+            instance: self.instance,
+        })
     }
 
     pub fn remove_instance(&self) -> Action {
-        Action::RemoveInstance(RemoveInstance { instance: self.instance })
+        Action::RemoveInstance(RemoveInstance {
+            instance: self.instance,
+        })
     }
 
     pub fn drop_networks(&self) -> Vec<Action> {
-        let claim = |nic: Nic| Action::DropNetwork(DropShared { object: nic.network, holder: self.instance });
+        let claim = |nic: Nic| {
+            Action::DropNetwork(DropShared {
+                object: nic.network,
+                holder: self.instance,
+            })
+        };
         self.nics().into_iter().map(claim).collect()
     }
 
@@ -329,7 +424,8 @@ impl Plan {
         let effect = host.must(self.ensure_image()).await;
         let facts: ImageFacts = serde_json::from_value(effect.output).unwrap();
         host.must(self.ensure_disk(&facts, 1)).await;
-        host.must(Action::EnsureInstance(Box::new(self.definition()))).await;
+        host.must(Action::EnsureInstance(Box::new(self.definition())))
+            .await;
     }
 
     pub async fn create(&self, host: &Host) {
@@ -339,8 +435,13 @@ impl Plan {
 
     pub async fn delete(&self, host: &Host) {
         host.must(self.remove_instance()).await;
-        host.must(Action::RemoveDisk(RemoveDisk { disk: self.instance })).await;
-        host.must(Action::DropImage(DropShared { object: self.image, holder: self.instance })).await;
+        host.must(Action::RemoveDisk(RemoveDisk { disk: self.instance }))
+            .await;
+        host.must(Action::DropImage(DropShared {
+            object: self.image,
+            holder: self.instance,
+        }))
+        .await;
         for action in self.drop_networks() {
             host.must(action).await;
         }

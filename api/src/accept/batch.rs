@@ -62,14 +62,23 @@ impl Worker {
     async fn run(self) {
         let mut items = Vec::with_capacity(self.batch_max);
         loop {
-            let came = self.waiting.lock().await.recv_many(&mut items, self.batch_max).await;
+            let came = self
+                .waiting
+                .lock()
+                .await
+                .recv_many(&mut items, self.batch_max)
+                .await;
             if came == 0 {
                 return;
             }
             let (requests, askers): (Vec<_>, Vec<_>) = items.drain(..).map(|i| (i.request, i.answer)).unzip();
             let answers = self.accept(requests).await;
             for (asker, answer) in askers.into_iter().zip(answers) {
-                if let Ok(Ok(Reply { accepted, now: AcceptedNow::Now })) = &answer {
+                if let Ok(Ok(Reply {
+                    accepted,
+                    now: AcceptedNow::Now,
+                })) = &answer
+                {
                     self.announcer.accepted(&accepted.resource, accepted.job.as_ref());
                 }
                 // Who has gone reads the job later, or never.

@@ -1,6 +1,6 @@
 //! Updates and actions: new intent made from the generation that was read, and made anew where somebody was faster.
 
-use super::{policy, refusal, reply};
+use super::{image_floor, policy, refusal, reply};
 use crate::auth::Caller;
 use crate::ctx::Ctx;
 use crate::extract::envelope::{self, Envelope};
@@ -19,8 +19,8 @@ use rhyzome_store::rows::ResourceRow;
 use serde_json::Value;
 use std::time::Duration;
 
-/// How often new intent is made anew because the resource moved.
-const TRIES: usize = 5;
+/// How often new intent is made anew because the resource moved: each time another change was accepted.
+const TRIES: usize = 32;
 
 /// What is asked of a resource that is there.
 #[derive(Clone, Debug)]
@@ -81,8 +81,18 @@ pub enum Difference {
 }
 
 /// Accepts a change and answers.
-pub async fn accept(ctx: &Ctx, kind: Kind, id: ResourceId, ask: &Ask, terms: Terms) -> Result<Response, Problem> {
-    let _turn = ctx.app.keys.lock(&ctx.caller.tenant, terms.idempotency.as_ref()).await;
+pub async fn accept(
+    ctx: &Ctx,
+    kind: Kind,
+    id: ResourceId,
+    ask: &Ask,
+    terms: Terms,
+) -> Result<Response, Problem> {
+    let _turn = ctx
+        .app
+        .keys
+        .lock(&ctx.caller.tenant, terms.idempotency.as_ref())
+        .await;
     if let Some(key) = &terms.idempotency
         && let Some(earlier) = ctx.app.store.idempotency_find(&ctx.caller.tenant, key).await?
     {
@@ -95,14 +105,23 @@ pub async fn accept(ctx: &Ctx, kind: Kind, id: ResourceId, ask: &Ask, terms: Ter
         refuse_by_state(&before)?;
         let intent = intent(ctx, &before, ask).await?;
         if intent.difference == Difference::None && intent.work == Work::None {
-            let reply = Reply { accepted: Accepted { resource: before, job: None, addresses: None }, now: AcceptedNow::Earlier };
+            let reply = Reply {
+                accepted: Accepted {
+                    resource: before,
+                    job: None,
+                    addresses: None,
+                },
+                now: AcceptedNow::Earlier,
+            };
             return reply::accepted(ctx, reply, terms.wait).await;
         }
         let request = request(ctx, &before, ask, intent, &terms)?;
         match ctx.app.store.accept_change(&request).await? {
             Ok(reply) => {
                 if reply.now == AcceptedNow::Now {
-                    ctx.app.announcer.accepted(&reply.accepted.resource, reply.accepted.job.as_ref());
+                    ctx.app
+                        .announcer
+                        .accepted(&reply.accepted.resource, reply.accepted.job.as_ref());
                 }
                 return reply::accepted(ctx, reply, terms.wait).await;
             }
@@ -134,7 +153,11 @@ pub fn allowed(caller: &Caller, row: &ResourceRow, verb: &str) -> Result<(), Pro
 /// Refuses what no new intent can change; the store judges again under its lock.
 fn refuse_by_state(row: &ResourceRow) -> Result<(), Problem> {
     if row.applied.is_none() && row.active_job.is_none() && !row.deleting {
-        return Err(refusal::problem(Refusal::ResourceFailed, row.kind, &format!("{} {}", row.kind, row.id)));
+        return Err(refusal::problem(
+            Refusal::ResourceFailed,
+            row.kind,
+            &format!("{} {}", row.kind, row.id),
+        ));
     }
     Ok(())
 }
@@ -142,14 +165,23 @@ fn refuse_by_state(row: &ResourceRow) -> Result<(), Problem> {
 /// The intent that a request makes of a resource.
 pub async fn intent(ctx: &Ctx, before: &ResourceRow, ask: &Ask) -> Result<Intent, Problem> {
     let ops = before.kind.ops();
-    let current = Envelope { name: before.name.clone(), tags: before.tags.clone(), spec: before.spec.clone() };
+    let current = Envelope {
+        name: before.name.clone(),
+        tags: before.tags.clone(),
+        spec: before.spec.clone(),
+    };
     let (mut envelope, asks_work) = match ask {
-        Ask::Patch(patch) => {
-            (envelope::of_patch(before.kind, &current, patch)?, envelope::touches_spec(patch))
-        }
-        Ask::Act(action) => {
-            (Envelope { spec: ops.apply_action(&before.spec, *action)?, ..current.clone() }, true)
-        }
+        Ask::Patch(patch) => (
+            envelope::of_patch(before.kind, &current, patch)?,
+            envelope::touches_spec(patch),
+        ),
+        Ask::Act(action) => (
+            Envelope {
+                spec: ops.apply_action(&before.spec, *action)?,
+                ..current.clone()
+            },
+            true,
+        ),
     };
     resolve(ctx, before, &mut envelope).await?;
     let faults = ops.validate(&envelope.spec, Some(&before.spec))?;
@@ -157,16 +189,37 @@ pub async fn intent(ctx: &Ctx, before: &ResourceRow, ask: &Ask) -> Result<Intent
         return Err(Problem::validation(faults));
     }
     // Who may change what has this tag must not be able to give the tag away or take another's.
-    if !ctx.caller.may(before.kind.as_str(), ask.verb(), Some(&before.id.to_string()), &envelope.tags) {
+    if !ctx.caller.may(
+        before.kind.as_str(),
+        ask.verb(),
+        Some(&before.id.to_string()),
+        &envelope.tags,
+    ) {
         return Err(crate::auth::caller::missing(before.kind.as_str(), ask.verb()));
     }
     policy::check(&ctx.caller, before.kind, &envelope.spec, Some(&before.spec))?;
+    if envelope.spec != before.spec {
+        image_floor::check(ctx, before.kind, &envelope.spec).await?;
+    }
     let lags = before.observed_generation < before.generation && before.active_job.is_none();
     let is_action = matches!(ask, Ask::Act(_));
-    let work = if is_action || envelope.spec != before.spec || (asks_work && lags) { Work::Job } else { Work::None };
-    let difference = if envelope == current { Difference::None } else { Difference::Some };
+    let work = if is_action || envelope.spec != before.spec || (asks_work && lags) {
+        Work::Job
+    } else {
+        Work::None
+    };
+    let difference = if envelope == current {
+        Difference::None
+    } else {
+        Difference::Some
+    };
     let steps = ops.step_names(ask.action(), &envelope.spec, before.applied.as_ref())?;
-    Ok(Intent { envelope, work, steps, difference })
+    Ok(Intent {
+        envelope,
+        work,
+        steps,
+        difference,
+    })
 }
 
 fn request(
@@ -177,8 +230,11 @@ fn request(
     terms: &Terms,
 ) -> Result<ChangeRequest, Problem> {
     let leases_change = intent.envelope.spec.get("leases") != before.spec.get("leases");
-    let static_leases =
-        if leases_change { policy::static_leases(before.kind, &intent.envelope.spec)? } else { None };
+    let static_leases = if leases_change {
+        policy::static_leases(before.kind, &intent.envelope.spec)?
+    } else {
+        None
+    };
     Ok(ChangeRequest {
         job: JobId::new(),
         tenant: before.tenant.clone(),
@@ -207,12 +263,21 @@ async fn resolve(ctx: &Ctx, before: &ResourceRow, envelope: &mut Envelope) -> Re
             continue;
         }
         let tenant = &ctx.caller.tenant;
-        let found = ctx.app.store.resource_find(tenant, reference.kind, &reference.target).await?;
+        let found = ctx
+            .app
+            .store
+            .resource_find(tenant, reference.kind, &reference.target)
+            .await?;
         let pointer = format!("/spec{}", reference.pointer);
         let Some(found) = found else {
             let detail = format!("There is no {} {:?}.", reference.kind, reference.target);
-            return Err(Problem::new(Code::ReferenceNotFound, detail.clone())
-                .with_errors(vec![FieldError::new(pointer, Code::ReferenceNotFound.as_str(), detail)]));
+            return Err(
+                Problem::new(Code::ReferenceNotFound, detail.clone()).with_errors(vec![FieldError::new(
+                    pointer,
+                    Code::ReferenceNotFound.as_str(),
+                    detail,
+                )]),
+            );
         };
         if let Some(slot) = envelope.spec.pointer_mut(&reference.pointer) {
             *slot = Value::String(found.id.to_string());

@@ -12,7 +12,9 @@ use http::StatusCode;
 use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_model::job::Action;
 use rhyzome_model::kinds::{Demand, Kind, Resolved, ResolvedRef, Venue, kept_gib};
-use rhyzome_model::place::{Cluster, Cordon, FitsWith, HostView, ImageNeed, Reach, Reason, Refusal, Request, Verdict};
+use rhyzome_model::place::{
+    Cluster, Cordon, FitsWith, HostView, ImageNeed, Reach, Reason, Refusal, Request, Verdict,
+};
 use rhyzome_model::step::ImageFacts;
 use rhyzome_store::accept;
 use rhyzome_store::hosts::{ClusterView, HostRow};
@@ -56,18 +58,30 @@ pub struct HostsDoc {
 }
 
 /// Of a create.
-pub async fn of_create(ctx: &Ctx, kind: Kind, envelope: Envelope, deadline_s: Option<i64>) -> Result<Response, Problem> {
+pub async fn of_create(
+    ctx: &Ctx,
+    kind: Kind,
+    envelope: Envelope,
+    deadline_s: Option<i64>,
+) -> Result<Response, Problem> {
     let request = create::request(ctx, kind, envelope, None, deadline_s)?;
     let (steps, what) = (request.step_names.clone(), format!("{kind} {}", request.name));
-    let accepted =
-        ctx.app.store.check_create(request).await?.map_err(|refused| refusal::problem(refused, kind, &what))?;
+    let accepted = ctx
+        .app
+        .store
+        .check_create(request)
+        .await?
+        .map_err(|refused| refusal::problem(refused, kind, &what))?;
     let mut row = accepted.resource;
     row.active_job = None;
     let placement = match kind.ops().venue(Action::Create) {
         Venue::Placed => Some(placement(ctx, &row).await?),
         Venue::WhereItIs => None,
     };
-    let beside = Beside { addresses: accepted.addresses.unwrap_or_default(), ..Beside::default() };
+    let beside = Beside {
+        addresses: accepted.addresses.unwrap_or_default(),
+        ..Beside::default()
+    };
     answer(ctx, &row, &beside, steps, placement)
 }
 
@@ -79,15 +93,22 @@ pub async fn of_change(
     ask: &Ask,
     if_match: &IfMatch,
 ) -> Result<Response, Problem> {
-    let mut row = change::own(ctx, kind, id, match ask {
-        Ask::Patch(_) => Action::Update.as_str(),
-        Ask::Act(action) => action.as_str(),
-    })
+    let mut row = change::own(
+        ctx,
+        kind,
+        id,
+        match ask {
+            Ask::Patch(_) => Action::Update.as_str(),
+            Ask::Act(action) => action.as_str(),
+        },
+    )
     .await?;
     if_match.check(&etag(&row))?;
     let refused = |r| Err(refusal::problem(r, kind, &format!("{kind} {id}")));
     if row.deleting {
-        let job = row.active_job.map_or_else(rhyzome_model::ids::JobId::default, |job| job.id);
+        let job = row
+            .active_job
+            .map_or_else(rhyzome_model::ids::JobId::default, |job| job.id);
         return refused(accept::Refusal::Deleting { job });
     }
     if row.applied.is_none() && row.active_job.is_none() {
@@ -96,8 +117,14 @@ pub async fn of_change(
     let intent = change::intent(ctx, &row, ask).await?;
     if intent.envelope.name != row.name {
         let scope = Scope::Tenant(ctx.caller.tenant.clone());
-        let found = ctx.app.store.resource_find(&ctx.caller.tenant, kind, &intent.envelope.name).await?;
-        if let Some(holder) = found.filter(|f| f.name == intent.envelope.name && Scope::Tenant(f.tenant.clone()) == scope) {
+        let found = ctx
+            .app
+            .store
+            .resource_find(&ctx.caller.tenant, kind, &intent.envelope.name)
+            .await?;
+        if let Some(holder) =
+            found.filter(|f| f.name == intent.envelope.name && Scope::Tenant(f.tenant.clone()) == scope)
+        {
             return refused(accept::Refusal::NameTaken { holder: holder.id });
         }
     }
@@ -110,16 +137,27 @@ pub async fn of_change(
 }
 
 /// Of a delete.
-pub async fn of_delete(ctx: &Ctx, kind: Kind, id: ResourceId, if_match: &IfMatch) -> Result<Response, Problem> {
+pub async fn of_delete(
+    ctx: &Ctx,
+    kind: Kind,
+    id: ResourceId,
+    if_match: &IfMatch,
+) -> Result<Response, Problem> {
     let mut row = change::own(ctx, kind, id, Action::Delete.as_str()).await?;
     if_match.check(&etag(&row))?;
     let dependants = ctx.app.store.dependants_of(id).await?;
     if !dependants.is_empty() && !row.deleting {
         let dependants = dependants.into_iter().map(|d| (d.kind, d.id, d.name)).collect();
-        return Err(refusal::problem(accept::Refusal::HasDependants { dependants }, kind, &format!("{kind} {}", row.name)));
+        return Err(refusal::problem(
+            accept::Refusal::HasDependants { dependants },
+            kind,
+            &format!("{kind} {}", row.name),
+        ));
     }
     row.deleting = true;
-    let steps = kind.ops().step_names(Action::Delete, &row.spec, row.applied.as_ref())?;
+    let steps = kind
+        .ops()
+        .step_names(Action::Delete, &row.spec, row.applied.as_ref())?;
     let beside = reply::beside(ctx, &row).await?;
     answer(ctx, &row, &beside, steps, None)
 }
@@ -132,7 +170,15 @@ fn answer(
     placement: Option<PlacementDoc>,
 ) -> Result<Response, Problem> {
     let resource = resource::document(row, beside, ctx.reader());
-    reply::json(StatusCode::OK, &DryRunDoc { resource, steps, placement, price: None })
+    reply::json(
+        StatusCode::OK,
+        &DryRunDoc {
+            resource,
+            steps,
+            placement,
+            price: None,
+        },
+    )
 }
 
 /// Where the resource would be placed now.
@@ -145,21 +191,38 @@ async fn placement(ctx: &Ctx, row: &ResourceRow) -> Result<PlacementDoc, Problem
     Ok(match cluster.judge(&request) {
         Verdict::Placed(_) => PlacementDoc {
             fits: true,
-            hosts: HostsDoc { total, excluded: BTreeMap::new() },
+            hosts: HostsDoc {
+                total,
+                excluded: BTreeMap::new(),
+            },
             fits_with: None,
         },
-        Verdict::NoRoom(Refusal { total, excluded, fits_with }) => {
-            PlacementDoc { fits: false, hosts: HostsDoc { total, excluded }, fits_with }
-        }
+        Verdict::NoRoom(Refusal {
+            total,
+            excluded,
+            fits_with,
+        }) => PlacementDoc {
+            fits: false,
+            hosts: HostsDoc { total, excluded },
+            fits_with,
+        },
     })
 }
 
 fn hosts(view: ClusterView) -> Vec<HostView> {
-    let ClusterView { hosts, mut images, .. } = view;
-    hosts.into_iter().map(|host| host_view(&mut images, host)).collect()
+    let ClusterView {
+        hosts, mut images, ..
+    } = view;
+    hosts
+        .into_iter()
+        .map(|host| host_view(&mut images, host))
+        .collect()
 }
 
-fn host_view(images: &mut BTreeMap<HostName, std::collections::BTreeSet<ResourceId>>, host: HostRow) -> HostView {
+fn host_view(
+    images: &mut BTreeMap<HostName, std::collections::BTreeSet<ResourceId>>,
+    host: HostRow,
+) -> HostView {
     HostView {
         capacity: host.offered,
         free: Demand {
@@ -168,8 +231,16 @@ fn host_view(images: &mut BTreeMap<HostName, std::collections::BTreeSet<Resource
             disk_gib: host.offered.disk_gib - host.used.disk_gib,
         },
         labels: host.labels,
-        reach: if host.up { Reach::Reachable } else { Reach::Unreachable },
-        cordon: if host.cordoned { Cordon::Cordoned } else { Cordon::Open },
+        reach: if host.up {
+            Reach::Reachable
+        } else {
+            Reach::Unreachable
+        },
+        cordon: if host.cordoned {
+            Cordon::Cordoned
+        } else {
+            Cordon::Open
+        },
         images: images.remove(&host.name).unwrap_or_default(),
         name: host.name,
     }
@@ -177,8 +248,11 @@ fn host_view(images: &mut BTreeMap<HostName, std::collections::BTreeSet<Resource
 
 async fn placement_request(ctx: &Ctx, row: &ResourceRow) -> Result<Request, Problem> {
     let ops = row.kind.ops();
-    let ids: Vec<ResourceId> =
-        ops.references(&row.spec)?.iter().filter_map(|r| r.target.parse().ok()).collect();
+    let ids: Vec<ResourceId> = ops
+        .references(&row.spec)?
+        .iter()
+        .filter_map(|r| r.target.parse().ok())
+        .collect();
     let found = ctx.app.store.references_of(&ids).await?;
     let facts = |row: &ResourceRow| row.facts.as_ref().and_then(|f| ImageFacts::deserialize(f).ok());
     let of_kind = |kind| found.values().filter(move |r: &&ResourceRow| r.kind == kind);
@@ -188,7 +262,11 @@ async fn placement_request(ctx: &Ctx, row: &ResourceRow) -> Result<Request, Prob
     });
     let mut apart_from = Vec::new();
     for other in ops.apart_from(&row.spec)? {
-        let other = ctx.app.store.resource_find(&row.tenant, other.kind, &other.target).await?;
+        let other = ctx
+            .app
+            .store
+            .resource_find(&row.tenant, other.kind, &other.target)
+            .await?;
         apart_from.extend(other.and_then(|o| o.host));
     }
     let resolved = Resolved {
@@ -229,4 +307,3 @@ async fn placement_request(ctx: &Ctx, row: &ResourceRow) -> Result<Request, Prob
         ..Request::default()
     })
 }
-

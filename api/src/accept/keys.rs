@@ -19,20 +19,24 @@ impl KeyLocks {
     /// Waits for the key's turn; hold what comes back until the request is answered.
     pub async fn lock(&self, tenant: &TenantId, key: Option<&IdempotencyKey>) -> Option<OwnedMutexGuard<()>> {
         let key = key?;
-        let id = (tenant.clone(), key.method.clone(), key.path.clone(), key.key.clone());
+        let id = (
+            tenant.clone(),
+            key.method.clone(),
+            key.path.clone(),
+            key.key.clone(),
+        );
         let lock = {
             let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             // Entries outlive their requests only until they are as many as those that live.
             if locks.len() >= 1024 && locks.len() == locks.capacity() {
                 locks.retain(|_, lock| lock.strong_count() > 0);
             }
-            match locks.get(&id).and_then(Weak::upgrade) {
-                Some(lock) => lock,
-                None => {
-                    let lock = Arc::new(tokio::sync::Mutex::new(()));
-                    locks.insert(id, Arc::downgrade(&lock));
-                    lock
-                }
+            if let Some(lock) = locks.get(&id).and_then(Weak::upgrade) {
+                lock
+            } else {
+                let lock = Arc::new(tokio::sync::Mutex::new(()));
+                locks.insert(id, Arc::downgrade(&lock));
+                lock
             }
         };
         Some(lock.lock_owned().await)
@@ -46,7 +50,12 @@ mod tests {
     use rhyzome_store::accept::IdempotencyKey;
 
     fn key(key: &str) -> IdempotencyKey {
-        IdempotencyKey { method: "POST".into(), path: "/v1/networks".into(), key: key.into(), body_hash: [0; 32] }
+        IdempotencyKey {
+            method: "POST".into(),
+            path: "/v1/networks".into(),
+            key: key.into(),
+            body_hash: [0; 32],
+        }
     }
 
     #[tokio::test]

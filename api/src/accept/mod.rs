@@ -6,6 +6,7 @@
 //! | `create` | a create's document to what the store accepts |
 //! | `batch` | creates that come together, in one transaction |
 //! | `change` | updates and actions against the generation that was read |
+//! | `image_floor` | what an instance's image needs of it |
 //! | `policy` | what only operators may ask for |
 //! | `keys` | one request at a time with an idempotency key |
 //! | `refusal` | the store's refusals as problems |
@@ -16,6 +17,7 @@ pub mod batch;
 pub mod change;
 pub mod create;
 pub mod dry_run;
+pub mod image_floor;
 pub mod keys;
 pub mod policy;
 pub mod refusal;

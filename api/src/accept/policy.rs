@@ -27,13 +27,19 @@ pub fn check(caller: &Caller, kind: Kind, spec: &Value, before: Option<&Value>) 
             let from_folder = matches!(spec.source, ImageSource::File(_))
                 && before.as_ref().is_none_or(|b| b.source != spec.source);
             if from_folder && !caller.is_operator() {
-                return Err(forbidden("/spec/source/file", "Images from the operator's folder are for operators."));
+                return Err(forbidden(
+                    "/spec/source/file",
+                    "Images from the operator's folder are for operators.",
+                ));
             }
             let made_public = spec.visibility == Visibility::Public
                 && before.as_ref().is_none_or(|b| b.visibility != Visibility::Public);
             let theirs = caller.is_operator() && caller.tenant.as_str() == TenantId::SYSTEM;
             if made_public && !theirs {
-                return Err(forbidden("/spec/visibility", "Public images belong to the operators."));
+                return Err(forbidden(
+                    "/spec/visibility",
+                    "Public images belong to the operators.",
+                ));
             }
             Ok(())
         }
@@ -41,8 +47,15 @@ pub fn check(caller: &Caller, kind: Kind, spec: &Value, before: Option<&Value>) 
 }
 
 fn forbidden(pointer: &str, detail: &str) -> Problem {
-    Problem::new(Code::ScopeMissing, format!("{detail} The scope operator is missing."))
-        .with_errors(vec![FieldError::new(pointer, Code::ScopeMissing.as_str(), detail)])
+    Problem::new(
+        Code::ScopeMissing,
+        format!("{detail} The scope operator is missing."),
+    )
+    .with_errors(vec![FieldError::new(
+        pointer,
+        Code::ScopeMissing.as_str(),
+        detail,
+    )])
 }
 
 /// The static leases of a network, which become rows of their own; none for other kinds.
@@ -63,7 +76,10 @@ pub fn static_leases(kind: Kind, spec: &Value) -> Result<Option<Vec<StaticLeaseR
 }
 
 fn image(spec: &Value) -> Result<ImageSpec, PlanError> {
-    ImageSpec::deserialize(spec).map_err(|source| PlanError::Spec { kind: Kind::Image, source })
+    ImageSpec::deserialize(spec).map_err(|source| PlanError::Spec {
+        kind: Kind::Image,
+        source,
+    })
 }
 
 #[cfg(test)]

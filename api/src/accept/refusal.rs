@@ -8,45 +8,86 @@ use rhyzome_store::accept::Refusal;
 /// The problem of a refusal. `what` names what the request was about: `network web-1`.
 pub fn problem(refusal: Refusal, kind: Kind, what: &str) -> Problem {
     match refusal {
-        Refusal::KeyReused => {
-            Problem::new(Code::KeyReused, "The idempotency key was used with another body before.")
-        }
+        Refusal::KeyReused => Problem::new(
+            Code::KeyReused,
+            "The idempotency key was used with another body before.",
+        ),
         Refusal::NotFound => Problem::new(Code::NotFound, format!("There is no {what}.")),
         Refusal::NameTaken { holder } => {
             let detail = format!("Another {kind} of the tenant has this name.");
             at(Code::NameTaken, "/name", detail).with_conflicts(vec![conflict(kind.as_str(), holder, None)])
         }
-        Refusal::ReferenceNotFound { pointer, kind, target } => {
-            spec(Code::ReferenceNotFound, &pointer, format!("There is no {kind} {target:?}."))
-        }
-        Refusal::ReferenceFailed { pointer, kind, target } => {
-            spec(Code::ReferenceFailed, &pointer, format!("The {kind} {target:?} could not be made."))
-        }
-        Refusal::ReferenceDeleting { pointer, kind, target } => {
-            spec(Code::ReferenceDeleting, &pointer, format!("The {kind} {target:?} is being deleted."))
-        }
-        Refusal::AddressTaken { pointer, value, holder } => {
-            let holders = holder.map(|id| conflict(Kind::Instance.as_str(), id, None)).into_iter().collect();
+        Refusal::ReferenceNotFound {
+            pointer,
+            kind,
+            target,
+        } => spec(
+            Code::ReferenceNotFound,
+            &pointer,
+            format!("There is no {kind} {target:?}."),
+        ),
+        Refusal::ReferenceFailed {
+            pointer,
+            kind,
+            target,
+        } => spec(
+            Code::ReferenceFailed,
+            &pointer,
+            format!("The {kind} {target:?} could not be made."),
+        ),
+        Refusal::ReferenceDeleting {
+            pointer,
+            kind,
+            target,
+        } => spec(
+            Code::ReferenceDeleting,
+            &pointer,
+            format!("The {kind} {target:?} is being deleted."),
+        ),
+        Refusal::AddressTaken {
+            pointer,
+            value,
+            holder,
+        } => {
+            let holders = holder
+                .map(|id| conflict(Kind::Instance.as_str(), id, None))
+                .into_iter()
+                .collect();
             let detail = match holder {
                 Some(id) => format!("{value} is in use by the instance {id}."),
                 None => format!("{value} is a static lease of the network."),
             };
             spec(Code::AddressTaken, &pointer, detail).with_conflicts(holders)
         }
-        Refusal::AddressInvalid { pointer, code, detail } => {
-            Problem::validation(vec![FieldError::new(format!("/spec{pointer}"), &code, detail)])
-        }
-        Refusal::RangeUsedUp { pointer, cidr } => {
-            spec(Code::RangeUsedUp, &pointer, format!("Every address of {cidr} is in use."))
-        }
-        Refusal::Moved => Problem::new(Code::Moved, format!("The {what} was changed at the same time; read it again.")),
+        Refusal::AddressInvalid {
+            pointer,
+            code,
+            detail,
+        } => Problem::validation(vec![FieldError::new(format!("/spec{pointer}"), &code, detail)]),
+        Refusal::RangeUsedUp { pointer, cidr } => spec(
+            Code::RangeUsedUp,
+            &pointer,
+            format!("Every address of {cidr} is in use."),
+        ),
+        Refusal::Moved => Problem::new(
+            Code::Moved,
+            format!("The {what} was changed at the same time; read it again."),
+        ),
         Refusal::Deleting { job } => Problem::new(Code::Deleting, format!("The {what} is being deleted."))
             .with_conflicts(vec![conflict("job", job, None)]),
         Refusal::HasDependants { dependants } => {
-            let named: Vec<String> = dependants.iter().map(|(kind, _, name)| format!("{kind} {name}")).collect();
-            let conflicts = dependants.into_iter().map(|(kind, id, name)| conflict(kind.as_str(), id, Some(name)));
-            Problem::new(Code::HasDependants, format!("The {what} is needed by {}.", named.join(", ")))
-                .with_conflicts(conflicts.collect())
+            let named: Vec<String> = dependants
+                .iter()
+                .map(|(kind, _, name)| format!("{kind} {name}"))
+                .collect();
+            let conflicts = dependants
+                .into_iter()
+                .map(|(kind, id, name)| conflict(kind.as_str(), id, Some(name)));
+            Problem::new(
+                Code::HasDependants,
+                format!("The {what} is needed by {}.", named.join(", ")),
+            )
+            .with_conflicts(conflicts.collect())
         }
         Refusal::ResourceFailed => Problem::new(
             Code::ResourceFailed,
@@ -56,12 +97,11 @@ pub fn problem(refusal: Refusal, kind: Kind, what: &str) -> Problem {
         Refusal::NotCancellable => {
             Problem::new(Code::NotCancellable, "A delete or repair can not be cancelled.")
         }
-        Refusal::NotRetryable { detail } => {
-            Problem::new(Code::NotRetryable, format!("The job can not be tried again: {detail}."))
-        }
-        Refusal::Invalid(error) => {
-            Problem::validation(vec![FieldError::new("", &error.code, error.detail)])
-        }
+        Refusal::NotRetryable { detail } => Problem::new(
+            Code::NotRetryable,
+            format!("The job can not be tried again: {detail}."),
+        ),
+        Refusal::Invalid(error) => Problem::validation(vec![FieldError::new("", &error.code, error.detail)]),
     }
 }
 
@@ -74,7 +114,11 @@ fn at(code: Code, pointer: &str, detail: String) -> Problem {
 }
 
 fn conflict(kind: &str, id: impl std::fmt::Display, name: Option<String>) -> Conflict {
-    Conflict { kind: kind.to_owned(), id: id.to_string(), name }
+    Conflict {
+        kind: kind.to_owned(),
+        id: id.to_string(),
+        name,
+    }
 }
 
 #[cfg(test)]
@@ -93,18 +137,52 @@ mod tests {
             (Refusal::KeyReused, 422, None),
             (Refusal::NotFound, 404, None),
             (Refusal::NameTaken { holder: id }, 409, Some("/name")),
-            (Refusal::ReferenceFailed { pointer, kind, target: name }, 422, Some("/spec/image")),
-            (Refusal::AddressTaken { pointer: ip.clone(), value: "10.0.0.7".into(), holder: Some(id) }, 409, Some("/spec/interfaces/0/ip")),
-            (Refusal::AddressInvalid { pointer: ip, code: "X".into(), detail: "no".into() }, 422, Some("/spec/interfaces/0/ip")),
+            (
+                Refusal::ReferenceFailed {
+                    pointer,
+                    kind,
+                    target: name,
+                },
+                422,
+                Some("/spec/image"),
+            ),
+            (
+                Refusal::AddressTaken {
+                    pointer: ip.clone(),
+                    value: "10.0.0.7".into(),
+                    holder: Some(id),
+                },
+                409,
+                Some("/spec/interfaces/0/ip"),
+            ),
+            (
+                Refusal::AddressInvalid {
+                    pointer: ip,
+                    code: "X".into(),
+                    detail: "no".into(),
+                },
+                422,
+                Some("/spec/interfaces/0/ip"),
+            ),
             (Refusal::Deleting { job: JobId::new() }, 409, None),
             (Refusal::JobDone, 409, None),
-            (Refusal::HasDependants { dependants: vec![(Kind::Instance, id, "web-1".into())] }, 409, None),
+            (
+                Refusal::HasDependants {
+                    dependants: vec![(Kind::Instance, id, "web-1".into())],
+                },
+                409,
+                None,
+            ),
         ];
         for (refusal, status, pointer) in table {
             let shown = format!("{refusal:?}");
             let problem = problem(refusal, Kind::Instance, "instance x");
             assert_eq!(problem.status(), status, "{shown}");
-            assert_eq!(problem.errors().first().map(|e| e.pointer.as_str()), pointer, "{shown}");
+            assert_eq!(
+                problem.errors().first().map(|e| e.pointer.as_str()),
+                pointer,
+                "{shown}"
+            );
         }
     }
 }

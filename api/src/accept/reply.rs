@@ -8,10 +8,12 @@ use axum::response::Response;
 use chrono::Utc;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, ETAG, HeaderValue, LOCATION};
+use rhyzome_model::ids::ResourceId;
 use rhyzome_model::kinds::Kind;
 use rhyzome_store::accept::Reply;
 use rhyzome_store::rows::{JobRow, ResourceRow};
 use serde::Serialize;
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// `{resource, job}`.
@@ -39,7 +41,10 @@ pub async fn accepted(ctx: &Ctx, reply: Reply, wait: Option<Duration>) -> Result
         }
     }
     let beside = match addresses {
-        Some(addresses) => Beside { addresses, ..Beside::default() },
+        Some(addresses) => Beside {
+            addresses,
+            ..Beside::default()
+        },
         None => beside(ctx, &resource).await?,
     };
     respond(ctx, &resource, &beside, job.as_ref())
@@ -56,7 +61,11 @@ pub fn respond(
         resource: resource::document(resource, beside, ctx.reader()),
         job: job.map(|job| job::document(job, ctx.reader(), Utc::now())),
     };
-    let status = if job.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
+    let status = if job.is_some() {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::OK
+    };
     let mut response = json(status, &document)?;
     let headers = response.headers_mut();
     if let Some(job) = job {
@@ -68,22 +77,44 @@ pub fn respond(
 
 /// What a resource's document needs from other tables.
 pub async fn beside(ctx: &Ctx, row: &ResourceRow) -> Result<Beside, Problem> {
-    match row.kind {
-        Kind::Image => Ok(Beside::default()),
+    let mut of_one = besides(ctx, row.kind, std::slice::from_ref(row)).await?;
+    Ok(of_one.remove(&row.id).unwrap_or_default())
+}
+
+/// The same of many resources of a kind, in one query.
+pub async fn besides(
+    ctx: &Ctx,
+    kind: Kind,
+    rows: &[ResourceRow],
+) -> Result<HashMap<ResourceId, Beside>, Problem> {
+    let mut besides: HashMap<ResourceId, Beside> = HashMap::new();
+    if rows.is_empty() {
+        return Ok(besides);
+    }
+    let ids: Vec<ResourceId> = rows.iter().map(|row| row.id).collect();
+    match kind {
+        Kind::Image => {}
         Kind::Network => {
-            // Before its first success it lives nowhere.
-            let home = match row.applied {
-                Some(_) => ctx.app.store.network_home(row.id).await?,
-                None => None,
-            };
-            let (host, facts) = home.unzip();
-            Ok(Beside { host, facts: facts.flatten(), ..Beside::default() })
+            for (network, (host, facts)) in ctx.app.store.network_homes(&ids).await? {
+                besides.insert(
+                    network,
+                    Beside {
+                        host: Some(host),
+                        facts,
+                        ..Beside::default()
+                    },
+                );
+            }
         }
         Kind::Instance => {
-            let leases = ctx.app.store.leases_of(&[row.id]).await?;
-            Ok(Beside { addresses: leases.into_iter().map(|l| l.ip).collect(), ..Beside::default() })
+            for lease in ctx.app.store.leases_of(&ids).await? {
+                if let Some(instance) = lease.instance {
+                    besides.entry(instance).or_default().addresses.push(lease.ip);
+                }
+            }
         }
     }
+    Ok(besides)
 }
 
 /// A JSON response.
@@ -91,7 +122,9 @@ pub fn json(status: StatusCode, document: &impl Serialize) -> Result<Response, P
     let body = serde_json::to_vec(document).map_err(|error| Problem::internal("response", &error))?;
     let mut response = Response::new(axum::body::Body::from(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 

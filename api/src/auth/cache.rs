@@ -36,13 +36,20 @@ struct Entry {
 impl TokenCache {
     /// An empty cache.
     pub fn new(capacity: usize, max_age: Duration) -> Self {
-        Self { entries: Mutex::default(), capacity: capacity.max(1), max_age_s: max_age.as_secs() }
+        Self {
+            entries: Mutex::default(),
+            capacity: capacity.max(1),
+            max_age_s: max_age.as_secs(),
+        }
     }
 
     /// The caller of a token that is good at `now_s` (seconds since 1970).
     pub fn get(&self, token: &TokenDigest, now_s: u64) -> Option<Arc<Caller>> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.get(token).filter(|entry| now_s < entry.until_s).map(|entry| entry.caller.clone())
+        entries
+            .get(token)
+            .filter(|entry| now_s < entry.until_s)
+            .map(|entry| entry.caller.clone())
     }
 
     /// Keeps a verified token until `expires_s` (seconds since 1970), or its age is too high.
@@ -72,7 +79,7 @@ mod tests {
 
     #[test]
     fn ends_with_the_token_and_with_its_age() {
-        let cache = TokenCache::new(10, Duration::from_secs(60));
+        let cache = TokenCache::new(10, Duration::from_mins(1));
         let (short, long) = (digest_of("short"), digest_of("long"));
         cache.put(short, Arc::new(Caller::for_tests("demo", &[])), 1_010, 1_000);
         cache.put(long, Arc::new(Caller::for_tests("demo", &[])), 9_000, 1_000);
@@ -83,9 +90,14 @@ mod tests {
 
     #[test]
     fn is_bounded() {
-        let cache = TokenCache::new(3, Duration::from_secs(60));
+        let cache = TokenCache::new(3, Duration::from_mins(1));
         for n in 0..100 {
-            cache.put(digest_of(&n.to_string()), Arc::new(Caller::for_tests("demo", &[])), 9_000, 1_000);
+            cache.put(
+                digest_of(&n.to_string()),
+                Arc::new(Caller::for_tests("demo", &[])),
+                9_000,
+                1_000,
+            );
         }
         assert!(cache.entries.lock().unwrap().len() <= 3);
         assert!(cache.get(&digest_of("99"), 1_001).is_some());

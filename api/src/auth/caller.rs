@@ -19,7 +19,11 @@ pub struct Caller {
 impl Caller {
     /// A caller of a verified token.
     pub fn new(tenant: TenantId, actor: String, scopes: Scopes) -> Self {
-        Self { tenant, actor, scopes }
+        Self {
+            tenant,
+            actor,
+            scopes,
+        }
     }
 
     /// Whether they see what operators see.
@@ -70,20 +74,34 @@ impl Caller {
         if self.is_operator() {
             return Ok(());
         }
-        Err(Problem::new(Code::ScopeMissing, "The scope operator, of an issuer bound to operators, is missing."))
+        Err(Problem::new(
+            Code::ScopeMissing,
+            "The scope operator, of an issuer bound to operators, is missing.",
+        ))
     }
 
     /// A caller with these scopes, of a tenant's own issuer; of the operators' one where the tenant is `system`.
     #[doc(hidden)]
     pub fn for_tests(tenant: &str, scopes: &[&str]) -> Self {
-        let issuer = if tenant == TenantId::SYSTEM { IssuerRole::Operators } else { IssuerRole::Tenant };
-        Self::new(TenantId::from(tenant), "tester".to_owned(), Scopes::parse(scopes.iter().copied(), issuer))
+        let issuer = if tenant == TenantId::SYSTEM {
+            IssuerRole::Operators
+        } else {
+            IssuerRole::Tenant
+        };
+        Self::new(
+            TenantId::from(tenant),
+            "tester".to_owned(),
+            Scopes::parse(scopes.iter().copied(), issuer),
+        )
     }
 }
 
 /// 403 that names the scope.
 pub fn missing(kind: &str, verb: &str) -> Problem {
-    Problem::new(Code::ScopeMissing, format!("The scope {kind}:{verb} is missing, or limited to other resources."))
+    Problem::new(
+        Code::ScopeMissing,
+        format!("The scope {kind}:{verb} is missing, or limited to other resources."),
+    )
 }
 
 #[cfg(test)]
@@ -96,18 +114,28 @@ mod tests {
         let dev = BTreeMap::from([("env".to_owned(), "dev".to_owned())]);
         let prod = BTreeMap::from([("env".to_owned(), "prod".to_owned())]);
         let caller = Caller::for_tests("demo", &["instance:read?env=dev", "instance:update?env=prod"]);
-        let status = |verb, tags| caller.require_on("instance", verb, "i", tags).map_err(|p| p.status());
+        let status = |verb, tags| {
+            caller
+                .require_on("instance", verb, "i", tags)
+                .map_err(|p| p.status())
+        };
         assert_eq!(status("read", &dev), Ok(()));
         assert_eq!(status("update", &dev), Err(403));
         assert_eq!(status("read", &prod), Err(404));
         assert_eq!(status("delete", &prod), Err(404));
-        assert_eq!(caller.require("network", "read").map_err(|p| p.status()), Err(403));
+        assert_eq!(
+            caller.require("network", "read").map_err(|p| p.status()),
+            Err(403)
+        );
     }
 
     #[test]
     fn operators_read_all_and_write_by_scope() {
         let operator = Caller::for_tests("system", &["operator"]);
         assert!(operator.require("instance", "read").is_ok() && operator.require_operator().is_ok());
-        assert_eq!(operator.require("instance", "delete").map_err(|p| p.status()), Err(403));
+        assert_eq!(
+            operator.require("instance", "delete").map_err(|p| p.status()),
+            Err(403)
+        );
     }
 }

@@ -49,7 +49,10 @@ struct Known {
 impl Issuers {
     /// Nothing known yet.
     pub fn new(source: Arc<dyn IssuerSource>) -> Self {
-        Self { source, known: Mutex::default() }
+        Self {
+            source,
+            known: Mutex::default(),
+        }
     }
 
     /// The bindings of an issuer's URL: one for each audience.
@@ -65,7 +68,10 @@ impl Issuers {
         match self.source.list().await {
             Ok(issuers) => {
                 let found = pick(&issuers, url);
-                *known = Some(Known { issuers, read_at: Instant::now() });
+                *known = Some(Known {
+                    issuers,
+                    read_at: Instant::now(),
+                });
                 Ok(found)
             }
             Err(error) => match known.as_ref() {

@@ -20,7 +20,7 @@ pub const ANSWER_MAX: usize = 256 * 1024;
 /// For one answer, connecting included.
 pub const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// How long keys are believed beyond their refresh while the issuer can't be reached.
-pub const STALE: Duration = Duration::from_secs(3600);
+pub const STALE: Duration = Duration::from_hours(1);
 
 /// Why there is no key.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -93,11 +93,20 @@ struct Keys {
 impl KeySource {
     /// No keys yet. The client must follow no redirects; [`client`] makes one.
     pub fn new(client: reqwest::Client, settings: KeySettings) -> Self {
-        Self { client, settings, issuers: StdMutex::default() }
+        Self {
+            client,
+            settings,
+            issuers: StdMutex::default(),
+        }
     }
 
     /// The key that an issuer's token names; without a name the only one that fits.
-    pub async fn key(&self, issuer: &str, id: Option<&str>, algorithm: Algorithm) -> Result<Arc<DecodingKey>, KeyError> {
+    pub async fn key(
+        &self,
+        issuer: &str,
+        id: Option<&str>,
+        algorithm: Algorithm,
+    ) -> Result<Arc<DecodingKey>, KeyError> {
         let entry = {
             let mut issuers = self.issuers.lock().unwrap_or_else(PoisonError::into_inner);
             issuers.entry(issuer.to_owned()).or_default().clone()
@@ -110,7 +119,12 @@ impl KeySource {
             return Ok(key);
         }
         let fetched = self.fetch_shared(issuer, &entry, seen.as_ref()).await;
-        match (entry.get().filter(|set| set.fetched_at.elapsed() < self.settings.refresh + STALE), fetched) {
+        match (
+            entry
+                .get()
+                .filter(|set| set.fetched_at.elapsed() < self.settings.refresh + STALE),
+            fetched,
+        ) {
             (Some(set), outcome) => {
                 if let Err(error) = outcome {
                     tracing::warn!(issuer, %error, "keys can't be read anew, the last ones count");
@@ -118,12 +132,19 @@ impl KeySource {
                 set.find(id, algorithm).ok_or(KeyError::Unknown)
             }
             (None, Err(error)) => Err(error),
-            (None, Ok(())) => Err(KeyError::Unreachable(format!("{issuer} was asked a moment ago, without success"))),
+            (None, Ok(())) => Err(KeyError::Unreachable(format!(
+                "{issuer} was asked a moment ago, without success"
+            ))),
         }
     }
 
     /// Fetches the set unless somebody did since `seen`, or it was tried a moment ago.
-    async fn fetch_shared(&self, issuer: &str, entry: &IssuerKeys, seen: Option<&Arc<KeySet>>) -> Result<(), KeyError> {
+    async fn fetch_shared(
+        &self,
+        issuer: &str,
+        entry: &IssuerKeys,
+        seen: Option<&Arc<KeySet>>,
+    ) -> Result<(), KeyError> {
         let mut tried = entry.tried.lock().await;
         let now_there = entry.get();
         let newer = match (&now_there, seen) {
@@ -136,28 +157,48 @@ impl KeySource {
         }
         *tried = Some(Instant::now());
         let keys = self.fetch(issuer).await?;
-        let set = KeySet { keys, fetched_at: Instant::now() };
+        let set = KeySet {
+            keys,
+            fetched_at: Instant::now(),
+        };
         *entry.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(set));
         Ok(())
     }
 
     async fn fetch(&self, issuer: &str) -> Result<Vec<Key>, KeyError> {
-        let discovery = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
+        let discovery = format!(
+            "{}/.well-known/openid-configuration",
+            issuer.trim_end_matches('/')
+        );
         let document: Discovery = self.get(&discovery).await?;
         if document.issuer != issuer {
-            return Err(KeyError::Unreachable(format!("{discovery} is of the issuer {}", document.issuer)));
+            return Err(KeyError::Unreachable(format!(
+                "{discovery} is of the issuer {}",
+                document.issuer
+            )));
         }
         let keys: Keys = self.get(&document.jwks_uri).await?;
         // A key of a type that isn't known here must not hide the others.
-        Ok(keys.keys.into_iter().filter_map(|key| Key::read(serde_json::from_value(key).ok()?)).collect())
+        Ok(keys
+            .keys
+            .into_iter()
+            .filter_map(|key| Key::read(serde_json::from_value(key).ok()?))
+            .collect())
     }
 
     async fn get<T: serde::de::DeserializeOwned>(&self, url: &str) -> Result<T, KeyError> {
         if !self.allowed(url) {
-            return Err(KeyError::Unreachable(format!("{url} is neither https nor in api.issuer_http_allow")));
+            return Err(KeyError::Unreachable(format!(
+                "{url} is neither https nor in api.issuer_http_allow"
+            )));
         }
         let failed = |why: &dyn std::fmt::Display| KeyError::Unreachable(format!("GET {url}: {why}"));
-        let mut answer = self.client.get(url).send().await.map_err(|e| failed(&chain(&e)))?;
+        let mut answer = self
+            .client
+            .get(url)
+            .send()
+            .await
+            .map_err(|e| failed(&chain(&e)))?;
         if answer.status() != http::StatusCode::OK {
             return Err(failed(&answer.status()));
         }
@@ -183,13 +224,18 @@ impl KeySource {
 
 /// Whether a URL lies under a prefix: same scheme and host; the port where the prefix names one; the path by whole segments.
 fn within(uri: &Uri, prefix: &str) -> bool {
-    let Ok(prefix) = prefix.parse::<Uri>() else { return false };
+    let Ok(prefix) = prefix.parse::<Uri>() else {
+        return false;
+    };
     let path = prefix.path().trim_end_matches('/');
     uri.scheme() == prefix.scheme()
         && uri.host().is_some()
         && uri.host() == prefix.host()
         && (prefix.port_u16().is_none() || uri.port_u16() == prefix.port_u16())
-        && uri.path().strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        && uri
+            .path()
+            .strip_prefix(path)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         && uri.authority().is_some_and(|a| !a.as_str().contains('@'))
 }
 
@@ -206,7 +252,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 impl IssuerKeys {
     fn get(&self) -> Option<Arc<KeySet>> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -214,9 +263,14 @@ impl KeySet {
     fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<Arc<DecodingKey>> {
         let mut fitting = self.keys.iter().filter(|k| k.fits.algorithm(algorithm));
         match id {
-            Some(id) => fitting.find(|k| k.id.as_deref() == Some(id)).map(|k| k.key.clone()),
+            Some(id) => fitting
+                .find(|k| k.id.as_deref() == Some(id))
+                .map(|k| k.key.clone()),
             // Without a name more than one would have to be guessed.
-            None => fitting.next().filter(|_| fitting.next().is_none()).map(|k| k.key.clone()),
+            None => fitting
+                .next()
+                .filter(|_| fitting.next().is_none())
+                .map(|k| k.key.clone()),
         }
     }
 }
@@ -238,8 +292,12 @@ impl Key {
         }
         let fits = match &jwk.algorithm {
             AlgorithmParameters::RSA(_) => Fits::Family(AlgorithmFamily::Rsa),
-            AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P256 => Fits::Only(Algorithm::ES256),
-            AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P384 => Fits::Only(Algorithm::ES384),
+            AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P256 => {
+                Fits::Only(Algorithm::ES256)
+            }
+            AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P384 => {
+                Fits::Only(Algorithm::ES384)
+            }
             AlgorithmParameters::OctetKeyPair(okp) if okp.curve == EllipticCurve::Ed25519 => {
                 Fits::Only(Algorithm::EdDSA)
             }
@@ -251,7 +309,11 @@ impl Key {
             Some(named) => Fits::Only(signature_algorithm(named).filter(|a| fits.algorithm(*a))?),
         };
         let key = DecodingKey::from_jwk(&jwk).ok()?;
-        Some(Self { id: jwk.common.key_id, fits, key: Arc::new(key) })
+        Some(Self {
+            id: jwk.common.key_id,
+            fits,
+            key: Arc::new(key),
+        })
     }
 }
 
@@ -305,7 +367,11 @@ mod tests {
             ("http://localhost/", "https://localhost", false),
         ];
         for (url, prefix, inside) in table {
-            assert_eq!(within(&url.parse().unwrap(), prefix), inside, "{url} under {prefix}");
+            assert_eq!(
+                within(&url.parse().unwrap(), prefix),
+                inside,
+                "{url} under {prefix}"
+            );
         }
     }
 
@@ -317,17 +383,25 @@ mod tests {
     fn only_keys_for_signatures_by_algorithm() {
         let rsa = |extra: Value| {
             let mut key = json!({"kty": "RSA", "n": "AQAB", "e": "AQAB"});
-            key.as_object_mut().unwrap().append(&mut extra.as_object().unwrap().clone());
+            key.as_object_mut()
+                .unwrap()
+                .append(&mut extra.as_object().unwrap().clone());
             key
         };
         assert_eq!(fits(rsa(json!({}))), Some(Fits::Family(AlgorithmFamily::Rsa)));
-        assert_eq!(fits(rsa(json!({"alg": "PS256", "use": "sig"}))), Some(Fits::Only(Algorithm::PS256)));
+        assert_eq!(
+            fits(rsa(json!({"alg": "PS256", "use": "sig"}))),
+            Some(Fits::Only(Algorithm::PS256))
+        );
         assert_eq!(fits(rsa(json!({"use": "enc"}))), None);
         assert_eq!(fits(rsa(json!({"alg": "RSA-OAEP"}))), None);
         assert_eq!(fits(rsa(json!({"alg": "ES256"}))), None);
         assert_eq!(fits(json!({"kty": "oct", "k": "AAAA"})), None);
         let ec = json!({"kty": "EC", "crv": "P-384", "x": "AAAA", "y": "AAAA"});
         assert_eq!(fits(ec), Some(Fits::Only(Algorithm::ES384)));
-        assert_eq!(fits(json!({"kty": "EC", "crv": "P-521", "x": "AAAA", "y": "AAAA"})), None);
+        assert_eq!(
+            fits(json!({"kty": "EC", "crv": "P-521", "x": "AAAA", "y": "AAAA"})),
+            None
+        );
     }
 }

@@ -92,7 +92,11 @@ impl Scopes {
             Value::Array(items) => items.iter().filter_map(Value::as_str).collect(),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => Vec::new(),
         };
-        let roles = claims.resource_access.values().chain([&claims.realm_access]).flat_map(|r| &r.roles);
+        let roles = claims
+            .resource_access
+            .values()
+            .chain([&claims.realm_access])
+            .flat_map(|r| &r.roles);
         Self::parse(listed.into_iter().chain(roles.map(String::as_str)), issuer)
     }
 
@@ -107,7 +111,10 @@ impl Scopes {
                 grants.insert(grant);
             }
         }
-        Self { grants: grants.into_iter().collect(), operator }
+        Self {
+            grants: grants.into_iter().collect(),
+            operator,
+        }
     }
 
     /// Whether the operators' routes are open.
@@ -129,11 +136,14 @@ impl Scopes {
 
     /// Whether a verb is allowed on this very resource.
     pub fn allows(&self, kind: &str, verb: &str, subject: Subject<'_>) -> bool {
-        self.for_verb(kind, verb).any(|grant| grant.limits.iter().all(|limit| limit.holds(subject)))
+        self.for_verb(kind, verb)
+            .any(|grant| grant.limits.iter().all(|limit| limit.holds(subject)))
     }
 
     fn for_verb<'a>(&'a self, kind: &'a str, verb: &'a str) -> impl Iterator<Item = &'a Grant> {
-        self.grants.iter().filter(move |g| g.kind.fits(kind) && g.verb.fits(verb))
+        self.grants
+            .iter()
+            .filter(move |g| g.kind.fits(kind) && g.verb.fits(verb))
     }
 }
 
@@ -149,7 +159,11 @@ impl Grant {
             // A limit that says nothing must not widen: `instance:read?` allows nothing.
             Some(query) => Limit::parse_all(query)?,
         };
-        Some(Self { kind: Pattern::parse(kind)?, verb: Pattern::parse(verb)?, limits })
+        Some(Self {
+            kind: Pattern::parse(kind)?,
+            verb: Pattern::parse(verb)?,
+            limits,
+        })
     }
 }
 
@@ -158,7 +172,10 @@ impl Pattern {
         if word == "*" {
             return Some(Self::Any);
         }
-        let plain = !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        let plain = !word.is_empty()
+            && word
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
         plain.then(|| Self::Is(word.to_owned()))
     }
 
@@ -201,8 +218,21 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn tags(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
     }
+
+    /// Scope, kind, verb, id, tags, allowed.
+    type Case<'a> = (
+        &'a str,
+        &'a str,
+        &'a str,
+        Option<&'a str>,
+        &'a BTreeMap<String, String>,
+        bool,
+    );
 
     #[test]
     fn table() {
@@ -210,8 +240,7 @@ mod tests {
         let prod = tags(&[("env", "prod"), ("tier", "1")]);
         let id = "0198c0de-0000-7000-8000-000000000001";
         let by_id = format!("instance:update?id={}", id.to_uppercase());
-        // scope, kind, verb, id, tags, allowed
-        let table: &[(&str, &str, &str, Option<&str>, &BTreeMap<String, String>, bool)] = &[
+        let table: &[Case<'_>] = &[
             ("instance:read", "instance", "read", Some(id), &dev, true),
             ("instance:read", "instance", "update", Some(id), &dev, false),
             ("instance:read", "network", "read", Some(id), &dev, false),
@@ -219,16 +248,51 @@ mod tests {
             ("*:read", "network", "read", Some(id), &dev, true),
             ("*:read", "network", "delete", Some(id), &dev, false),
             ("*:*", "image", "create", None, &dev, true),
-            ("instance:update?env=dev", "instance", "update", Some(id), &dev, true),
-            ("instance:update?env=dev", "instance", "update", Some(id), &prod, false),
-            ("instance:update?env=prod&tier=1", "instance", "update", Some(id), &prod, true),
-            ("instance:update?env=prod&tier=2", "instance", "update", Some(id), &prod, false),
+            (
+                "instance:update?env=dev",
+                "instance",
+                "update",
+                Some(id),
+                &dev,
+                true,
+            ),
+            (
+                "instance:update?env=dev",
+                "instance",
+                "update",
+                Some(id),
+                &prod,
+                false,
+            ),
+            (
+                "instance:update?env=prod&tier=1",
+                "instance",
+                "update",
+                Some(id),
+                &prod,
+                true,
+            ),
+            (
+                "instance:update?env=prod&tier=2",
+                "instance",
+                "update",
+                Some(id),
+                &prod,
+                false,
+            ),
             (&by_id, "instance", "update", Some(id), &dev, true),
             (&by_id, "instance", "update", Some("other"), &dev, false),
             (&by_id, "instance", "update", None, &dev, false),
             ("instance:update?", "instance", "update", Some(id), &dev, false),
             ("instance:update?env", "instance", "update", Some(id), &dev, false),
-            ("instance:update?=dev", "instance", "update", Some(id), &dev, false),
+            (
+                "instance:update?=dev",
+                "instance",
+                "update",
+                Some(id),
+                &dev,
+                false,
+            ),
             ("inst*:read", "instance", "read", Some(id), &dev, false),
             ("instance", "instance", "read", Some(id), &dev, false),
             ("openid", "instance", "read", Some(id), &dev, false),
@@ -238,13 +302,20 @@ mod tests {
         ];
         for &(scope, kind, verb, id, tags, allowed) in table {
             let scopes = Scopes::parse([scope], IssuerRole::Tenant);
-            assert_eq!(scopes.allows(kind, verb, Subject { id, tags }), allowed, "{scope} {kind}:{verb} {tags:?}");
+            assert_eq!(
+                scopes.allows(kind, verb, Subject { id, tags }),
+                allowed,
+                "{scope} {kind}:{verb} {tags:?}"
+            );
         }
     }
 
     #[test]
     fn reach_before_the_resource() {
-        let scopes = Scopes::parse(["instance:read?env=dev", "network:read", "network:read?x=y"], IssuerRole::Tenant);
+        let scopes = Scopes::parse(
+            ["instance:read?env=dev", "network:read", "network:read?x=y"],
+            IssuerRole::Tenant,
+        );
         assert_eq!(scopes.reach("instance", "read"), Reach::Some);
         assert_eq!(scopes.reach("network", "read"), Reach::All);
         assert_eq!(scopes.reach("image", "read"), Reach::Nothing);
@@ -271,6 +342,9 @@ mod tests {
         }
         assert_eq!(scopes.reach("instance", "create"), Reach::Nothing);
         let list: ScopeClaims = serde_json::from_value(serde_json::json!({"scope": ["disk:read"]})).unwrap();
-        assert_eq!(Scopes::of_claims(&list, IssuerRole::Tenant).reach("disk", "read"), Reach::All);
+        assert_eq!(
+            Scopes::of_claims(&list, IssuerRole::Tenant).reach("disk", "read"),
+            Reach::All
+        );
     }
 }

@@ -114,12 +114,19 @@ impl Verifier {
     /// Of these issuers, keys and settings.
     pub fn new(issuers: Issuers, keys: KeySource, cache: TokenCache, leeway: Duration) -> Self {
         provider::install();
-        Self { issuers, keys, cache, leeway }
+        Self {
+            issuers,
+            keys,
+            cache,
+            leeway,
+        }
     }
 
     /// The caller of an `Authorization` header.
     pub async fn caller(&self, header: Option<&[u8]>) -> Result<Arc<Caller>, TokenError> {
-        let header = header.and_then(|h| std::str::from_utf8(h).ok()).ok_or(TokenError::Missing)?;
+        let header = header
+            .and_then(|h| std::str::from_utf8(h).ok())
+            .ok_or(TokenError::Missing)?;
         let (scheme, token) = header.trim().split_once(' ').ok_or(TokenError::Missing)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(TokenError::Missing);
@@ -156,25 +163,44 @@ impl Verifier {
         }
         let unverified = unverified(token)?;
         let issuer = self.issuer(&unverified).await?;
-        let key = self.keys.key(&issuer.url, header.kid.as_deref(), header.alg).await.map_err(|e| match e {
-            KeyError::Unknown => TokenError::Signature,
-            KeyError::Unreachable(why) => {
-                tracing::warn!(issuer = issuer.url, why, "an issuer's keys can't be had");
-                TokenError::IssuerDown
-            }
-        })?;
+        let key = self
+            .keys
+            .key(&issuer.url, header.kid.as_deref(), header.alg)
+            .await
+            .map_err(|e| match e {
+                KeyError::Unknown => TokenError::Signature,
+                KeyError::Unreachable(why) => {
+                    tracing::warn!(issuer = issuer.url, why, "an issuer's keys can't be had");
+                    TokenError::IssuerDown
+                }
+            })?;
         let mut validation = Validation::new(header.alg);
         validation.leeway = self.leeway.as_secs();
         validation.validate_nbf = true;
         validation.set_issuer(&[&issuer.url]);
         validation.set_audience(&[&issuer.audience]);
         validation.set_required_spec_claims(&["exp", "iss", "aud"]);
-        let claims = jsonwebtoken::decode::<Claims>(token, &key, &validation).map_err(|e| refusal(e.kind()))?.claims;
+        let claims = jsonwebtoken::decode::<Claims>(token, &key, &validation)
+            .map_err(|e| refusal(e.kind()))?
+            .claims;
 
-        let role = if issuer.operators { IssuerRole::Operators } else { IssuerRole::Tenant };
+        let role = if issuer.operators {
+            IssuerRole::Operators
+        } else {
+            IssuerRole::Tenant
+        };
         let scopes = Scopes::of_claims(&claims.scopes, role);
-        let actor = claims.sub.or(claims.client_id).or(claims.azp).filter(|s| !s.is_empty()).ok_or(TokenError::Claim)?;
-        let actor = actor.chars().filter(|c| !c.is_control()).take(ACTOR_MAX).collect();
+        let actor = claims
+            .sub
+            .or(claims.client_id)
+            .or(claims.azp)
+            .filter(|s| !s.is_empty())
+            .ok_or(TokenError::Claim)?;
+        let actor = actor
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(ACTOR_MAX)
+            .collect();
         let expires = (claims.exp.max(0.0) as u64).saturating_add(self.leeway.as_secs());
         Ok((Caller::new(issuer.tenant, actor, scopes), expires))
     }
@@ -182,7 +208,9 @@ impl Verifier {
     /// The one binding that the token is for. Several would leave open whose it is.
     async fn issuer(&self, token: &Unverified) -> Result<Issuer, TokenError> {
         let bound = self.issuers.of_url(&token.iss).await?;
-        let mut meant = bound.into_iter().filter(|issuer| token.aud.names(&issuer.audience));
+        let mut meant = bound
+            .into_iter()
+            .filter(|issuer| token.aud.names(&issuer.audience));
         match (meant.next(), meant.next()) {
             (Some(issuer), None) => Ok(issuer),
             (None, _) | (Some(_), Some(_)) => Err(TokenError::Issuer),
@@ -201,7 +229,9 @@ impl Audience {
 
 fn unverified(token: &str) -> Result<Unverified, TokenError> {
     let payload = token.split('.').nth(1).ok_or(TokenError::Malformed)?;
-    let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Malformed)?;
+    let payload = URL_SAFE_NO_PAD
+        .decode(payload)
+        .map_err(|_| TokenError::Malformed)?;
     let claims: serde_json::Value = serde_json::from_slice(&payload).map_err(|_| TokenError::Malformed)?;
     Unverified::deserialize(claims).map_err(|_| TokenError::Claim)
 }
@@ -211,7 +241,9 @@ fn refusal(kind: &ErrorKind) -> TokenError {
         ErrorKind::ExpiredSignature => TokenError::Expired,
         ErrorKind::ImmatureSignature => TokenError::NotYet,
         ErrorKind::InvalidIssuer | ErrorKind::InvalidAudience => TokenError::Issuer,
-        ErrorKind::MissingRequiredClaim(_) | ErrorKind::InvalidClaimFormat(_) | ErrorKind::Json(_) => TokenError::Claim,
+        ErrorKind::MissingRequiredClaim(_) | ErrorKind::InvalidClaimFormat(_) | ErrorKind::Json(_) => {
+            TokenError::Claim
+        }
         ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm | ErrorKind::InvalidAlgorithmName => {
             TokenError::Algorithm
         }

@@ -35,13 +35,23 @@ pub fn of_create(kind: Kind, body: Value) -> Result<Envelope, Problem> {
 /// The envelope after a merge patch.
 pub fn of_patch(kind: Kind, current: &Envelope, patch: &Value) -> Result<Envelope, Problem> {
     let Value::Object(fields) = patch else {
-        return Err(Problem::invalid(vec![FieldError::new("", "WRONG_TYPE", "a merge patch is an object")]));
+        return Err(Problem::invalid(vec![FieldError::new(
+            "",
+            "WRONG_TYPE",
+            "a merge patch is an object",
+        )]));
     };
-    let mut document = serde_json::json!({ "name": current.name, "tags": current.tags, "spec": current.spec });
+    let mut document =
+        serde_json::json!({ "name": current.name, "tags": current.tags, "spec": current.spec });
     merge(&mut document, patch);
     let mut faults = Vec::new();
     // A field that isn't known is a fault although `null` merged it away.
-    faults.extend(fields.iter().filter(|(name, value)| value.is_null() && !known(name)).map(|(name, _)| unknown(name)));
+    faults.extend(
+        fields
+            .iter()
+            .filter(|(name, value)| value.is_null() && !known(name))
+            .map(|(name, _)| unknown(name)),
+    );
     match read(kind, document) {
         Ok(envelope) if faults.is_empty() => Ok(envelope),
         Ok(_) => Err(Problem::invalid(faults)),
@@ -86,14 +96,26 @@ fn unknown(name: &str) -> FieldError {
 }
 
 fn missing(name: &str) -> FieldError {
-    FieldError::new(format!("/{name}"), "MISSING_FIELD", format!("the field \"{name}\" is missing"))
+    FieldError::new(
+        format!("/{name}"),
+        "MISSING_FIELD",
+        format!("the field \"{name}\" is missing"),
+    )
 }
 
 fn read(kind: Kind, body: Value) -> Result<Envelope, Vec<FieldError>> {
     let Value::Object(mut fields) = body else {
-        return Err(vec![FieldError::new("", "WRONG_TYPE", "the body must be an object with name, tags and spec")]);
+        return Err(vec![FieldError::new(
+            "",
+            "WRONG_TYPE",
+            "the body must be an object with name, tags and spec",
+        )]);
     };
-    let mut faults: Vec<FieldError> = fields.keys().filter(|name| !known(name)).map(|name| unknown(name)).collect();
+    let mut faults: Vec<FieldError> = fields
+        .keys()
+        .filter(|name| !known(name))
+        .map(|name| unknown(name))
+        .collect();
     let name = name(fields.remove("name"), &mut faults);
     let tags = tags(fields.remove("tags"), &mut faults);
     let spec = match fields.remove("spec") {
@@ -106,7 +128,11 @@ fn read(kind: Kind, body: Value) -> Result<Envelope, Vec<FieldError>> {
             Value::Null
         }),
     };
-    if faults.is_empty() { Ok(Envelope { name, tags, spec }) } else { Err(faults) }
+    if faults.is_empty() {
+        Ok(Envelope { name, tags, spec })
+    } else {
+        Err(faults)
+    }
 }
 
 fn name(value: Option<Value>, faults: &mut Vec<FieldError>) -> String {
@@ -130,22 +156,35 @@ fn tags(value: Option<Value>, faults: &mut Vec<FieldError>) -> BTreeMap<String, 
         None => return BTreeMap::new(),
         Some(Value::Object(fields)) => fields,
         Some(_) => {
-            faults.push(FieldError::new("/tags", "WRONG_TYPE", "an object of texts is needed"));
+            faults.push(FieldError::new(
+                "/tags",
+                "WRONG_TYPE",
+                "an object of texts is needed",
+            ));
             return BTreeMap::new();
         }
     };
     if fields.len() > TAGS_MAX {
-        faults.push(FieldError::new("/tags", "INVALID_VALUE", format!("there are more than {TAGS_MAX} tags")));
+        faults.push(FieldError::new(
+            "/tags",
+            "INVALID_VALUE",
+            format!("there are more than {TAGS_MAX} tags"),
+        ));
     }
     let mut tags = BTreeMap::new();
     for (key, value) in fields {
         let pointer = format!("/tags/{}", escape(&key));
-        if key.is_empty() || key.chars().count() > TAG_KEY_MAX || key.chars().any(|c| c.is_control() || c == ':') {
+        if key.is_empty()
+            || key.chars().count() > TAG_KEY_MAX
+            || key.chars().any(|c| c.is_control() || c == ':')
+        {
             let detail = format!("a tag's key is 1 to {TAG_KEY_MAX} characters without `:`");
             faults.push(FieldError::new(pointer.as_str(), "INVALID_VALUE", detail));
         }
         match value {
-            Value::String(text) if text.chars().count() <= TAG_VALUE_MAX && !text.chars().any(char::is_control) => {
+            Value::String(text)
+                if text.chars().count() <= TAG_VALUE_MAX && !text.chars().any(char::is_control) =>
+            {
                 tags.insert(key, text);
             }
             Value::String(_) => {
@@ -175,12 +214,18 @@ mod tests {
 
     #[test]
     fn every_fault_at_once() {
-        let body = json!({"name": "Web", "tag": {}, "tags": {"a": 1}, "spec": {"cidr": 7, "gatway": "10.0.0.1"}});
-        let want = ["/name", "/spec/cidr", "/spec/gatway", "/tag", "/tags/a"].map(str::to_owned).to_vec();
+        let body =
+            json!({"name": "Web", "tag": {}, "tags": {"a": 1}, "spec": {"cidr": 7, "gatway": "10.0.0.1"}});
+        let want = ["/name", "/spec/cidr", "/spec/gatway", "/tag", "/tags/a"]
+            .map(str::to_owned)
+            .to_vec();
         assert_eq!(pointers(of_create(Kind::Network, body)), (400, want));
         let want = ["/name", "/spec"].map(str::to_owned).to_vec();
         assert_eq!(pointers(of_create(Kind::Network, json!({}))), (400, want));
-        assert_eq!(pointers(of_create(Kind::Network, json!([]))), (400, vec![String::new()]));
+        assert_eq!(
+            pointers(of_create(Kind::Network, json!([]))),
+            (400, vec![String::new()])
+        );
     }
 
     #[test]
@@ -193,12 +238,24 @@ mod tests {
         let patch = json!({"tags": {"env": null, "c": "d"}, "spec": {"dns": ["10.20.0.3"]}});
         let after = of_patch(Kind::Network, &current, &patch).unwrap();
         assert_eq!(after.name, "lan");
-        assert_eq!(serde_json::to_value(&after.tags).unwrap(), json!({"a": "b", "c": "d"}));
+        assert_eq!(
+            serde_json::to_value(&after.tags).unwrap(),
+            json!({"a": "b", "c": "d"})
+        );
         assert_eq!(after.spec["dns"], json!(["10.20.0.3"]));
         assert_eq!(after.spec["cidr"], json!("10.20.0.0/24"));
-        assert_eq!(pointers(of_patch(Kind::Network, &current, &json!({"name": null}))).1, ["/name"]);
-        assert_eq!(pointers(of_patch(Kind::Network, &current, &json!({"foo": null}))).1, ["/foo"]);
-        assert_eq!(pointers(of_patch(Kind::Network, &current, &json!({"state": "ready"}))).1, ["/state"]);
+        assert_eq!(
+            pointers(of_patch(Kind::Network, &current, &json!({"name": null}))).1,
+            ["/name"]
+        );
+        assert_eq!(
+            pointers(of_patch(Kind::Network, &current, &json!({"foo": null}))).1,
+            ["/foo"]
+        );
+        assert_eq!(
+            pointers(of_patch(Kind::Network, &current, &json!({"state": "ready"}))).1,
+            ["/state"]
+        );
         assert_eq!(pointers(of_patch(Kind::Network, &current, &json!(7))).1, [""]);
     }
 
@@ -212,7 +269,11 @@ mod tests {
             (r#"{"a":"b","b":"c"}"#, r#"{"a":null}"#, r#"{"b":"c"}"#),
             (r#"{"a":["b"]}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
             (r#"{"a":"c"}"#, r#"{"a":["b"]}"#, r#"{"a":["b"]}"#),
-            (r#"{"a":{"b":"c"}}"#, r#"{"a":{"b":"d","c":null}}"#, r#"{"a":{"b":"d"}}"#),
+            (
+                r#"{"a":{"b":"c"}}"#,
+                r#"{"a":{"b":"d","c":null}}"#,
+                r#"{"a":{"b":"d"}}"#,
+            ),
             (r#"{"a":[{"b":"c"}]}"#, r#"{"a":[1]}"#, r#"{"a":[1]}"#),
             (r#"["a","b"]"#, r#"["c","d"]"#, r#"["c","d"]"#),
             (r#"{"a":"b"}"#, r#"["c"]"#, r#"["c"]"#),
@@ -224,7 +285,11 @@ mod tests {
         for (target, patch, result) in table {
             let mut value: Value = serde_json::from_str(target).unwrap();
             merge(&mut value, &serde_json::from_str(patch).unwrap());
-            assert_eq!(value, serde_json::from_str::<Value>(result).unwrap(), "{target} + {patch}");
+            assert_eq!(
+                value,
+                serde_json::from_str::<Value>(result).unwrap(),
+                "{target} + {patch}"
+            );
         }
     }
 }

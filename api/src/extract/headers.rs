@@ -19,17 +19,26 @@ pub fn prefer_wait(headers: &HeaderMap) -> Option<Duration> {
         .flat_map(|value| value.split(','))
         .find_map(|preference| {
             let (name, value) = preference.split(';').next()?.split_once('=')?;
-            let seconds = name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().trim_matches('"'))?;
+            let seconds = name
+                .trim()
+                .eq_ignore_ascii_case("wait")
+                .then(|| value.trim().trim_matches('"'))?;
             Some(Duration::from_secs(seconds.parse::<u64>().ok()?.min(WAIT_MAX_S)))
         })
 }
 
 /// The `Idempotency-Key`: 1 to 255 visible ASCII characters.
 pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(text) = only(headers, &HeaderName::from_static("idempotency-key"))? else { return Ok(None) };
+    let Some(text) = only(headers, &HeaderName::from_static("idempotency-key"))? else {
+        return Ok(None);
+    };
     if text.is_empty() || text.len() > KEY_MAX || !text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
         let detail = format!("an idempotency key is 1 to {KEY_MAX} visible ASCII characters");
-        return Err(Problem::invalid(vec![FieldError::new("", "INVALID_HEADER", detail)]));
+        return Err(Problem::invalid(vec![FieldError::new(
+            "",
+            "INVALID_HEADER",
+            detail,
+        )]));
     }
     Ok(Some(text.to_owned()))
 }
@@ -56,7 +65,11 @@ impl IfMatch {
                 tags.push(tag.to_owned());
             }
         }
-        Ok(if tags.is_empty() { Self::Any } else { Self::OneOf(tags) })
+        Ok(if tags.is_empty() {
+            Self::Any
+        } else {
+            Self::OneOf(tags)
+        })
     }
 
     /// Refuses a resource whose tag is another. Weak tags never match.
@@ -64,9 +77,10 @@ impl IfMatch {
         match self {
             Self::Any => Ok(()),
             Self::OneOf(tags) if tags.iter().any(|t| t == etag) => Ok(()),
-            Self::OneOf(_) => {
-                Err(Problem::new(Code::PreconditionFailed, format!("Its ETag is {etag} now; read it again.")))
-            }
+            Self::OneOf(_) => Err(Problem::new(
+                Code::PreconditionFailed,
+                format!("Its ETag is {etag} now; read it again."),
+            )),
         }
     }
 }
@@ -81,7 +95,11 @@ fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>
 }
 
 fn bad(name: &str) -> Problem {
-    Problem::invalid(vec![FieldError::new("", "INVALID_HEADER", format!("the header {name} can't be read"))])
+    Problem::invalid(vec![FieldError::new(
+        "",
+        "INVALID_HEADER",
+        format!("the header {name} can't be read"),
+    )])
 }
 
 #[cfg(test)]
@@ -91,7 +109,10 @@ mod tests {
     use std::time::Duration;
 
     fn headers(name: &'static str, values: &[&str]) -> HeaderMap {
-        values.iter().map(|v| (HeaderName::from_static(name), HeaderValue::from_str(v).unwrap())).collect()
+        values
+            .iter()
+            .map(|v| (HeaderName::from_static(name), HeaderValue::from_str(v).unwrap()))
+            .collect()
     }
 
     #[test]
@@ -106,17 +127,29 @@ mod tests {
             (&["wait"], None),
         ];
         for (values, seconds) in table {
-            assert_eq!(prefer_wait(&headers("prefer", values)), seconds.map(Duration::from_secs), "{values:?}");
+            assert_eq!(
+                prefer_wait(&headers("prefer", values)),
+                seconds.map(Duration::from_secs),
+                "{values:?}"
+            );
         }
     }
 
     #[test]
     fn keys() {
-        assert_eq!(idempotency_key(&headers("idempotency-key", &["a-1"])).unwrap().as_deref(), Some("a-1"));
+        assert_eq!(
+            idempotency_key(&headers("idempotency-key", &["a-1"]))
+                .unwrap()
+                .as_deref(),
+            Some("a-1")
+        );
         assert_eq!(idempotency_key(&HeaderMap::new()).unwrap(), None);
         let long = "k".repeat(256);
         for values in [&["a", "b"][..], &[""], &[long.as_str()]] {
-            assert_eq!(idempotency_key(&headers("idempotency-key", values)).map_err(|p| p.status()), Err(400));
+            assert_eq!(
+                idempotency_key(&headers("idempotency-key", values)).map_err(|p| p.status()),
+                Err(400)
+            );
         }
     }
 

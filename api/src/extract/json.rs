@@ -2,8 +2,8 @@
 //! nesting is bounded by serde_json (128); nothing follows the document.
 
 use crate::problem::{Code, Problem};
-use ring::digest::{Context, SHA256};
 use rhyzome_model::problem::FieldError;
+use ring::digest::{Context, SHA256};
 use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::cell::RefCell;
@@ -63,7 +63,9 @@ impl<'de> Visitor<'de> for Strict<'_> {
         Ok(Value::Number(n.into()))
     }
     fn visit_f64<E: Error>(self, n: f64) -> Result<Value, E> {
-        Number::from_f64(n).map(Value::Number).ok_or_else(|| E::custom("a number out of range"))
+        Number::from_f64(n)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("a number out of range"))
     }
     fn visit_str<E>(self, s: &str) -> Result<Value, E> {
         Ok(Value::String(s.to_owned()))
@@ -75,7 +77,10 @@ impl<'de> Visitor<'de> for Strict<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
         let faults = self.faults;
-        while let Some(item) = seq.next_element_seed(Strict { place: Place::Item(&self.place, items.len()), faults })? {
+        while let Some(item) = seq.next_element_seed(Strict {
+            place: Place::Item(&self.place, items.len()),
+            faults,
+        })? {
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -87,9 +92,14 @@ impl<'de> Visitor<'de> for Strict<'_> {
             let place = Place::Field(&self.place, &name);
             if fields.contains_key(&name) {
                 let detail = format!("the field \"{name}\" is there twice");
-                self.faults.borrow_mut().push(FieldError::new(place.pointer(), "DUPLICATE_FIELD", detail));
+                self.faults
+                    .borrow_mut()
+                    .push(FieldError::new(place.pointer(), "DUPLICATE_FIELD", detail));
             }
-            let value = map.next_value_seed(Strict { place, faults: self.faults })?;
+            let value = map.next_value_seed(Strict {
+                place,
+                faults: self.faults,
+            })?;
             fields.insert(name, value);
         }
         Ok(Value::Object(fields))
@@ -100,12 +110,19 @@ impl<'de> Visitor<'de> for Strict<'_> {
 pub fn parse(body: &[u8]) -> Result<Value, Problem> {
     let faults = RefCell::new(Vec::new());
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let read = Strict { place: Place::Root, faults: &faults }
-        .deserialize(&mut reader)
-        .and_then(|value| reader.end().map(|()| value));
+    let read = Strict {
+        place: Place::Root,
+        faults: &faults,
+    }
+    .deserialize(&mut reader)
+    .and_then(|value| reader.end().map(|()| value));
     let value = read.map_err(|e| Problem::new(Code::MalformedJson, format!("The body is not JSON: {e}.")))?;
     let faults = faults.into_inner();
-    if faults.is_empty() { Ok(value) } else { Err(Problem::invalid(faults)) }
+    if faults.is_empty() {
+        Ok(value)
+    } else {
+        Err(Problem::invalid(faults))
+    }
 }
 
 /// SHA-256 of what a document means: fields by name, numbers by value, white space left out.
@@ -130,7 +147,9 @@ fn feed(context: &mut Context, value: &Value) {
         Value::String(s) => text(b's', s.as_bytes()),
         Value::Array(items) => {
             text(b'[', &items.len().to_be_bytes());
-            items.iter().for_each(|item| feed(context, item));
+            for item in items {
+                feed(context, item);
+            }
         }
         Value::Object(fields) => {
             text(b'{', &fields.len().to_be_bytes());
@@ -148,7 +167,9 @@ fn feed(context: &mut Context, value: &Value) {
 /// 1 and 1.0 are one number.
 fn number(n: &Number) -> String {
     match n.as_f64() {
-        Some(f) if n.is_f64() && f.fract() == 0.0 && f.abs() < 9_007_199_254_740_992.0 => (f as i64).to_string(),
+        Some(f) if n.is_f64() && f.fract() == 0.0 && f.abs() < 9_007_199_254_740_992.0 => {
+            (f as i64).to_string()
+        }
         Some(_) | None => n.to_string(),
     }
 }
@@ -170,17 +191,32 @@ mod tests {
         for body in ["", "{", "{} {}", "nul", "{\"a\": 1e999}", &"[".repeat(200)] {
             assert_eq!(parse(body.as_bytes()).map_err(|p| p.status()), Err(400), "{body}");
         }
-        assert_eq!(parse(br#" {"a": [1, -2, 2.5, "x", null, true]} "#).unwrap(), json!({"a": [1, -2, 2.5, "x", null, true]}));
+        assert_eq!(
+            parse(br#" {"a": [1, -2, 2.5, "x", null, true]} "#).unwrap(),
+            json!({"a": [1, -2, 2.5, "x", null, true]})
+        );
     }
 
     #[test]
     fn equal_as_json_is_equal_as_hash() {
         let same = [r#"{"a":1,"b":[1,2]}"#, r#" { "b" : [1.0, 2], "a" : 1 } "#];
-        let hashes: Vec<_> = same.iter().map(|s| meaning_hash(&parse(s.as_bytes()).unwrap())).collect();
+        let hashes: Vec<_> = same
+            .iter()
+            .map(|s| meaning_hash(&parse(s.as_bytes()).unwrap()))
+            .collect();
         assert_eq!(hashes[0], hashes[1]);
-        let others = [r#"{"a":1,"b":[2,1]}"#, r#"{"a":"1","b":[1,2]}"#, r#"{"a":1,"b":[[1,2]]}"#, r#"{"a":1}"#];
+        let others = [
+            r#"{"a":1,"b":[2,1]}"#,
+            r#"{"a":"1","b":[1,2]}"#,
+            r#"{"a":1,"b":[[1,2]]}"#,
+            r#"{"a":1}"#,
+        ];
         for other in others {
-            assert_ne!(hashes[0], meaning_hash(&parse(other.as_bytes()).unwrap()), "{other}");
+            assert_ne!(
+                hashes[0],
+                meaning_hash(&parse(other.as_bytes()).unwrap()),
+                "{other}"
+            );
         }
     }
 }

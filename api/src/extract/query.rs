@@ -16,14 +16,18 @@ pub struct Query {
 impl Query {
     /// The pairs of a query string, with a fault for each name that isn't among `known`.
     pub fn new(raw: Option<&str>, known: &[&str]) -> Self {
-        let pairs: Vec<(String, String)> =
-            form_urlencoded::parse(raw.unwrap_or_default().as_bytes()).into_owned().collect();
+        let pairs: Vec<(String, String)> = form_urlencoded::parse(raw.unwrap_or_default().as_bytes())
+            .into_owned()
+            .collect();
         let mut faults: Vec<FieldError> = Vec::new();
         for (name, _) in pairs.iter().filter(|(name, _)| !known.contains(&name.as_str())) {
             let detail = if known.is_empty() {
                 format!("the parameter \"{name}\" is not known; there are none here")
             } else {
-                format!("the parameter \"{name}\" is not known; known are {}", known.join(", "))
+                format!(
+                    "the parameter \"{name}\" is not known; known are {}",
+                    known.join(", ")
+                )
             };
             faults.push(FieldError::new(format!("?{name}"), "UNKNOWN_PARAMETER", detail));
         }
@@ -32,7 +36,8 @@ impl Query {
 
     /// Adds a fault of a parameter.
     pub fn fault(&mut self, name: &str, detail: String) {
-        self.faults.push(FieldError::new(format!("?{name}"), "INVALID_VALUE", detail));
+        self.faults
+            .push(FieldError::new(format!("?{name}"), "INVALID_VALUE", detail));
     }
 
     /// A parameter that may be there once.
@@ -41,16 +46,29 @@ impl Query {
         if values.len() > 1 {
             self.fault(name, "it is there more than once".to_owned());
         }
-        if values.is_empty() { None } else { Some(values.swap_remove(0)) }
+        if values.is_empty() {
+            None
+        } else {
+            Some(values.swap_remove(0))
+        }
     }
 
     /// A parameter that may be there often.
     pub fn many(&self, name: &str) -> Vec<String> {
-        self.pairs.iter().filter(|(n, _)| n == name).map(|(_, v)| v.clone()).collect()
+        self.pairs
+            .iter()
+            .filter(|(n, _)| n == name)
+            .map(|(_, v)| v.clone())
+            .collect()
     }
 
     /// A parameter that parses, or is told what would.
-    pub fn parsed<T>(&mut self, name: &str, wanted: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+    pub fn parsed<T>(
+        &mut self,
+        name: &str,
+        wanted: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
         let text = self.text(name)?;
         let value = parse(&text);
         if value.is_none() {
@@ -72,12 +90,18 @@ impl Query {
     /// A number within bounds.
     pub fn number(&mut self, name: &str, bounds: RangeInclusive<i64>) -> Option<i64> {
         let wanted = format!("a number from {} to {}", bounds.start(), bounds.end());
-        self.parsed(name, &wanted, |text| text.parse().ok().filter(|n| bounds.contains(n)))
+        self.parsed(name, &wanted, |text| {
+            text.parse().ok().filter(|n| bounds.contains(n))
+        })
     }
 
     /// Refuses where there was any fault.
     pub fn finish(self) -> Result<(), Problem> {
-        if self.faults.is_empty() { Ok(()) } else { Err(Problem::invalid(self.faults)) }
+        if self.faults.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::invalid(self.faults))
+        }
     }
 }
 
@@ -87,19 +111,28 @@ mod tests {
 
     #[test]
     fn all_faults_at_once() {
-        let mut query = Query::new(Some("limit=0&dry_run=yes&foo=1&name=a&name=b"), &["limit", "dry_run", "name"]);
+        let mut query = Query::new(
+            Some("limit=0&dry_run=yes&foo=1&name=a&name=b"),
+            &["limit", "dry_run", "name"],
+        );
         query.number("limit", 1..=500);
         query.flag("dry_run");
         query.text("name");
         let problem = query.finish().unwrap_err();
         let mut pointers: Vec<&str> = problem.errors().iter().map(|e| e.pointer.as_str()).collect();
         pointers.sort_unstable();
-        assert_eq!((problem.status(), pointers), (400, vec!["?dry_run", "?foo", "?limit", "?name"]));
+        assert_eq!(
+            (problem.status(), pointers),
+            (400, vec!["?dry_run", "?foo", "?limit", "?name"])
+        );
     }
 
     #[test]
     fn values() {
-        let mut query = Query::new(Some("tag=env%3Aprod&tag=a:b&limit=7&dry_run=true"), &["tag", "limit", "dry_run"]);
+        let mut query = Query::new(
+            Some("tag=env%3Aprod&tag=a:b&limit=7&dry_run=true"),
+            &["tag", "limit", "dry_run"],
+        );
         assert_eq!(query.many("tag"), ["env:prod", "a:b"]);
         assert_eq!(query.number("limit", 1..=500), Some(7));
         assert!(query.flag("dry_run"));

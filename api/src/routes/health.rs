@@ -47,7 +47,11 @@ pub fn endpoints() -> Vec<Endpoint> {
         handler,
     };
     vec![
-        endpoint("/healthz", "Whether the process answers", get(|| async { healthz() })),
+        endpoint(
+            "/healthz",
+            "Whether the process answers",
+            get(|| async { healthz() }),
+        ),
         endpoint("/readyz", "Whether it can serve, or what is missing", get(readyz)),
     ]
 }
@@ -59,9 +63,8 @@ fn healthz() -> Result<Response, Problem> {
 async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
     let (database, migrations) = match tokio::time::timeout(TIME, app.store.ready()).await {
         Ok(Ok(())) => (Part::Ok, Part::Ok),
-        Ok(Err(StoreError::NotMigrated { .. })) => (Part::Ok, Part::Missing),
-        // The table of migrations isn't there at all.
-        Ok(Err(StoreError::Other(_))) => (Part::Ok, Part::Missing),
+        // Without any migration their table isn't there at all.
+        Ok(Err(StoreError::NotMigrated { .. } | StoreError::Other(_))) => (Part::Ok, Part::Missing),
         Ok(Err(_)) | Err(_) => (Part::Unreachable, Part::Unreachable),
     };
     let nats = match &app.nats {
@@ -70,8 +73,25 @@ async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
         None => Part::Missing,
     };
     let parts = [("database", database), ("migrations", migrations), ("nats", nats)];
-    let missing: Vec<&str> = parts.iter().filter(|(_, part)| *part != Part::Ok).map(|(name, _)| *name).collect();
+    let missing: Vec<&str> = parts
+        .iter()
+        .filter(|(_, part)| *part != Part::Ok)
+        .map(|(name, _)| *name)
+        .collect();
     let ready = missing.is_empty();
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    reply::json(status, &Readiness { ready, database, migrations, nats, missing })
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    reply::json(
+        status,
+        &Readiness {
+            ready,
+            database,
+            migrations,
+            nats,
+            missing,
+        },
+    )
 }

@@ -95,13 +95,21 @@ async fn list(ctx: Ctx) -> Result<Response, Problem> {
     let after = query.parsed("page_token", "a token of a page", page::text_after);
     query.finish()?;
     let rows = ctx.app.store.host_list().await?;
-    let mut rest = rows.iter().filter(|row| after.as_deref().is_none_or(|a| row.name.as_str() > a));
+    let mut rest = rows
+        .iter()
+        .filter(|row| after.as_deref().is_none_or(|a| row.name.as_str() > a));
     let items: Vec<HostDoc<'_>> = rest.by_ref().take(limit).map(document).collect();
     let next_page_token = match (rest.next(), items.last()) {
         (Some(_), Some(last)) => Some(page::text_token(last.name)),
         (None, _) | (_, None) => None,
     };
-    reply::json(StatusCode::OK, &PageDoc { items, next_page_token })
+    reply::json(
+        StatusCode::OK,
+        &PageDoc {
+            items,
+            next_page_token,
+        },
+    )
 }
 
 async fn read(Path(name): Path<String>, ctx: Ctx) -> Result<Response, Problem> {

@@ -21,7 +21,10 @@ pub fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: Method::GET,
         path: "/v1/instances/{id}/console".to_owned(),
-        need: Need::Scope { kind: Kind::Instance, verb: "read" },
+        need: Need::Scope {
+            kind: Kind::Instance,
+            verb: "read",
+        },
         summary: "The last lines of an instance's serial console".to_owned(),
         query: QUERY,
         body: Body::None,
@@ -41,11 +44,18 @@ async fn console(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> 
         None => Vec::new(),
         Some(name) => {
             let host = ctx.app.store.host_get(name).await?;
-            let host = host.ok_or_else(|| Problem::unavailable("The instance's host is not known any more."))?;
-            ctx.app.consoles.tail(name, &host.address, row.id, tail as u32).await?
+            let host =
+                host.ok_or_else(|| Problem::unavailable("The instance's host is not known any more."))?;
+            ctx.app
+                .consoles
+                .tail(name, &host.address, row.id, tail as u32)
+                .await?
         }
     };
     // What a guest writes may be anything; nobody shall take it for a page.
-    let headers = [(CONTENT_TYPE, "text/plain; charset=utf-8"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    let headers = [
+        (CONTENT_TYPE, "text/plain; charset=utf-8"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
     Ok((headers, text).into_response())
 }

@@ -23,6 +23,7 @@ use rhyzome_store::resources::{Page, Scope};
 use rhyzome_store::rows::JobRow;
 use serde::Serialize;
 use serde_json::Value;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -92,11 +93,13 @@ struct Tags(HashMap<ResourceId, BTreeMap<String, String>>);
 impl Tags {
     /// Those of a resource; none of one that is gone.
     async fn of(&mut self, ctx: &Ctx, id: ResourceId) -> Result<&BTreeMap<String, String>, Problem> {
-        if !self.0.contains_key(&id) {
-            let tags = ctx.app.store.resource_by_id(id).await?.map(|row| row.tags).unwrap_or_default();
-            self.0.insert(id, tags);
+        match self.0.entry(id) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(unknown) => {
+                let row = ctx.app.store.resource_by_id(id).await?;
+                Ok(unknown.insert(row.map(|row| row.tags).unwrap_or_default()))
+            }
         }
-        Ok(self.0.entry(id).or_default())
     }
 }
 
@@ -115,8 +118,14 @@ async fn may(ctx: &Ctx, tags: &mut Tags, row: &JobRow, verb: &str) -> Result<boo
 
 /// Refuses who may read no job at all.
 fn require_some(ctx: &Ctx) -> Result<(), Problem> {
-    let some = Kind::ALL.iter().any(|kind| ctx.caller.require(kind.as_str(), "read").is_ok());
-    if some || ctx.caller.require("job", "read").is_ok() { Ok(()) } else { Err(missing("job", "read")) }
+    let some = Kind::ALL
+        .iter()
+        .any(|kind| ctx.caller.require(kind.as_str(), "read").is_ok());
+    if some || ctx.caller.require("job", "read").is_ok() {
+        Ok(())
+    } else {
+        Err(missing("job", "read"))
+    }
 }
 
 /// A job that the caller may know of, and may do this to.
@@ -134,13 +143,23 @@ async fn allowed(ctx: &Ctx, id: &str, tenant: Option<String>, verb: Verb) -> Res
         Verb::Read if may(ctx, &mut tags, &row, "read").await? => Ok(row),
         // With another scope on this kind they may know of it.
         Verb::Read => {
-            if ctx.caller.require(row.kind.as_str(), "read").is_ok() { Err(unknown()) } else { Err(missing(row.kind.as_str(), "read")) }
+            if ctx.caller.require(row.kind.as_str(), "read").is_ok() {
+                Err(unknown())
+            } else {
+                Err(missing(row.kind.as_str(), "read"))
+            }
         }
         Verb::Change => {
             let verb = row.action.as_str();
             if may(ctx, &mut tags, &row, verb).await? {
-                if row.tenant == ctx.caller.tenant { Ok(row) } else { Err(missing(row.kind.as_str(), verb)) }
-            } else if may(ctx, &mut tags, &row, "read").await? || ctx.caller.require(row.kind.as_str(), verb).is_err() {
+                if row.tenant == ctx.caller.tenant {
+                    Ok(row)
+                } else {
+                    Err(missing(row.kind.as_str(), verb))
+                }
+            } else if may(ctx, &mut tags, &row, "read").await?
+                || ctx.caller.require(row.kind.as_str(), verb).is_err()
+            {
                 Err(missing(row.kind.as_str(), verb))
             } else {
                 Err(unknown())
@@ -157,11 +176,15 @@ enum Verb {
 
 async fn read(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
     let mut query = ctx.query(READ);
-    let wait = query.number("wait", 0..=WAIT_MAX_S as i64).map(|s| Duration::from_secs(s as u64));
+    let wait = query
+        .number("wait", 0..=WAIT_MAX_S as i64)
+        .map(|s| Duration::from_secs(s as u64));
     let tenant = query.text("tenant");
     query.finish()?;
     let mut row = allowed(&ctx, &id, tenant, Verb::Read).await?;
-    let wait = wait.or_else(|| prefer_wait(&ctx.headers)).filter(|w| !w.is_zero());
+    let wait = wait
+        .or_else(|| prefer_wait(&ctx.headers))
+        .filter(|w| !w.is_zero());
     if let Some(wait) = wait.filter(|_| !row.state.is_done()) {
         row = match ctx.app.jobs.done(row.id, wait).await {
             Some(done) => done,
@@ -170,7 +193,9 @@ async fn read(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
     }
     let mut response = reply::json(StatusCode::OK, &job::document(&row, ctx.reader(), Utc::now()))?;
     if !row.state.is_done() {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     Ok(response)
 }
@@ -178,10 +203,17 @@ async fn read(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
 async fn list(ctx: Ctx) -> Result<Response, Problem> {
     require_some(&ctx)?;
     let mut query = ctx.query(LIST);
-    let target = query.parsed("target", "the id of a resource", |text| text.parse::<ResourceId>().ok());
-    let states = JobState::ALL.iter().filter(|s| s.shown() == **s).map(|s| s.as_str());
+    let target = query.parsed("target", "the id of a resource", |text| {
+        text.parse::<ResourceId>().ok()
+    });
+    let states = JobState::ALL
+        .iter()
+        .filter(|s| s.shown() == **s)
+        .map(|s| s.as_str());
     let wanted = format!("one of {}", states.collect::<Vec<_>>().join(", "));
-    let state = query.parsed("state", &wanted, |text| JobState::parse(text).filter(|s| s.shown() == *s));
+    let state = query.parsed("state", &wanted, |text| {
+        JobState::parse(text).filter(|s| s.shown() == *s)
+    });
     let limit = query.number("limit", 1..=LIMIT_MAX).unwrap_or(LIMIT_DEFAULT) as usize;
     let mut after = query.parsed("page_token", "a token of a page", page::after);
     let tenant = query.text("tenant");
@@ -193,7 +225,11 @@ async fn list(ctx: Ctx) -> Result<Response, Problem> {
     let mut looked = 0;
     let step = limit as i64 + 1;
     let more = loop {
-        let found = ctx.app.store.job_list(&scope, &filter, &Page { after, limit: step }).await?;
+        let found = ctx
+            .app
+            .store
+            .job_list(&scope, &filter, &Page { after, limit: step })
+            .await?;
         let whole = found.len() as i64 == step;
         looked += found.len();
         for row in found {
@@ -215,7 +251,13 @@ async fn list(ctx: Ctx) -> Result<Response, Problem> {
     };
     let (reader, now) = (ctx.reader(), Utc::now());
     let items = rows.iter().map(|row| job::document(row, reader, now)).collect();
-    reply::json(StatusCode::OK, &PageDoc { items, next_page_token: more.map(page::token) })
+    reply::json(
+        StatusCode::OK,
+        &PageDoc {
+            items,
+            next_page_token: more.map(page::token),
+        },
+    )
 }
 
 async fn cancel(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
@@ -229,7 +271,9 @@ async fn cancel(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
         .accept_cancel(&ctx.caller.tenant, row.id, &ctx.origin(None))
         .await?
         .map_err(|refused| refusal::problem(refused, row.kind, &what))?;
-    ctx.app.announcer.cancelled(&cancelled.tenant, cancelled.kind, cancelled.id);
+    ctx.app
+        .announcer
+        .cancelled(&cancelled.tenant, cancelled.kind, cancelled.id);
     answer(&ctx, cancelled).await
 }
 
@@ -246,21 +290,38 @@ async fn retry(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
     let reply = ctx
         .app
         .store
-        .accept_retry(&ctx.caller.tenant, row.id, JobId::new(), &steps, idempotency.as_ref(), &ctx.origin(deadline_s))
+        .accept_retry(
+            &ctx.caller.tenant,
+            row.id,
+            JobId::new(),
+            &steps,
+            idempotency.as_ref(),
+            &ctx.origin(deadline_s),
+        )
         .await?
         .map_err(|refused| refusal::problem(refused, row.kind, &what))?;
     if reply.now == AcceptedNow::Now {
-        ctx.app.announcer.accepted(&reply.accepted.resource, reply.accepted.job.as_ref());
+        ctx.app
+            .announcer
+            .accepted(&reply.accepted.resource, reply.accepted.job.as_ref());
     }
-    let job = reply.accepted.job.ok_or_else(|| Problem::internal("retry", &"a retry without a job"))?;
+    let job = reply
+        .accepted
+        .job
+        .ok_or_else(|| Problem::internal("retry", &"a retry without a job"))?;
     answer(&ctx, job).await
 }
 
 /// The steps that a job would have now; those of before where its resource is gone, which the store refuses.
 async fn steps(ctx: &Ctx, row: &JobRow) -> Result<Vec<&'static str>, Problem> {
-    let Some(resource) = ctx.app.store.resource_by_id(row.resource_id).await? else { return Ok(Vec::new()) };
+    let Some(resource) = ctx.app.store.resource_by_id(row.resource_id).await? else {
+        return Ok(Vec::new());
+    };
     let action: Action = row.action;
-    Ok(row.kind.ops().step_names(action, &resource.spec, resource.applied.as_ref())?)
+    Ok(row
+        .kind
+        .ops()
+        .step_names(action, &resource.spec, resource.applied.as_ref())?)
 }
 
 /// 202 with the job, once it is done where the caller prefers to wait.
@@ -269,8 +330,12 @@ async fn answer(ctx: &Ctx, row: JobRow) -> Result<Response, Problem> {
         Some(wait) => ctx.app.jobs.done(row.id, wait).await.unwrap_or(row),
         None => row,
     };
-    let document = JobOnly { job: job::document(&row, ctx.reader(), Utc::now()) };
+    let document = JobOnly {
+        job: job::document(&row, ctx.reader(), Utc::now()),
+    };
     let mut response = reply::json(StatusCode::ACCEPTED, &document)?;
-    response.headers_mut().insert(LOCATION, reply::ascii(&format!("/v1/jobs/{}", row.id))?);
+    response
+        .headers_mut()
+        .insert(LOCATION, reply::ascii(&format!("/v1/jobs/{}", row.id))?);
     Ok(response)
 }

@@ -31,7 +31,12 @@ pub struct KindDoc {
 impl KindDoc {
     fn of(kind: Kind) -> Self {
         let ops = kind.ops();
-        Self { kind, plural: kind.plural(), actions: ops.actions(), schema: ops.schema() }
+        Self {
+            kind,
+            plural: kind.plural(),
+            actions: ops.actions(),
+            schema: ops.schema(),
+        }
     }
 }
 
@@ -48,20 +53,36 @@ pub fn endpoints() -> Vec<Endpoint> {
         handler,
     };
     vec![
-        endpoint("/v1/kinds", "List the kinds of resources with their JSON Schema", get(list)),
-        endpoint("/v1/kinds/{kind}", "Read one kind with its JSON Schema", get(read)),
+        endpoint(
+            "/v1/kinds",
+            "List the kinds of resources with their JSON Schema",
+            get(list),
+        ),
+        endpoint(
+            "/v1/kinds/{kind}",
+            "Read one kind with its JSON Schema",
+            get(read),
+        ),
     ]
 }
 
 async fn list(ctx: Ctx) -> Result<Response, Problem> {
     ctx.query(&[]).finish()?;
     let items: Vec<KindDoc> = Kind::ALL.iter().map(|kind| KindDoc::of(*kind)).collect();
-    reply::json(StatusCode::OK, &PageDoc { items, next_page_token: None })
+    reply::json(
+        StatusCode::OK,
+        &PageDoc {
+            items,
+            next_page_token: None,
+        },
+    )
 }
 
 async fn read(Path(name): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
     ctx.query(&[]).finish()?;
-    let kind = Kind::ALL.iter().find(|kind| kind.as_str() == name || kind.plural() == name);
+    let kind = Kind::ALL
+        .iter()
+        .find(|kind| kind.as_str() == name || kind.plural() == name);
     let kind = kind.ok_or_else(|| Problem::not_found("kind", &name.chars().take(80).collect::<String>()))?;
     reply::json(StatusCode::OK, &KindDoc::of(*kind))
 }

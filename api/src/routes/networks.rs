@@ -52,7 +52,10 @@ pub fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: Method::GET,
         path: "/v1/networks/{id}/leases".to_owned(),
-        need: Need::Scope { kind: Kind::Network, verb: "read" },
+        need: Need::Scope {
+            kind: Kind::Network,
+            verb: "read",
+        },
         summary: "List a network's leases".to_owned(),
         query: QUERY,
         body: Body::None,
@@ -73,7 +76,16 @@ async fn leases(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
     let mut found = ctx.app.store.lease_list(network.id, after, limit + 1).await?;
     let more = found.len() as i64 > limit;
     found.truncate(limit as usize);
-    let next_page_token = found.last().filter(|_| more).map(|lease| page::text_token(&lease.ip.to_string()));
+    let next_page_token = found
+        .last()
+        .filter(|_| more)
+        .map(|lease| page::text_token(&lease.ip.to_string()));
     let items: Vec<LeaseDoc> = found.into_iter().map(LeaseDoc::from).collect();
-    reply::json(StatusCode::OK, &PageDoc { items, next_page_token })
+    reply::json(
+        StatusCode::OK,
+        &PageDoc {
+            items,
+            next_page_token,
+        },
+    )
 }

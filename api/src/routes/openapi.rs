@@ -76,7 +76,10 @@ fn operation(endpoint: &Endpoint) -> Value {
     if endpoint.answer == Answer::Accepted {
         responses.insert("200".to_owned(), nothing_to_do());
     }
-    responses.insert("default".to_owned(), json!({ "$ref": "#/components/responses/Problem" }));
+    responses.insert(
+        "default".to_owned(),
+        json!({ "$ref": "#/components/responses/Problem" }),
+    );
     let mut operation = json!({
         "operationId": operation_id(endpoint),
         "summary": endpoint.summary,
@@ -100,7 +103,10 @@ fn operation(endpoint: &Endpoint) -> Value {
 }
 
 fn operation_id(endpoint: &Endpoint) -> String {
-    let words = endpoint.path.split(['/', '.']).filter(|w| !w.is_empty() && *w != "v1");
+    let words = endpoint
+        .path
+        .split(['/', '.'])
+        .filter(|w| !w.is_empty() && *w != "v1");
     let words: Vec<&str> = words.map(|w| w.trim_matches(['{', '}'])).collect();
     format!("{}_{}", endpoint.method.as_str().to_lowercase(), words.join("_"))
 }
@@ -152,7 +158,10 @@ fn good(answer: Answer) -> Value {
         Answer::Resources => ("A page of resources, newest last", page("ResourceDoc")),
         Answer::Job => ("The job", of("JobDoc")),
         Answer::Jobs => ("A page of jobs, newest last", page("JobDoc")),
-        Answer::Object => ("The answer", json!({ "application/json": { "schema": { "type": "object" } } })),
+        Answer::Object => (
+            "The answer",
+            json!({ "application/json": { "schema": { "type": "object" } } }),
+        ),
         Answer::Text => ("Text", json!({ "text/*": { "schema": { "type": "string" } } })),
     };
     json!({ "description": description, "content": content })
@@ -169,13 +178,19 @@ fn nothing_to_do() -> Value {
 
 fn body(media_type: &str, schema: &str) -> Value {
     let mut content = Map::new();
-    content.insert(media_type.to_owned(), json!({ "schema": { "$ref": format!("#/components/schemas/{schema}") } }));
+    content.insert(
+        media_type.to_owned(),
+        json!({ "schema": { "$ref": format!("#/components/schemas/{schema}") } }),
+    );
     json!({ "required": true, "content": content })
 }
 
 fn title(kind: Kind) -> String {
     let mut chars = kind.as_str().chars();
-    chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default()
+    chars
+        .next()
+        .map(|c| c.to_uppercase().chain(chars).collect())
+        .unwrap_or_default()
 }
 
 fn schemas() -> Value {
@@ -292,7 +307,10 @@ mod tests {
         references(&document, &mut found);
         assert!(found.len() > 10);
         for reference in found {
-            assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference}");
+            assert!(
+                document.pointer(reference.trim_start_matches('#')).is_some(),
+                "{reference}"
+            );
         }
         let ids: Vec<&str> = document["paths"]
             .as_object()

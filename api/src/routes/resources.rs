@@ -22,7 +22,6 @@ use rhyzome_store::resources::{Page, ResourceFilter};
 use rhyzome_store::rows::ResourceRow;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 const LIST: &[&str] = &["tag", "state", "name", "limit", "page_token", "tenant"];
 const READ: &[&str] = &["tenant"];
@@ -105,12 +104,16 @@ pub fn endpoints(kind: Kind) -> Vec<Endpoint> {
 
 fn capital(word: &str) -> String {
     let mut chars = word.chars();
-    chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default()
+    chars
+        .next()
+        .map(|c| c.to_uppercase().chain(chars).collect())
+        .unwrap_or_default()
 }
 
 /// The id in a path; what is no id is of nothing.
 pub(super) fn id_of(kind: Kind, text: &str) -> Result<ResourceId, Problem> {
-    text.parse().map_err(|_| Problem::not_found(kind.as_str(), &text.chars().take(80).collect::<String>()))
+    text.parse()
+        .map_err(|_| Problem::not_found(kind.as_str(), &text.chars().take(80).collect::<String>()))
 }
 
 async fn create_one(kind: Kind, ctx: Ctx) -> Result<Response, Problem> {
@@ -119,15 +122,19 @@ async fn create_one(kind: Kind, ctx: Ctx) -> Result<Response, Problem> {
     query.finish()?;
     let document = ctx.document()?;
     let idempotency = ctx.idempotency(&document)?;
-    let envelope = create::checked(&ctx, kind, document)?;
+    let envelope = create::checked(&ctx, kind, document).await?;
     if dry {
         return dry_run::of_create(&ctx, kind, envelope, deadline_s).await;
     }
     let what = format!("{kind} {}", envelope.name);
     let _turn = ctx.app.keys.lock(&ctx.caller.tenant, idempotency.as_ref()).await;
     let request = create::request(&ctx, kind, envelope, idempotency, deadline_s)?;
-    let reply =
-        ctx.app.batcher.accept(request).await?.map_err(|refused| refusal::problem(refused, kind, &what))?;
+    let reply = ctx
+        .app
+        .batcher
+        .accept(request)
+        .await?
+        .map_err(|refused| refusal::problem(refused, kind, &what))?;
     reply::accepted(&ctx, reply, prefer_wait(&ctx.headers)).await
 }
 
@@ -165,7 +172,12 @@ async fn update(kind: Kind, id: String, ctx: Ctx) -> Result<Response, Problem> {
     if dry {
         return dry_run::of_change(&ctx, kind, id, &ask, &if_match).await;
     }
-    let terms = Terms { idempotency: None, if_match, deadline_s, wait: prefer_wait(&ctx.headers) };
+    let terms = Terms {
+        idempotency: None,
+        if_match,
+        deadline_s,
+        wait: prefer_wait(&ctx.headers),
+    };
     change::accept(&ctx, kind, id, &ask, terms).await
 }
 
@@ -181,7 +193,12 @@ async fn act(kind: Kind, action: Action, id: String, ctx: Ctx) -> Result<Respons
         return dry_run::of_change(&ctx, kind, id, &ask, &if_match).await;
     }
     let idempotency = ctx.idempotency(&Value::Null)?;
-    let terms = Terms { idempotency, if_match, deadline_s, wait: prefer_wait(&ctx.headers) };
+    let terms = Terms {
+        idempotency,
+        if_match,
+        deadline_s,
+        wait: prefer_wait(&ctx.headers),
+    };
     change::accept(&ctx, kind, id, &ask, terms).await
 }
 
@@ -201,15 +218,28 @@ async fn remove(kind: Kind, id: String, ctx: Ctx) -> Result<Response, Problem> {
     }
     // Judged again under the lock where the caller named a state.
     let from = (if_match != IfMatch::Any).then_some(before.generation);
-    let steps = kind.ops().step_names(Action::Delete, &before.spec, before.applied.as_ref())?;
+    let steps = kind
+        .ops()
+        .step_names(Action::Delete, &before.spec, before.applied.as_ref())?;
     let what = format!("{kind} {}", before.name);
     let deleted = ctx
         .app
         .store
-        .accept_delete(&ctx.caller.tenant, kind, id, from, JobId::new(), &steps, &ctx.origin(None))
+        .accept_delete(
+            &ctx.caller.tenant,
+            kind,
+            id,
+            from,
+            JobId::new(),
+            &steps,
+            &ctx.origin(None),
+        )
         .await?
         .map_err(|refused| match refused {
-            Refusal::Moved => if_match.check("\"?\"").err().unwrap_or_else(|| refusal::problem(Refusal::Moved, kind, &what)),
+            Refusal::Moved => if_match
+                .check("\"?\"")
+                .err()
+                .unwrap_or_else(|| refusal::problem(Refusal::Moved, kind, &what)),
             other => refusal::problem(other, kind, &what),
         })?;
     if deleted.now == AcceptedNow::Now {
@@ -231,7 +261,10 @@ async fn remove(kind: Kind, id: String, ctx: Ctx) -> Result<Response, Problem> {
 
 async fn list(kind: Kind, ctx: Ctx) -> Result<Response, Problem> {
     let mut query = ctx.query(LIST);
-    let mut filter = ResourceFilter { name: query.text("name"), tags: BTreeMap::new() };
+    let mut filter = ResourceFilter {
+        name: query.text("name"),
+        tags: BTreeMap::new(),
+    };
     for tag in query.many("tag") {
         match tag.split_once(':') {
             Some((key, value)) if !key.is_empty() => {
@@ -259,7 +292,11 @@ async fn list(kind: Kind, ctx: Ctx) -> Result<Response, Problem> {
     let mut looked = 0;
     let mut last_looked = None;
     let more = loop {
-        let found = ctx.app.store.resource_list(&scope, kind, &filter, &Page { after, limit: step }).await?;
+        let found = ctx
+            .app
+            .store
+            .resource_list(&scope, kind, &filter, &Page { after, limit: step })
+            .await?;
         let whole = found.len() as i64 == step;
         looked += found.len();
         if let Some(last) = found.last() {
@@ -268,7 +305,9 @@ async fn list(kind: Kind, ctx: Ctx) -> Result<Response, Problem> {
         }
         rows.extend(found.into_iter().filter(|row| {
             state.is_none_or(|s| resource::state(row) == s)
-                && ctx.caller.may(kind.as_str(), "read", Some(&row.id.to_string()), &row.tags)
+                && ctx
+                    .caller
+                    .may(kind.as_str(), "read", Some(&row.id.to_string()), &row.tags)
         }));
         if rows.len() > limit {
             rows.truncate(limit);
@@ -281,32 +320,15 @@ async fn list(kind: Kind, ctx: Ctx) -> Result<Response, Problem> {
             break last_looked;
         }
     };
-    let addresses = addresses(&ctx, kind, &rows).await?;
-    let reader = ctx.reader();
-    let besides: Vec<Beside> = rows
-        .iter()
-        .map(|row| Beside { addresses: addresses.get(&row.id).cloned().unwrap_or_default(), ..Beside::default() })
-        .collect();
-    let items = rows.iter().zip(&besides).map(|(row, beside)| resource::document(row, beside, reader)).collect();
-    reply::json(StatusCode::OK, &PageDoc { items, next_page_token: more.map(page::token) })
-}
-
-async fn addresses(
-    ctx: &Ctx,
-    kind: Kind,
-    rows: &[ResourceRow],
-) -> Result<BTreeMap<ResourceId, Vec<Ipv4Addr>>, Problem> {
-    let mut by_instance: BTreeMap<ResourceId, Vec<Ipv4Addr>> = BTreeMap::new();
-    match kind {
-        Kind::Network | Kind::Image => {}
-        Kind::Instance => {
-            let ids: Vec<ResourceId> = rows.iter().map(|r| r.id).collect();
-            for lease in ctx.app.store.leases_of(&ids).await? {
-                if let Some(instance) = lease.instance {
-                    by_instance.entry(instance).or_default().push(lease.ip);
-                }
-            }
-        }
-    }
-    Ok(by_instance)
+    let besides = reply::besides(&ctx, kind, &rows).await?;
+    let (reader, nothing) = (ctx.reader(), Beside::default());
+    let document = |row| resource::document(row, besides.get(&row.id).unwrap_or(&nothing), reader);
+    let items = rows.iter().map(document).collect();
+    reply::json(
+        StatusCode::OK,
+        &PageDoc {
+            items,
+            next_page_token: more.map(page::token),
+        },
+    )
 }

@@ -120,7 +120,9 @@ pub fn endpoints() -> Vec<Endpoint> {
 pub fn router(app: App) -> Router {
     let endpoints = endpoints();
     observe::register_metrics(
-        endpoints.iter().map(|e| (e.path.as_str(), e.method.as_str(), e.answer.status())),
+        endpoints
+            .iter()
+            .map(|e| (e.path.as_str(), e.method.as_str(), e.answer.status())),
     );
     let mut router = Router::new();
     for endpoint in endpoints {
@@ -141,7 +143,10 @@ async fn admit(State((app, need)): State<(App, Need)>, mut request: Request, nex
     if need == Need::Public {
         return next.run(request).await;
     }
-    let header = request.headers().get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
+    let header = request
+        .headers()
+        .get(AUTHORIZATION)
+        .map(http::HeaderValue::as_bytes);
     let caller = match app.verifier.caller(header).await {
         Ok(caller) => caller,
         Err(error) => return Problem::from(error).into_response(),
@@ -154,7 +159,9 @@ async fn admit(State((app, need)): State<(App, Need)>, mut request: Request, nex
     if let Err(problem) = allowed {
         return problem.into_response();
     }
-    request.extensions_mut().insert::<Arc<crate::auth::Caller>>(caller);
+    request
+        .extensions_mut()
+        .insert::<Arc<crate::auth::Caller>>(caller);
     next.run(request).await
 }
 

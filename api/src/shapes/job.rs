@@ -175,7 +175,11 @@ pub fn document(row: &JobRow, reader: Reader, now: DateTime<Utc>) -> JobDoc<'_> 
         started_at: row.started_at,
         ended_at: row.ended_at,
         retry_of: row.retry_of,
-        host: row.host.as_ref().filter(|_| reader == Reader::Operator).map(rhyzome_model::ids::HostName::as_str),
+        host: row
+            .host
+            .as_ref()
+            .filter(|_| reader == Reader::Operator)
+            .map(rhyzome_model::ids::HostName::as_str),
     }
 }
 
@@ -199,19 +203,31 @@ fn waiting_on(row: &JobRow, now: DateTime<Utc>) -> Option<WaitingDoc<'_>> {
         hosts: None,
         fits_with: None,
     };
+    if row.state.is_done() {
+        return None;
+    }
     match (row.state, &row.waiting) {
-        (JobState::Succeeded | JobState::Failed | JobState::Cancelled, _) => None,
-        (JobState::Blocked | JobState::Queued | JobState::Running | JobState::Undoing, Some(written)) => {
-            Some(waiting(written))
-        }
-        (JobState::Blocked, None) if row.action == Action::Create => {
-            Some(of_state("reference", "A resource that it refers to is still being made."))
-        }
-        (JobState::Blocked, None) => Some(of_state("earlier_job", "An earlier job on the same resource has not ended.")),
+        (_, Some(written)) => Some(waiting(written)),
+        (JobState::Blocked, None) if row.action == Action::Create => Some(of_state(
+            "reference",
+            "A resource that it refers to is still being made.",
+        )),
+        (JobState::Blocked, None) => Some(of_state(
+            "earlier_job",
+            "An earlier job on the same resource has not ended.",
+        )),
         (JobState::Queued, None) if now - row.created_at > QUEUED_MOMENT => {
             Some(of_state("turn", "Other jobs come first."))
         }
-        (JobState::Queued | JobState::Running | JobState::Undoing, None) => None,
+        (
+            JobState::Queued
+            | JobState::Running
+            | JobState::Undoing
+            | JobState::Succeeded
+            | JobState::Failed
+            | JobState::Cancelled,
+            None,
+        ) => None,
     }
 }
 
@@ -266,9 +282,15 @@ pub(crate) mod tests {
             state,
             mode: Mode::Forward,
             steps: vec![
-                StepRow { state: "succeeded".to_owned(), ..StepRow::pending("ensure_disk") },
+                StepRow {
+                    state: "succeeded".to_owned(),
+                    ..StepRow::pending("ensure_disk")
+                },
                 StepRow::pending("set_power"),
-                StepRow { state: "succeeded".to_owned(), ..StepRow::pending("undo_ensure_disk") },
+                StepRow {
+                    state: "succeeded".to_owned(),
+                    ..StepRow::pending("undo_ensure_disk")
+                },
             ],
             attempt: 1,
             host: Some(HostName::from("host-1")),
@@ -292,11 +314,30 @@ pub(crate) mod tests {
         let mut names: Vec<&str> = doc.as_object().unwrap().keys().map(String::as_str).collect();
         names.sort_unstable();
         let want = [
-            "actor", "attempt", "cancel_requested_at", "created_at", "deadline_at", "done", "ended_at", "error", "id",
-            "kind", "progress", "retry_of", "started_at", "state", "steps", "target", "trace_id", "waiting_on",
+            "actor",
+            "attempt",
+            "cancel_requested_at",
+            "created_at",
+            "deadline_at",
+            "done",
+            "ended_at",
+            "error",
+            "id",
+            "kind",
+            "progress",
+            "retry_of",
+            "started_at",
+            "state",
+            "steps",
+            "target",
+            "trace_id",
+            "waiting_on",
         ];
         assert_eq!(names, want);
-        assert_eq!((&doc["kind"], &doc["state"], &doc["done"]), (&json!("instance.create"), &json!("queued"), &json!(false)));
+        assert_eq!(
+            (&doc["kind"], &doc["state"], &doc["done"]),
+            (&json!("instance.create"), &json!("queued"), &json!(false))
+        );
         assert_eq!(doc["progress"], json!({"done": 1, "total": 2}));
     }
 
@@ -310,7 +351,17 @@ pub(crate) mod tests {
         });
         let tenant = serde_json::to_value(document(&row, Reader::Tenant, row.created_at)).unwrap();
         let operator = serde_json::to_value(document(&row, Reader::Operator, row.created_at)).unwrap();
-        for member in ["type", "title", "status", "detail", "instance", "code", "errors", "retryable", "request_id"] {
+        for member in [
+            "type",
+            "title",
+            "status",
+            "detail",
+            "instance",
+            "code",
+            "errors",
+            "retryable",
+            "request_id",
+        ] {
             assert!(tenant["error"].get(member).is_some(), "{member}");
         }
         assert_eq!(tenant["error"]["step"], "ensure_image");

@@ -32,7 +32,10 @@ pub fn token(after: After) -> String {
 pub fn after(token: &str) -> Option<After> {
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
     let (micros, id) = text.split_once('.')?;
-    Some((DateTime::from_timestamp_micros(micros.parse().ok()?)?, Uuid::parse_str(id).ok()?))
+    Some((
+        DateTime::from_timestamp_micros(micros.parse().ok()?)?,
+        Uuid::parse_str(id).ok()?,
+    ))
 }
 
 /// The token of a text that orders a list.
@@ -53,7 +56,10 @@ mod tests {
 
     #[test]
     fn tokens_come_back() {
-        let place = (DateTime::from_timestamp_micros(1_700_000_000_123_456).unwrap(), Uuid::now_v7());
+        let place = (
+            DateTime::from_timestamp_micros(1_700_000_000_123_456).unwrap(),
+            Uuid::now_v7(),
+        );
         assert_eq!(after(&token(place)), Some(place));
         for bad in ["", "!", "AAAA", "MS4y"] {
             assert_eq!(after(bad), None, "{bad}");

@@ -94,7 +94,11 @@ pub fn state(row: &ResourceRow) -> ResourceState {
 }
 
 fn observed_power(row: &ResourceRow) -> Option<ObservedPower> {
-    row.observed.as_ref()?.get("power")?.as_str().and_then(ObservedPower::parse)
+    row.observed
+        .as_ref()?
+        .get("power")?
+        .as_str()
+        .and_then(ObservedPower::parse)
 }
 
 /// The document of a row.
@@ -119,24 +123,40 @@ pub fn document<'a>(row: &'a ResourceRow, beside: &Beside, reader: Reader) -> Re
 
 fn reason(value: &Value) -> Reason<'_> {
     let text = |name| value.get(name).and_then(Value::as_str).unwrap_or_default();
-    Reason { code: text("code"), detail: text("detail"), job: value.get("job").unwrap_or(&Value::Null) }
+    Reason {
+        code: text("code"),
+        detail: text("detail"),
+        job: value.get("job").unwrap_or(&Value::Null),
+    }
 }
 
 /// What is seen of it. Hosts are for operators.
 fn status(row: &ResourceRow, beside: &Beside, reader: Reader) -> Value {
-    let host = row.host.clone().or_else(|| beside.host.clone()).filter(|_| reader == Reader::Operator);
+    let host = row
+        .host
+        .clone()
+        .or_else(|| beside.host.clone())
+        .filter(|_| reader == Reader::Operator);
     match row.kind {
         Kind::Network => with_facts(value(&NetworkStatus { host }), beside.facts.as_ref(), reader),
         Kind::Image => {
             let facts = row.facts.clone().unwrap_or_default();
-            value(&ImageStatus { host, ..ImageStatus::deserialize(facts).unwrap_or_default() })
+            value(&ImageStatus {
+                host,
+                ..ImageStatus::deserialize(facts).unwrap_or_default()
+            })
         }
         Kind::Instance => value(&instance(row, beside, host)),
     }
 }
 
 fn instance(row: &ResourceRow, beside: &Beside, host: Option<HostName>) -> InstanceStatus {
-    let metrics = row.observed.as_ref().and_then(|o| o.get("metrics")).cloned().unwrap_or_default();
+    let metrics = row
+        .observed
+        .as_ref()
+        .and_then(|o| o.get("metrics"))
+        .cloned()
+        .unwrap_or_default();
     InstanceStatus {
         host,
         addresses: beside.addresses.clone(),
@@ -153,7 +173,9 @@ fn with_facts(mut status: Value, facts: Option<&Value>, reader: Reader) -> Value
         Reader::Operator => &["networking", "detail", "namespace"],
     };
     if let (Value::Object(fields), Some(facts)) = (&mut status, facts) {
-        let seen = shown.iter().filter_map(|name| Some(((*name).to_owned(), facts.get(*name)?.clone())));
+        let seen = shown
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), facts.get(*name)?.clone())));
         fields.extend(seen);
     }
     status
@@ -207,8 +229,20 @@ pub(crate) mod tests {
         let mut names: Vec<&str> = doc.as_object().unwrap().keys().map(String::as_str).collect();
         names.sort_unstable();
         let want = [
-            "active_job", "created_at", "generation", "id", "kind", "name", "observed_generation", "reason", "spec",
-            "state", "status", "tags", "tenant", "updated_at",
+            "active_job",
+            "created_at",
+            "generation",
+            "id",
+            "kind",
+            "name",
+            "observed_generation",
+            "reason",
+            "spec",
+            "state",
+            "status",
+            "tags",
+            "tenant",
+            "updated_at",
         ];
         assert_eq!(names, want);
         assert_eq!(doc["created_at"], "2023-11-14T22:13:20.000005Z");
@@ -220,20 +254,29 @@ pub(crate) mod tests {
         let mut row = row(Kind::Instance, json!({}));
         row.applied = Some(json!({"power": "on"}));
         row.observed = Some(json!({"power": "on", "metrics": {"cpu": 0.5}}));
-        let beside = Beside { addresses: vec!["10.20.0.7".parse().unwrap()], ..Beside::default() };
+        let beside = Beside {
+            addresses: vec!["10.20.0.7".parse().unwrap()],
+            ..Beside::default()
+        };
         let tenant = serde_json::to_value(document(&row, &beside, Reader::Tenant)).unwrap();
         let operator = serde_json::to_value(document(&row, &beside, Reader::Operator)).unwrap();
         assert!(!tenant.to_string().contains("host-1"));
         assert_eq!(operator["status"]["host"], "host-1");
         assert_eq!(tenant["status"]["addresses"], json!(["10.20.0.7"]));
-        assert_eq!((&tenant["state"], &tenant["status"]["metrics"]["cpu"]), (&json!("running"), &json!(0.5)));
+        assert_eq!(
+            (&tenant["state"], &tenant["status"]["metrics"]["cpu"]),
+            (&json!("running"), &json!(0.5))
+        );
     }
 
     #[test]
     fn a_networks_namespace_is_for_operators() {
         let row = row(Kind::Network, json!({}));
         let facts = json!({"namespace": "rz-abc", "networking": "user"});
-        let beside = Beside { facts: Some(facts), ..Beside::default() };
+        let beside = Beside {
+            facts: Some(facts),
+            ..Beside::default()
+        };
         let tenant = serde_json::to_value(document(&row, &beside, Reader::Tenant)).unwrap();
         let operator = serde_json::to_value(document(&row, &beside, Reader::Operator)).unwrap();
         assert_eq!(tenant["status"], json!({"networking": "user"}));
@@ -246,7 +289,11 @@ pub(crate) mod tests {
         let before = etag(&row);
         row.applied = Some(json!({}));
         row.observed_generation = 3;
-        row.active_job = Some(ActiveJob { id: JobId::new(), action: Action::Update, state: JobState::Running });
+        row.active_job = Some(ActiveJob {
+            id: JobId::new(),
+            action: Action::Update,
+            state: JobState::Running,
+        });
         assert_eq!(etag(&row), before);
         row.generation = 4;
         assert_ne!(etag(&row), before);

@@ -20,7 +20,10 @@ pub(crate) const ADMIN_NAME: &str = "cli";
 pub(crate) async fn run(store: &Store, tls: &TlsConfig, task: &HostTask) -> Result<()> {
     match task {
         HostTask::Add { name, address } => {
-            if address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+            if address
+                .rsplit_once(':')
+                .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+            {
                 bail!("--address {address}: HOST:PORT is what it takes");
             }
             store.host_add(&HostName(name.clone()), address).await?;
@@ -43,12 +46,15 @@ pub(crate) async fn run(store: &Store, tls: &TlsConfig, task: &HostTask) -> Resu
 }
 
 async fn inventory(tls: &TlsConfig, host: &HostRow) -> Result<Inventory> {
-    let identity = Identity::load(&tls.files(Role::Admin, ADMIN_NAME)?)
-        .with_context(|| format!("the certificate to ask agents with (`rhyzome pki issue admin {ADMIN_NAME}` makes one)"))?;
+    let identity = Identity::load(&tls.files(Role::Admin, ADMIN_NAME)?).with_context(|| {
+        format!("the certificate to ask agents with (`rhyzome pki issue admin {ADMIN_NAME}` makes one)")
+    })?;
     let channel = connect_agent(&host.address, host.name.as_str(), &identity)?;
     let reply = AgentClient::new(channel)
         .max_decoding_message_size(usize::MAX)
-        .get_inventory(InventoryRequest { host: host.name.to_string() })
+        .get_inventory(InventoryRequest {
+            host: host.name.to_string(),
+        })
         .await
         .with_context(|| format!("asking the agent of {} at {}", host.name, host.address))?
         .into_inner();
@@ -58,10 +64,29 @@ async fn inventory(tls: &TlsConfig, host: &HostRow) -> Result<Inventory> {
         objects: reply
             .objects
             .into_iter()
-            .map(|object| Held { kind: object.kind, id: object.id, state: object.state, claims: object.claims })
+            .map(|object| Held {
+                kind: object.kind,
+                id: object.id,
+                state: object.state,
+                claims: object.claims,
+            })
             .collect(),
-        resources: reply.resources.into_iter().map(|held| Fence { id: held.id, fence: held.fence }).collect(),
-        jobs: reply.jobs.into_iter().map(|job| Job { id: job.id, phase: job.phase }).collect(),
+        resources: reply
+            .resources
+            .into_iter()
+            .map(|held| Fence {
+                id: held.id,
+                fence: held.fence,
+            })
+            .collect(),
+        jobs: reply
+            .jobs
+            .into_iter()
+            .map(|job| Job {
+                id: job.id,
+                phase: job.phase,
+            })
+            .collect(),
     })
 }
 
@@ -108,15 +133,33 @@ impl Row for Inventory {
                     .map(|o| format!("{} {} {} claims={}", o.kind, o.id, o.state, o.claims.len()))
                     .collect(),
             ),
-            lines(self.resources.iter().map(|r| format!("{} fence={}", r.id, r.fence)).collect()),
-            lines(self.jobs.iter().map(|j| format!("{} {}", j.id, j.phase)).collect()),
+            lines(
+                self.resources
+                    .iter()
+                    .map(|r| format!("{} fence={}", r.id, r.fence))
+                    .collect(),
+            ),
+            lines(
+                self.jobs
+                    .iter()
+                    .map(|j| format!("{} {}", j.id, j.phase))
+                    .collect(),
+            ),
         ]
     }
 }
 
 impl Row for HostRow {
-    const HEADS: &'static [&'static str] =
-        &["NAME", "ADDRESS", "STATE", "EPOCH", "VCPUS", "MEMORY_MIB", "DISK_GIB", "LABELS"];
+    const HEADS: &'static [&'static str] = &[
+        "NAME",
+        "ADDRESS",
+        "STATE",
+        "EPOCH",
+        "VCPUS",
+        "MEMORY_MIB",
+        "DISK_GIB",
+        "LABELS",
+    ];
 
     fn cells(&self) -> Vec<String> {
         let state = match (self.up, self.cordoned) {

@@ -16,7 +16,11 @@ use crate::settings::Layers;
 /// Performs one of its tasks.
 pub(crate) async fn run(configured: &Configured, args: &AdminArgs) -> Result<()> {
     let settings = Layers::of_data(configured, args.data.data.as_deref())?.load()?;
-    let store = settings.database.connect().await.context("connecting to the database")?;
+    let store = settings
+        .database
+        .connect()
+        .await
+        .context("connecting to the database")?;
     match &args.task {
         AdminTask::Tenant(task) => tenant::run(&store, task).await,
         AdminTask::Host(task) => host::run(&store, &settings.tls, task).await,

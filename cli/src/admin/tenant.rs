@@ -13,15 +13,28 @@ use crate::output::{self, Row};
 /// Performs one of its tasks.
 pub(crate) async fn run(store: &Store, task: &TenantTask) -> Result<()> {
     match task {
-        TenantTask::Create { id, issuer, audience, properties } => {
+        TenantTask::Create {
+            id,
+            issuer,
+            audience,
+            properties,
+        } => {
             let id = TenantId(id.clone());
             let properties: BTreeMap<_, _> = properties.iter().cloned().collect();
-            store.tenant_create(&id, Some(&bound(&id, issuer, audience)?), &properties).await?;
+            store
+                .tenant_create(&id, Some(&bound(&id, issuer, audience)?), &properties)
+                .await?;
             println!("tenant {id} is made");
         }
         TenantTask::List { output } => output::list(&store.tenant_list().await?, output.output)?,
         TenantTask::Show { id, output } => output::one(&existing(store, id).await?, output.output)?,
-        TenantTask::Update { id, issuer, audience, properties, removed } => {
+        TenantTask::Update {
+            id,
+            issuer,
+            audience,
+            properties,
+            removed,
+        } => {
             let tenant = existing(store, id).await?;
             let mut changed = tenant.properties.clone();
             for key in removed {
@@ -47,7 +60,10 @@ pub(crate) async fn run(store: &Store, task: &TenantTask) -> Result<()> {
 }
 
 async fn existing(store: &Store, id: &str) -> Result<Tenant> {
-    store.tenant_get(&TenantId(id.to_owned())).await?.with_context(|| format!("there is no tenant {id}"))
+    store
+        .tenant_get(&TenantId(id.to_owned()))
+        .await?
+        .with_context(|| format!("there is no tenant {id}"))
 }
 
 fn bound(tenant: &TenantId, issuer: &str, audience: &str) -> Result<Issuer> {
@@ -55,15 +71,23 @@ fn bound(tenant: &TenantId, issuer: &str, audience: &str) -> Result<Issuer> {
     if !matches!(url.scheme(), "http" | "https") {
         bail!("--issuer {issuer} is neither http nor https");
     }
-    Ok(Issuer { url: issuer.to_owned(), audience: audience.to_owned(), tenant: tenant.clone(), operators: false })
+    Ok(Issuer {
+        url: issuer.to_owned(),
+        audience: audience.to_owned(),
+        tenant: tenant.clone(),
+        operators: false,
+    })
 }
 
 impl Row for Tenant {
     const HEADS: &'static [&'static str] = &["ID", "ISSUERS", "PROPERTIES", "RUNNING", "CREATED"];
 
     fn cells(&self) -> Vec<String> {
-        let issuers: Vec<String> =
-            self.issuers.iter().map(|issuer| format!("{} ({})", issuer.url, issuer.audience)).collect();
+        let issuers: Vec<String> = self
+            .issuers
+            .iter()
+            .map(|issuer| format!("{} ({})", issuer.url, issuer.audience))
+            .collect();
         vec![
             self.id.to_string(),
             issuers.join(" "),

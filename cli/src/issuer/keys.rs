@@ -40,7 +40,10 @@ impl Key {
 
     /// Signs as JWS wants it (RFC 7518, 3.4).
     pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
-        let signature = self.pair.sign(&SystemRandom::new(), message).map_err(|_| anyhow!("signing a token"))?;
+        let signature = self
+            .pair
+            .sign(&SystemRandom::new(), message)
+            .map_err(|_| anyhow!("signing a token"))?;
         Ok(signature.as_ref().to_vec())
     }
 }
@@ -52,7 +55,10 @@ pub(crate) fn folder(data: &Path) -> PathBuf {
 
 /// Whether it can be an issuer's name; never a path.
 pub(crate) fn is_name(issuer: &str) -> bool {
-    (1..=63).contains(&issuer.len()) && issuer.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    (1..=63).contains(&issuer.len())
+        && issuer
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
 }
 
 /// The keys of an issuer, the newest first; none where it has none.
@@ -78,7 +84,11 @@ fn read_one(path: &Path) -> Result<Key> {
     let bytes = std::fs::read(path)?;
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &bytes, &SystemRandom::new())
         .map_err(|error| anyhow!("not an ECDSA P-256 key in PKCS#8: {error}"))?;
-    Ok(Key { id: key_id(pair.public_key().as_ref()), pair, made_at: std::fs::metadata(path)?.modified()? })
+    Ok(Key {
+        id: key_id(pair.public_key().as_ref()),
+        pair,
+        made_at: std::fs::metadata(path)?.modified()?,
+    })
 }
 
 fn key_id(public: &[u8]) -> String {

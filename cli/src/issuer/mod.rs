@@ -42,17 +42,33 @@ struct Served {
 /// Serves until it is told to end.
 pub(crate) async fn serve(configured: &Configured, args: &DevIssuerArgs) -> Result<()> {
     if !args.listen.ip().is_loopback() {
-        bail!("--listen {}: the development issuer listens on loopback only", args.listen);
+        bail!(
+            "--listen {}: the development issuer listens on loopback only",
+            args.listen
+        );
     }
     let settings = Layers::of(configured)
-        .flag("telemetry.metrics_listen", "--metrics-listen", args.process.metrics_listen)
+        .flag(
+            "telemetry.metrics_listen",
+            "--metrics-listen",
+            args.process.metrics_listen,
+        )
         .load()?;
     let shutdown = crate::roles::begin(&settings.telemetry, &args.process)?;
-    let metrics =
-        telemetry::start_metrics("dev-issuer", settings.telemetry.metrics_listen, shutdown.token.clone()).await?;
-    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
+    let metrics = telemetry::start_metrics(
+        "dev-issuer",
+        settings.telemetry.metrics_listen,
+        shutdown.token.clone(),
+    )
+    .await?;
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("listening on {}", args.listen))?;
     let address = listener.local_addr()?;
-    let served = Arc::new(Served { keys: keys::folder(&args.data), base: format!("http://{address}") });
+    let served = Arc::new(Served {
+        keys: keys::folder(&args.data),
+        base: format!("http://{address}"),
+    });
     let router = Router::new()
         .route("/{issuer}/.well-known/openid-configuration", get(discovery))
         .route("/{issuer}/jwks", get(jwks))
@@ -60,10 +76,15 @@ pub(crate) async fn serve(configured: &Configured, args: &DevIssuerArgs) -> Resu
         .with_state(served);
     ready::write(
         args.process.ready_file.as_deref(),
-        &Ready { address: Some(address), metrics_address: Some(metrics.address) },
+        &Ready {
+            address: Some(address),
+            metrics_address: Some(metrics.address),
+        },
     )?;
     tracing::info!(%address, "serving");
-    axum::serve(listener, router).with_graceful_shutdown(shutdown.token.cancelled_owned()).await?;
+    axum::serve(listener, router)
+        .with_graceful_shutdown(shutdown.token.cancelled_owned())
+        .await?;
     Ok(())
 }
 
@@ -82,16 +103,25 @@ impl From<anyhow::Error> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         match self {
-            Self::NoIssuer => (StatusCode::NOT_FOUND, Json(json!({ "error": "no such issuer" }))).into_response(),
+            Self::NoIssuer => {
+                (StatusCode::NOT_FOUND, Json(json!({ "error": "no such issuer" }))).into_response()
+            }
             Self::Inside(error) => {
                 tracing::error!(error = format!("{error:#}"), "answering");
-                (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({ "error": "server_error" }))).into_response()
+                (
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    Json(json!({ "error": "server_error" })),
+                )
+                    .into_response()
             }
         }
     }
 }
 
-async fn discovery(State(served): State<Arc<Served>>, Path(issuer): Path<String>) -> Result<Response, Refusal> {
+async fn discovery(
+    State(served): State<Arc<Served>>,
+    Path(issuer): Path<String>,
+) -> Result<Response, Refusal> {
     keys_of(&served, &issuer)?;
     let url = format!("{}/{issuer}", served.base);
     Ok(Json(json!({
@@ -132,8 +162,10 @@ async fn give(
     if issuer == OPERATORS {
         return Ok(refused("unauthorized_client"));
     }
-    let Some(key) = keys.first() else { return Err(Refusal::NoIssuer) };
-    let lifetime = Duration::from_secs(3600);
+    let Some(key) = keys.first() else {
+        return Err(Refusal::NoIssuer);
+    };
+    let lifetime = Duration::from_hours(1);
     let claims = token::Claims {
         issuer: format!("{}/{issuer}", served.base),
         subject: asked.client_id.unwrap_or_else(|| "developer".to_owned()),
@@ -150,5 +182,9 @@ fn keys_of(served: &Served, issuer: &str) -> Result<Vec<keys::Key>, Refusal> {
         return Err(Refusal::NoIssuer);
     }
     let keys = keys::read(&served.keys, issuer)?;
-    if keys.is_empty() { Err(Refusal::NoIssuer) } else { Ok(keys) }
+    if keys.is_empty() {
+        Err(Refusal::NoIssuer)
+    } else {
+        Ok(keys)
+    }
 }

@@ -32,7 +32,10 @@ pub(crate) struct Claims {
 
 /// A token, signed.
 pub(crate) fn sign(key: &Key, claims: &Claims) -> Result<String> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?.as_secs();
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .context("the clock is before 1970")?
+        .as_secs();
     let header = json!({ "alg": "ES256", "typ": "JWT", "kid": key.id() });
     let body = json!({
         "iss": claims.issuer, "sub": claims.subject, "aud": AUDIENCE, "scope": claims.scope,
@@ -51,9 +54,17 @@ pub(crate) fn print(args: &TokenArgs) -> Result<()> {
 }
 
 fn make(args: &TokenArgs) -> Result<String> {
-    let stack = Stack::read(&args.data)?
-        .with_context(|| format!("there is no stack in {}: `rhyzome up --data {0}` makes one", args.data.display()))?;
-    let (issuer, all) = if args.operator { (OPERATORS, ALL_AND_OPERATOR) } else { (args.tenant.as_str(), ALL) };
+    let stack = Stack::read(&args.data)?.with_context(|| {
+        format!(
+            "there is no stack in {}: `rhyzome up --data {0}` makes one",
+            args.data.display()
+        )
+    })?;
+    let (issuer, all) = if args.operator {
+        (OPERATORS, ALL_AND_OPERATOR)
+    } else {
+        (args.tenant.as_str(), ALL)
+    };
     if !args.operator && issuer == OPERATORS {
         bail!("operators are no tenant: --operator is what you want");
     }
@@ -88,7 +99,7 @@ mod tests {
             issuer: "http://127.0.0.1:1/demo".into(),
             subject: "me".into(),
             scope: ALL.into(),
-            lifetime: Duration::from_secs(60),
+            lifetime: Duration::from_mins(1),
         };
         let token = sign(&keys[0], &claims).unwrap();
         let (message, signature) = token.rsplit_once('.').unwrap();
@@ -98,9 +109,14 @@ mod tests {
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
             .verify(message.as_bytes(), &URL_SAFE_NO_PAD.decode(signature).unwrap())
             .unwrap();
-        let body = URL_SAFE_NO_PAD.decode(message.split_once('.').unwrap().1).unwrap();
+        let body = URL_SAFE_NO_PAD
+            .decode(message.split_once('.').unwrap().1)
+            .unwrap();
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!((body["aud"].as_str(), body["scope"].as_str()), (Some("rhyzome"), Some("*:*")));
+        assert_eq!(
+            (body["aud"].as_str(), body["scope"].as_str()),
+            (Some("rhyzome"), Some("*:*"))
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rhyzome_store::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use crate::args::{Configured, UpArgs};
 use crate::settings::Layers;
 
 /// How long all together may take to be ready.
-const READY_WITHIN: Duration = Duration::from_secs(180);
+const READY_WITHIN: Duration = Duration::from_mins(3);
 /// How long hosts may take to be watched before `up` goes on without them.
 const WATCHED_WITHIN: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(50);
@@ -36,17 +37,34 @@ pub(crate) async fn run(configured: &Configured, args: &UpArgs) -> Result<()> {
     let layout = Layout::make(&args.data)?;
     let _lock = lock(&layout)?;
     let earlier = stop::left_over(&layout).await?;
-    let earlier = if args.fresh { afresh(&layout).await? } else { earlier };
-    super::layout::remove(&layout.root().join(super::stack::FILE))?;
-    super::layout::remove(&layout.keep_guests())?;
-    super::layout::remove(&layout.ready(READY))?;
+    let earlier = if args.fresh {
+        afresh(&layout).await?
+    } else {
+        earlier
+    };
     raise_open_files()?;
-    let plan = Arc::new(Plan::new(layout, args, &configured.set)?);
+    let plan = Arc::new(Plan::new(layout.clone(), args, &configured.set)?);
     bootstrap::write_config(&plan, configured, None, None)?;
     check(configured, &plan)?;
+    for former in [
+        layout.root().join(super::stack::FILE),
+        layout.keep_guests(),
+        layout.ready(READY),
+    ] {
+        super::layout::remove(&former)?;
+    }
     let board = Board::new(&plan.layout, earlier)?;
-    let restart = if args.no_restart { Restart::Never } else { Restart::Always };
-    let mut stack = Starting { plan: Arc::clone(&plan), board: board.clone(), restart, kept: Vec::new() };
+    let restart = if args.no_restart {
+        Restart::Never
+    } else {
+        Restart::Always
+    };
+    let mut stack = Starting {
+        plan: Arc::clone(&plan),
+        board: board.clone(),
+        restart,
+        kept: Vec::new(),
+    };
     let started = tokio::select! {
         started = tokio::time::timeout(READY_WITHIN, stack.start(configured)) => {
             started.unwrap_or_else(|_| bail!("the stack wasn't ready within {} s; the logs are in {}",
@@ -56,7 +74,9 @@ pub(crate) async fn run(configured: &Configured, args: &UpArgs) -> Result<()> {
     };
     if started.is_ok() && !ending.is_cancelled() {
         let data = plan.layout.root().display();
-        say(&format!("ready; `rhyzome token --data {data}` prints a token, `rhyzome down --data {data}` ends it"));
+        say(&format!(
+            "ready; `rhyzome token --data {data}` prints a token, `rhyzome down --data {data}` ends it"
+        ));
         std::fs::write(plan.layout.ready(READY), "{}\n").context("saying that all is ready")?;
         ending.cancelled().await;
     }
@@ -69,7 +89,11 @@ pub(crate) async fn run(configured: &Configured, args: &UpArgs) -> Result<()> {
 
 fn signals() -> Result<CancellationToken> {
     let token = CancellationToken::new();
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+    for kind in [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ] {
         let mut signals = signal(kind).context("listening for signals")?;
         let token = token.clone();
         tokio::spawn(async move {
@@ -88,7 +112,10 @@ pub(crate) fn lock(layout: &Layout) -> Result<Flock<File>> {
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(lock),
         Err((_, Errno::EWOULDBLOCK)) => {
-            bail!("a stack runs in {0} already: `rhyzome down --data {0}` ends it", layout.root().display())
+            bail!(
+                "a stack runs in {0} already: `rhyzome down --data {0}` ends it",
+                layout.root().display()
+            )
         }
         Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
     }
@@ -112,8 +139,13 @@ fn raise_open_files() -> Result<()> {
 
 /// Finds what is wrong with the configuration now rather than in a part's log.
 fn check(configured: &Configured, plan: &Plan) -> Result<()> {
-    let of_stack = Configured { config: None, set: configured.set.clone() };
-    Layers::of_data(&of_stack, Some(plan.layout.root()))?.load().map(drop)
+    let of_stack = Configured {
+        config: None,
+        set: configured.set.clone(),
+    };
+    Layers::of_data(&of_stack, Some(plan.layout.root()))?
+        .load()
+        .map(drop)
 }
 
 struct Starting {
@@ -131,31 +163,65 @@ impl Starting {
         self.plan.postgres.ensure(&self.plan.layout).await?;
         self.ready_all(Plan::foundations()).await?;
         let (postgres, nats) = (self.port(Kind::Postgres)?, self.port(Kind::Nats)?);
-        self.plan.postgres.ensure_database(&self.plan.layout, postgres).await?;
+        self.plan
+            .postgres
+            .ensure_database(&self.plan.layout, postgres)
+            .await?;
         bootstrap::write_config(&self.plan, configured, Some(postgres), Some(nats))?;
-        let store = bootstrap::database(&self.plan.layout)?.connect().await.context("connecting to the database")?;
+        let store = bootstrap::database(&self.plan.layout)?
+            .connect()
+            .await
+            .context("connecting to the database")?;
         let issuer_url = format!("http://127.0.0.1:{}", self.port(Kind::DevIssuer)?);
         bootstrap::tenants(&store, &issuer_url).await?;
-        let roles = self.plan.roles();
-        let hosts: Vec<String> = roles.iter().flat_map(|part| self.plan.hosts(part)).collect();
-        self.ready_all(roles.clone()).await?;
-        self.board.show()?;
-        let Some(api) = roles.iter().find(|part| part.kind == Kind::Api) else { return Ok(()) };
-        let address = self.board.address(&api.name).context("the API has no address")?;
-        let api_url = format!("http://{address}");
-        api_ready(&api_url).await?;
-        within(WATCHED_WITHIN, || async { Ok(bootstrap::unwatched(&store, &hosts).await?.is_empty()) }).await?;
-        let unwatched = bootstrap::unwatched(&store, &hosts).await?;
-        if let [first, rest @ ..] = unwatched.as_slice() {
-            say(&format!("the host {first} and {} others aren't watched by a scheduler yet", rest.len()));
+        let mut roles = self.plan.roles();
+        let mut later = Vec::new();
+        // A simulated host has no bytes to take a digest of: where this machine is a host, it checks the image first.
+        if roles.iter().any(|part| part.kind == Kind::LocalAgent) {
+            later = roles
+                .extract_if(.., |part| part.kind == Kind::SimulatedAgent)
+                .collect();
         }
-        self.image(&hosts, &api_url, &issuer_url).await;
+        let api = roles
+            .iter()
+            .find(|part| part.kind == Kind::Api)
+            .map(|part| part.name.clone());
+        self.serve(&store, roles).await?;
+        self.board.show()?;
+        if let Some(api) = api {
+            let address = self.board.address(&api).context("the API has no address")?;
+            let api_url = format!("http://{address}");
+            api_ready(&api_url).await?;
+            self.image(&api_url, &issuer_url).await;
+        }
+        self.serve(&store, later).await
+    }
+
+    /// Starts parts, and waits until the hosts among them are watched.
+    async fn serve(&mut self, store: &Store, parts: Vec<Part>) -> Result<()> {
+        let hosts: Vec<String> = parts.iter().flat_map(|part| self.plan.hosts(part)).collect();
+        self.ready_all(parts).await?;
+        within(WATCHED_WITHIN, || async {
+            Ok(bootstrap::unwatched(store, &hosts).await?.is_empty())
+        })
+        .await?;
+        let unwatched = bootstrap::unwatched(store, &hosts).await?;
+        if let [first, rest @ ..] = unwatched.as_slice() {
+            say(&format!(
+                "the host {first} and {} others aren't watched by a scheduler yet",
+                rest.len()
+            ));
+        }
         Ok(())
     }
 
-    async fn image(&self, hosts: &[String], api_url: &str, issuer_url: &str) {
-        let there = self.plan.image_dir().is_some_and(|dir| dir.join(image::FILE).is_file());
-        if !there || hosts.is_empty() {
+    async fn image(&self, api_url: &str, issuer_url: &str) {
+        let there = self
+            .plan
+            .image_dir()
+            .is_some_and(|dir| dir.join(image::FILE).is_file());
+        let agents = self.kept.iter().any(|kept| kept.part.kind.is_agent());
+        if !there || !agents {
             say("image tiny   not made: it needs a host, and --image-dir with tiny.qcow2 in it");
             return;
         }
@@ -166,14 +232,18 @@ impl Starting {
     }
 
     fn port(&self, kind: Kind) -> Result<u16> {
-        self.board.address(kind.role()).map(|address| address.port()).with_context(|| format!("{} is gone", kind.role()))
+        self.board
+            .address(kind.role())
+            .map(|address| address.port())
+            .with_context(|| format!("{} is gone", kind.role()))
     }
 
     /// Starts parts at once, and waits until each serves.
     async fn ready_all(&mut self, parts: Vec<Part>) -> Result<()> {
         let from = self.kept.len();
         for part in parts {
-            self.kept.push(Kept::start(&self.plan, &self.board, part, self.restart));
+            self.kept
+                .push(Kept::start(&self.plan, &self.board, part, self.restart));
         }
         for kept in &mut self.kept[from..] {
             let name = kept.part.name.clone();
@@ -188,12 +258,14 @@ impl Starting {
 }
 
 fn describe(plan: &Plan, board: &Board, part: &Part) -> String {
-    let at = board.address(&part.name).map_or_else(String::new, |address| match part.kind {
-        Kind::Postgres => plan.postgres.url(address.port()),
-        Kind::Nats => format!("tls://{address}"),
-        Kind::Api | Kind::DevIssuer => format!("http://{address}"),
-        Kind::Scheduler | Kind::Worker | Kind::LocalAgent | Kind::SimulatedAgent => address.to_string(),
-    });
+    let at = board
+        .address(&part.name)
+        .map_or_else(String::new, |address| match part.kind {
+            Kind::Postgres => plan.postgres.url(address.port()),
+            Kind::Nats => format!("tls://{address}"),
+            Kind::Api | Kind::DevIssuer => format!("http://{address}"),
+            Kind::Scheduler | Kind::Worker | Kind::LocalAgent | Kind::SimulatedAgent => address.to_string(),
+        });
     let hosts = plan.hosts(part);
     let serves = match (part.kind, hosts.as_slice()) {
         (Kind::SimulatedAgent, [first, .., last]) => format!("  simulated hosts {first} to {last}"),
@@ -202,22 +274,35 @@ fn describe(plan: &Plan, board: &Board, part: &Part) -> String {
         _ => String::new(),
     };
     let log = plan.layout.log(&part.name);
-    format!("{:<12} {:<10} {at}{serves}  log {}", part.name, part.kind.role(), log.display())
+    format!(
+        "{:<12} {:<10} {at}{serves}  log {}",
+        part.name,
+        part.kind.role(),
+        log.display()
+    )
 }
 
 /// The last lines of a log.
 fn tail(log: &std::path::Path) -> String {
-    let text = std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let text = std::fs::read(log)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let last = lines[lines.len().saturating_sub(15)..].join("\n");
     format!("the end of {}:\n{last}", log.display())
 }
 
 async fn api_ready(api_url: &str) -> Result<()> {
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
+    let client = reqwest::Client::builder()
+        .timeout(Duration::from_secs(5))
+        .build()?;
     let url = format!("{api_url}/readyz");
-    let ready = within(Duration::from_secs(60), || async {
-        Ok(client.get(&url).send().await.is_ok_and(|reply| reply.status().is_success()))
+    let ready = within(Duration::from_mins(1), || async {
+        Ok(client
+            .get(&url)
+            .send()
+            .await
+            .is_ok_and(|reply| reply.status().is_success()))
     });
     if ready.await? {
         return Ok(());

@@ -41,10 +41,20 @@ struct Running {
 impl Board {
     /// Of a stack that begins; takes the ports over that an earlier one had.
     pub(crate) fn new(layout: &Layout, earlier: Record) -> Result<Self> {
-        let record = Record { supervisor: Known::own(), ports: earlier.ports, ..Record::default() };
+        let record = Record {
+            supervisor: Known::own(),
+            ports: earlier.ports,
+            ..Record::default()
+        };
         record.write(layout.root())?;
-        let state = State { record, ..State::default() };
-        Ok(Self { layout: layout.clone(), state: Arc::new(Mutex::new(state)) })
+        let state = State {
+            record,
+            ..State::default()
+        };
+        Ok(Self {
+            layout: layout.clone(),
+            state: Arc::new(Mutex::new(state)),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -58,13 +68,24 @@ impl Board {
 
     /// Where a part serves, if it does.
     pub(crate) fn address(&self, name: &str) -> Option<SocketAddr> {
-        self.state().running.get(name).and_then(|running| running.at.as_ref()).and_then(|at| at.address)
+        self.state()
+            .running
+            .get(name)
+            .and_then(|running| running.at.as_ref())
+            .and_then(|at| at.address)
     }
 
     /// A part's process was started.
     pub(crate) fn started(&self, part: &Part, pid: i32) -> Result<()> {
         let mut state = self.state();
-        state.running.insert(part.name.clone(), Running { kind: part.kind, pid, at: None });
+        state.running.insert(
+            part.name.clone(),
+            Running {
+                kind: part.kind,
+                pid,
+                at: None,
+            },
+        );
         if !state.order.contains(&part.name) {
             state.order.push(part.name.clone());
         }
@@ -80,7 +101,10 @@ impl Board {
         if let (true, Some(address)) = (part.kind.is_agent(), ready.address) {
             let hosts = plan.hosts(part);
             state.agents.retain(|agent| !hosts.contains(&agent.host));
-            state.agents.extend(hosts.into_iter().map(|host| AgentAt { host, address: address.to_string() }));
+            state.agents.extend(hosts.into_iter().map(|host| AgentAt {
+                host,
+                address: address.to_string(),
+            }));
         }
         let ports = Ports {
             own: ready.address.map(|address| address.port()),
@@ -117,7 +141,11 @@ impl Board {
 
     fn written(&self, state: &State) -> Result<()> {
         state.record.write(self.layout.root())?;
-        if state.shown { self.stack(state)?.write(self.layout.root()) } else { Ok(()) }
+        if state.shown {
+            self.stack(state)?.write(self.layout.root())
+        } else {
+            Ok(())
+        }
     }
 
     fn stack(&self, state: &State) -> Result<Stack> {
@@ -126,14 +154,20 @@ impl Board {
             ports.own.with_context(|| format!("{name} has no port yet"))
         };
         // The first API server that there is; its port where it is being restarted.
-        let api = state.order.iter().find(|name| name.starts_with("api-")).map_or("api-1", String::as_str);
+        let api = state
+            .order
+            .iter()
+            .find(|name| name.starts_with("api-"))
+            .map_or("api-1", String::as_str);
         Ok(Stack {
             api_url: format!("http://127.0.0.1:{}", port(api)?),
             data_dir: self.layout.root().to_owned(),
             log_dir: self.layout.logs(),
             pki_dir: self.layout.pki(),
             issuer_url: format!("http://127.0.0.1:{}", port(Kind::DevIssuer.role())?),
-            postgres: PostgresAt { url: Postgres::url_with_password(&self.layout, port(Kind::Postgres.role())?)? },
+            postgres: PostgresAt {
+                url: Postgres::url_with_password(&self.layout, port(Kind::Postgres.role())?)?,
+            },
             nats: NatsAt {
                 url: format!("tls://127.0.0.1:{}", port(Kind::Nats.role())?),
                 jetstream_dir: self.layout.jetstream(),

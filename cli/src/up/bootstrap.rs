@@ -36,30 +36,48 @@ pub(crate) fn write_config(
 ) -> Result<()> {
     let mut config = match file_of(&Sources::only(configured.config.clone(), Vec::new()))? {
         Some(path) => {
-            let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-            text.parse::<Table>().with_context(|| format!("{} isn't TOML", path.display()))?
+            let text =
+                std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+            text.parse::<Table>()
+                .with_context(|| format!("{} isn't TOML", path.display()))?
         }
         None => Table::new(),
     };
     let layout = &plan.layout;
     let path = |path: &std::path::Path| Value::String(path.display().to_string());
     if let Some(port) = postgres_port {
-        put(&mut config, "database", "url", Value::String(plan.postgres.url(port)));
+        put(
+            &mut config,
+            "database",
+            "url",
+            Value::String(plan.postgres.url(port)),
+        );
         put(&mut config, "database", "password_file", path(&layout.password()));
     }
     if let Some(port) = nats_port {
-        put(&mut config, "nats", "url", Value::String(format!("tls://127.0.0.1:{port}")));
+        put(
+            &mut config,
+            "nats",
+            "url",
+            Value::String(format!("tls://127.0.0.1:{port}")),
+        );
     }
     put(&mut config, "tls", "pki", path(&layout.pki()));
     if let Some(dir) = plan.image_dir() {
         put(&mut config, "agent", "image_dir", path(dir));
     }
-    let text = format!("# Written by `rhyzome up` at every start.\n{}", toml::to_string_pretty(&config)?);
-    rhyzome_runtime::ready::write_atomically(&layout.config(), text.as_bytes()).context("writing the configuration")
+    let text = format!(
+        "# Written by `rhyzome up` at every start.\n{}",
+        toml::to_string_pretty(&config)?
+    );
+    rhyzome_runtime::ready::write_atomically(&layout.config(), text.as_bytes())
+        .context("writing the configuration")
 }
 
 fn put(config: &mut Table, section: &str, key: &str, value: Value) {
-    let section = config.entry(section).or_insert_with(|| Value::Table(Table::new()));
+    let section = config
+        .entry(section)
+        .or_insert_with(|| Value::Table(Table::new()));
     if let Value::Table(section) = section {
         section.insert(key.to_owned(), value);
     }
@@ -84,7 +102,9 @@ pub(crate) fn issuer_keys(layout: &Layout) -> Result<()> {
 
 /// The database's section as the parts read it.
 pub(crate) fn database(layout: &Layout) -> Result<DatabaseConfig> {
-    Ok(Layers::of_data(&Configured::default(), Some(layout.root()))?.load()?.database)
+    Ok(Layers::of_data(&Configured::default(), Some(layout.root()))?
+        .load()?
+        .database)
 }
 
 /// Brings the schema up to date, and makes tenants and issuers.
@@ -96,23 +116,47 @@ pub(crate) async fn tenants(store: &Store, issuer_url: &str) -> Result<()> {
             Ok(()) | Err(TenantError::Exists(_)) => {}
             Err(error) => return Err(error).with_context(|| format!("making the tenant {tenant}")),
         }
-        bind(store, issuer_url, tenant, id, false).await?;
+        bind(store, issuer_url, tenant, id).await?;
     }
-    bind(store, issuer_url, OPERATORS, TenantId(TenantId::SYSTEM.to_owned()), true).await
+    bind(
+        store,
+        issuer_url,
+        OPERATORS,
+        TenantId(TenantId::SYSTEM.to_owned()),
+    )
+    .await
 }
 
-async fn bind(store: &Store, base: &str, name: &str, tenant: TenantId, operators: bool) -> Result<()> {
-    let issuer = Issuer { url: format!("{base}/{name}"), audience: AUDIENCE.to_owned(), tenant, operators };
-    store.issuer_bind(&issuer).await.with_context(|| format!("binding the issuer {}", issuer.url))
+async fn bind(store: &Store, base: &str, name: &str, tenant: TenantId) -> Result<()> {
+    let operators = name == OPERATORS;
+    let issuer = Issuer {
+        url: format!("{base}/{name}"),
+        audience: AUDIENCE.to_owned(),
+        tenant,
+        operators,
+    };
+    store
+        .issuer_bind(&issuer)
+        .await
+        .with_context(|| format!("binding the issuer {}", issuer.url))
 }
 
 /// Sees to it that these hosts are known at this address; tries until it is so, or the part is stopped.
-pub(crate) async fn keep_hosts(layout: Layout, hosts: Vec<String>, address: SocketAddr, stop: CancellationToken) {
+pub(crate) async fn keep_hosts(
+    layout: Layout,
+    hosts: Vec<String>,
+    address: SocketAddr,
+    stop: CancellationToken,
+) {
     let mut complained = false;
     loop {
-        let Err(error) = know_hosts(&layout, &hosts, address).await else { return };
+        let Err(error) = know_hosts(&layout, &hosts, address).await else {
+            return;
+        };
         if !complained {
-            say(&format!("the hosts of the agent at {address} can't be told to the database yet: {error:#}"));
+            say(&format!(
+                "the hosts of the agent at {address} can't be told to the database yet: {error:#}"
+            ));
             complained = true;
         }
         tokio::select! {
@@ -125,8 +169,12 @@ pub(crate) async fn keep_hosts(layout: Layout, hosts: Vec<String>, address: Sock
 async fn know_hosts(layout: &Layout, hosts: &[String], address: SocketAddr) -> Result<()> {
     let store = database(layout)?.store()?;
     let address = address.to_string();
-    let known: BTreeMap<String, String> =
-        store.host_list().await?.into_iter().map(|host| (host.name.to_string(), host.address)).collect();
+    let known: BTreeMap<String, String> = store
+        .host_list()
+        .await?
+        .into_iter()
+        .map(|host| (host.name.to_string(), host.address))
+        .collect();
     for host in hosts {
         let name = HostName(host.clone());
         match known.get(host) {
@@ -144,7 +192,12 @@ async fn know_hosts(layout: &Layout, hosts: &[String], address: SocketAddr) -> R
 
 /// Which of these hosts no scheduler watches.
 pub(crate) async fn unwatched(store: &Store, hosts: &[String]) -> Result<Vec<String>> {
-    let up: Vec<String> =
-        store.host_list().await?.into_iter().filter(|host| host.up).map(|host| host.name.to_string()).collect();
+    let up: Vec<String> = store
+        .host_list()
+        .await?
+        .into_iter()
+        .filter(|host| host.up)
+        .map(|host| host.name.to_string())
+        .collect();
     Ok(hosts.iter().filter(|host| !up.contains(host)).cloned().collect())
 }

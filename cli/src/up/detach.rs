@@ -20,9 +20,15 @@ pub(crate) fn run(args: &UpArgs) -> Result<()> {
     drop(begin::lock(&layout)?);
     layout::remove(&layout.ready(begin::READY))?;
     let path = layout.log("up");
-    let log = OpenOptions::new().create(true).append(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(|| format!("opening {}", path.display()))?;
     let mut said = Follow::from_end(&path);
-    let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--detach");
+    let arguments = std::env::args_os()
+        .skip(1)
+        .filter(|argument| argument != "--detach");
     let mut child = Command::new(std::env::current_exe().context("finding this program")?)
         .args(arguments)
         .arg("--stays")

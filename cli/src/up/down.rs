@@ -13,7 +13,7 @@ use super::{begin, stop};
 use crate::args::{Configured, DownArgs};
 
 /// Guests may take their time, and each part a grace period.
-const ENDED_WITHIN: Duration = Duration::from_secs(420);
+const ENDED_WITHIN: Duration = Duration::from_mins(7);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Performs it.
@@ -41,7 +41,12 @@ async fn behind(layout: &Layout, args: &DownArgs) -> Result<()> {
     if !args.keep_guests {
         stop::guests(layout).await?;
     }
-    Record { supervisor: None, parts: std::collections::BTreeMap::new(), ..record }.write(layout.root())?;
+    Record {
+        supervisor: None,
+        parts: std::collections::BTreeMap::new(),
+        ..record
+    }
+    .write(layout.root())?;
     println!("no stack runs in {}", layout.root().display());
     Ok(())
 }
@@ -57,13 +62,20 @@ async fn ask(layout: &Layout) -> Result<()> {
     while supervisor.runs() {
         log.print_new()?;
         if tokio::time::Instant::now() >= deadline {
-            bail!("the stack (process {}) didn't end within {} s", supervisor.pid, ENDED_WITHIN.as_secs());
+            bail!(
+                "the stack (process {}) didn't end within {} s",
+                supervisor.pid,
+                ENDED_WITHIN.as_secs()
+            );
         }
         tokio::time::sleep(LOOK).await;
     }
     log.print_new()?;
     if Record::read(layout.root())?.supervisor.is_some() {
-        bail!("the stack did not end in good order; its logs are in {}", layout.logs().display());
+        bail!(
+            "the stack did not end in good order; its logs are in {}",
+            layout.logs().display()
+        );
     }
     println!("the stack in {} is down", layout.root().display());
     Ok(())

@@ -23,15 +23,22 @@ pub(crate) async fn ensure(layout: &Layout, api_url: &str, issuer_url: &str) -> 
         issuer: format!("{issuer_url}/{OPERATORS}"),
         subject: "up".to_owned(),
         scope: ALL_AND_OPERATOR.to_owned(),
-        lifetime: Duration::from_secs(600),
+        lifetime: Duration::from_mins(10),
     };
     let token = sign(keys.first().context("the operators' issuer has no key")?, &claims)?;
-    let rest = Rest { client: Client::builder().timeout(Duration::from_secs(30)).build()?, base: format!("{api_url}/v1"), token };
+    let rest = Rest {
+        client: Client::builder().timeout(Duration::from_secs(30)).build()?,
+        base: format!("{api_url}/v1"),
+        token,
+    };
     let deadline = tokio::time::Instant::now() + LIMIT;
     if let Some(image) = rest.find().await? {
         match image["state"].as_str() {
             Some("failed" | "deleting") => rest.delete(&image, deadline).await?,
-            Some("creating") => match image["active_job"].as_str().or_else(|| image["active_job"]["id"].as_str()) {
+            Some("creating") => match image["active_job"]
+                .as_str()
+                .or_else(|| image["active_job"]["id"].as_str())
+            {
                 Some(job) => return Ok(told(&rest.done(job, deadline).await?)),
                 None => return Ok("is being made".to_owned()),
             },
@@ -50,8 +57,16 @@ pub(crate) async fn ensure(layout: &Layout, api_url: &str, issuer_url: &str) -> 
 fn told(job: &Value) -> String {
     match job["state"].as_str() {
         Some("succeeded") => "is there".to_owned(),
-        Some("failed" | "cancelled") => format!("could not be made: {}", job["error"]["detail"].as_str().unwrap_or("no reason given")),
-        _ => format!("is not there yet: {}", job["waiting_on"]["detail"].as_str().unwrap_or("its job still runs")),
+        Some("failed" | "cancelled") => format!(
+            "could not be made: {}",
+            job["error"]["detail"].as_str().unwrap_or("no reason given")
+        ),
+        _ => format!(
+            "is not there yet: {}",
+            job["waiting_on"]["detail"]
+                .as_str()
+                .unwrap_or("its job still runs")
+        ),
     }
 }
 
@@ -63,7 +78,10 @@ struct Rest {
 
 impl Rest {
     async fn call(&self, method: reqwest::Method, path: &str, body: Option<&Value>) -> Result<Value> {
-        let mut request = self.client.request(method.clone(), format!("{}{path}", self.base)).bearer_auth(&self.token);
+        let mut request = self
+            .client
+            .request(method.clone(), format!("{}{path}", self.base))
+            .bearer_auth(&self.token);
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -80,13 +98,21 @@ impl Rest {
     }
 
     async fn find(&self) -> Result<Option<Value>> {
-        let list = self.call(reqwest::Method::GET, &format!("/images?name={NAME}&tenant=system"), None).await?;
+        let list = self
+            .call(
+                reqwest::Method::GET,
+                &format!("/images?name={NAME}&tenant=system"),
+                None,
+            )
+            .await?;
         Ok(list["items"].as_array().and_then(|items| items.first()).cloned())
     }
 
     async fn delete(&self, image: &Value, deadline: tokio::time::Instant) -> Result<()> {
         let id = image["id"].as_str().context("an image without an id")?;
-        let reply = self.call(reqwest::Method::DELETE, &format!("/images/{id}"), None).await?;
+        let reply = self
+            .call(reqwest::Method::DELETE, &format!("/images/{id}"), None)
+            .await?;
         if let Some(job) = reply["job"]["id"].as_str() {
             self.done(job, deadline).await?;
         }
@@ -95,7 +121,9 @@ impl Rest {
 
     async fn done(&self, job: &str, deadline: tokio::time::Instant) -> Result<Value> {
         loop {
-            let job = self.call(reqwest::Method::GET, &format!("/jobs/{job}?wait=5"), None).await?;
+            let job = self
+                .call(reqwest::Method::GET, &format!("/jobs/{job}?wait=5"), None)
+                .await?;
             if job["done"].as_bool() == Some(true) || tokio::time::Instant::now() >= deadline {
                 return Ok(job);
             }

@@ -76,7 +76,12 @@ impl Kept {
             stop: stop.clone(),
             state: told,
         };
-        Self { part, stop, state, task: tokio::spawn(owner.run()) }
+        Self {
+            part,
+            stop,
+            state,
+            task: tokio::spawn(owner.run()),
+        }
     }
 
     /// Returns once it serves.
@@ -130,22 +135,35 @@ impl Owner {
         loop {
             let ended = match self.live().await {
                 Ok(ended) => ended,
-                Err(error) => {
-                    Ended::Died { why: format!("{error:#}"), after: Duration::ZERO, was: Was::NotReady }
-                }
+                Err(error) => Ended::Died {
+                    why: format!("{error:#}"),
+                    after: Duration::ZERO,
+                    was: Was::NotReady,
+                },
             };
-            let Ended::Died { why, after, was } = ended else { return };
+            let Ended::Died { why, after, was } = ended else {
+                return;
+            };
             tries = if was == Was::Ready { 0 } else { tries + 1 };
             let first_start = *self.state.borrow() == State::Starting;
             if self.restart == Restart::Never || (first_start && tries >= TRIES) {
-                say(&format!("{} {why}, and stays dead; its log: {}", self.part.name, self.log()));
+                say(&format!(
+                    "{} {why}, and stays dead; its log: {}",
+                    self.part.name,
+                    self.log()
+                ));
                 self.state.send_replace(State::Dead(why));
                 return;
             }
             if after >= STEADY {
                 pause = PAUSE_FIRST;
             }
-            say(&format!("{} {why}; again in {:.1} s (its log: {})", self.part.name, pause.as_secs_f64(), self.log()));
+            say(&format!(
+                "{} {why}; again in {:.1} s (its log: {})",
+                self.part.name,
+                pause.as_secs_f64(),
+                self.log()
+            ));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.stop.cancelled() => return,
@@ -174,7 +192,10 @@ impl Owner {
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {}", self.part.name))?;
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).context("it has no id")?;
+        let pid = child
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .context("it has no id")?;
         let began = Instant::now();
         self.board.started(&self.part, pid)?;
         let ended = self.watch(&mut child, pid, ports, began).await;
@@ -222,7 +243,10 @@ impl Owner {
             (Kind::Postgres, None) => Some(free_port()?),
             (_, own) => own,
         };
-        Ok(Ports { own, metrics: had.metrics.filter(|port| is_free(*port)) })
+        Ok(Ports {
+            own,
+            metrics: had.metrics.filter(|port| is_free(*port)),
+        })
     }
 
     async fn look(&self, pid: i32, ports: Ports) -> Result<Option<Ready>> {
@@ -252,7 +276,12 @@ impl Owner {
         self.board.ready(&self.plan, &self.part, ready)?;
         if let (true, Some(address)) = (self.part.kind.is_agent(), address) {
             let hosts = self.plan.hosts(&self.part);
-            tokio::spawn(bootstrap::keep_hosts(self.plan.layout.clone(), hosts, address, self.stop.clone()));
+            tokio::spawn(bootstrap::keep_hosts(
+                self.plan.layout.clone(),
+                hosts,
+                address,
+                self.stop.clone(),
+            ));
         }
         if self.state.send_replace(State::Ready) == State::Ready {
             say(&format!("{} serves again", self.part.name));
@@ -268,7 +297,10 @@ impl Owner {
         }
         say(&format!("{} doesn't end: it is killed", self.part.name));
         kill(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("killing {}", self.part.name))?;
-        child.wait().await.with_context(|| format!("waiting for {}", self.part.name))?;
+        child
+            .wait()
+            .await
+            .with_context(|| format!("waiting for {}", self.part.name))?;
         Ok(())
     }
 }

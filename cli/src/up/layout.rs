@@ -21,7 +21,9 @@ pub(crate) struct Layout {
 impl Layout {
     /// Of a folder that is there.
     pub(crate) fn of(data: &Path) -> Result<Self> {
-        let root = data.canonicalize().with_context(|| format!("the data folder {}", data.display()))?;
+        let root = data
+            .canonicalize()
+            .with_context(|| format!("the data folder {}", data.display()))?;
         Ok(Self { root })
     }
 
@@ -105,7 +107,11 @@ impl Layout {
     /// 12 hex digits that tell this folder from others, for names outside of it.
     pub(crate) fn tag(&self) -> String {
         let digest = digest(&SHA256, self.root.as_os_str().as_encoded_bytes());
-        digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+        digest
+            .as_ref()
+            .iter()
+            .take(6)
+            .fold(String::new(), |tag, byte| format!("{tag}{byte:02x}"))
     }
 
     /// Removes all that a stack made here; what else lies in the folder stays, the faults that somebody wrote too.
@@ -126,7 +132,9 @@ impl Layout {
         }
         // The log that this process may be writing stays.
         let own = self.log("up");
-        for entry in std::fs::read_dir(self.logs()).with_context(|| format!("reading {}", self.logs().display()))? {
+        for entry in
+            std::fs::read_dir(self.logs()).with_context(|| format!("reading {}", self.logs().display()))?
+        {
             let path = entry?.path();
             if path != own {
                 remove(&path)?;

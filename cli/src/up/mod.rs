@@ -36,6 +36,8 @@ pub(crate) fn run(configured: &Configured, args: &UpArgs) -> Result<()> {
     if args.stays {
         nix::unistd::setsid().context("leaving the terminal")?;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(begin::run(configured, args))
 }

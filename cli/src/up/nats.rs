@@ -22,7 +22,11 @@ pub(crate) fn find(named: Option<&Path>) -> Result<PathBuf> {
         bail!("--nats-server {}: there is no such file", path.display());
     }
     std::env::var_os("PATH")
-        .and_then(|path| std::env::split_paths(&path).map(|folder| folder.join("nats-server")).find(|p| p.is_file()))
+        .and_then(|path| {
+            std::env::split_paths(&path)
+                .map(|folder| folder.join("nats-server"))
+                .find(|p| p.is_file())
+        })
         .context("no nats-server on PATH: `cargo xtask tools` gets one, --nats-server says where it is")
 }
 
@@ -64,9 +68,18 @@ struct PortsFile {
 /// The port that the server with this id listens on; none while it doesn't.
 pub(crate) fn port(layout: &Layout, pid: i32) -> Result<Option<u16>> {
     let path = ports_dir(layout).join(format!("nats-server_{pid}.ports"));
-    let Ok(bytes) = std::fs::read(&path) else { return Ok(None) };
+    let Ok(bytes) = std::fs::read(&path) else {
+        return Ok(None);
+    };
     // Half written, perhaps.
-    let Ok(ports) = serde_json::from_slice::<PortsFile>(&bytes) else { return Ok(None) };
-    let port = ports.nats.first().and_then(|url| url.rsplit_once(':')).and_then(|(_, port)| port.parse().ok());
-    port.map(Some).with_context(|| format!("no port in {}", path.display()))
+    let Ok(ports) = serde_json::from_slice::<PortsFile>(&bytes) else {
+        return Ok(None);
+    };
+    let port = ports
+        .nats
+        .first()
+        .and_then(|url| url.rsplit_once(':'))
+        .and_then(|(_, port)| port.parse().ok());
+    port.map(Some)
+        .with_context(|| format!("no port in {}", path.display()))
 }

@@ -68,7 +68,9 @@ impl Kind {
     pub(crate) fn is_agent(self) -> bool {
         match self {
             Self::LocalAgent | Self::SimulatedAgent => true,
-            Self::Postgres | Self::Nats | Self::DevIssuer | Self::Api | Self::Scheduler | Self::Worker => false,
+            Self::Postgres | Self::Nats | Self::DevIssuer | Self::Api | Self::Scheduler | Self::Worker => {
+                false
+            }
         }
     }
 }
@@ -97,7 +99,10 @@ impl Plan {
     /// Finds the tools.
     pub(crate) fn new(layout: Layout, args: &UpArgs, set: &[String]) -> Result<Self> {
         let image_dir = match &args.image_dir {
-            Some(dir) => Some(dir.canonicalize().with_context(|| format!("--image-dir {}", dir.display()))?),
+            Some(dir) => Some(
+                dir.canonicalize()
+                    .with_context(|| format!("--image-dir {}", dir.display()))?,
+            ),
             None => None,
         };
         Ok(Self {
@@ -118,24 +123,36 @@ impl Plan {
 
     /// What the others stand on.
     pub(crate) fn foundations() -> Vec<Part> {
-        let part = |kind: Kind| Part { kind, name: kind.role().to_owned() };
+        let part = |kind: Kind| Part {
+            kind,
+            name: kind.role().to_owned(),
+        };
         vec![part(Kind::Postgres), part(Kind::Nats), part(Kind::DevIssuer)]
     }
 
     /// The roles, and the agents.
     pub(crate) fn roles(&self) -> Vec<Part> {
         let numbered = |kind: Kind, count: u32| {
-            (1..=count).map(move |number| Part { kind, name: format!("{}-{number}", kind.role()) })
+            (1..=count).map(move |number| Part {
+                kind,
+                name: format!("{}-{number}", kind.role()),
+            })
         };
         let mut parts: Vec<Part> = numbered(Kind::Api, self.args.apis)
             .chain(numbered(Kind::Scheduler, self.args.schedulers))
             .chain(numbered(Kind::Worker, self.args.workers))
             .collect();
         if !self.args.no_local_host {
-            parts.push(Part { kind: Kind::LocalAgent, name: LOCAL_HOST.to_owned() });
+            parts.push(Part {
+                kind: Kind::LocalAgent,
+                name: LOCAL_HOST.to_owned(),
+            });
         }
         if self.args.simulated_hosts > 0 {
-            parts.push(Part { kind: Kind::SimulatedAgent, name: SIMULATED.to_owned() });
+            parts.push(Part {
+                kind: Kind::SimulatedAgent,
+                name: SIMULATED.to_owned(),
+            });
         }
         parts
     }
@@ -144,17 +161,21 @@ impl Plan {
     pub(crate) fn hosts(&self, part: &Part) -> Vec<String> {
         match part.kind {
             Kind::LocalAgent => vec![part.name.clone()],
-            Kind::SimulatedAgent => {
-                (1..=self.args.simulated_hosts).map(|number| format!("{}-{number}", part.name)).collect()
+            Kind::SimulatedAgent => (1..=self.args.simulated_hosts)
+                .map(|number| format!("{}-{number}", part.name))
+                .collect(),
+            Kind::Postgres | Kind::Nats | Kind::DevIssuer | Kind::Api | Kind::Scheduler | Kind::Worker => {
+                Vec::new()
             }
-            Kind::Postgres | Kind::Nats | Kind::DevIssuer | Kind::Api | Kind::Scheduler | Kind::Worker => Vec::new(),
         }
     }
 
     /// Every identity that needs a certificate.
     pub(crate) fn identities(&self) -> Vec<(Role, String)> {
-        let mut identities =
-            vec![(Role::Nats, nats::NAME.to_owned()), (Role::Admin, ADMIN_NAME.to_owned())];
+        let mut identities = vec![
+            (Role::Nats, nats::NAME.to_owned()),
+            (Role::Admin, ADMIN_NAME.to_owned()),
+        ];
         for part in self.roles() {
             match part.kind {
                 Kind::Api => identities.push((Role::Api, part.name)),
@@ -176,7 +197,11 @@ impl Plan {
             Kind::Nats => nats::server(&self.layout, &self.nats_server, ports.own),
             Kind::DevIssuer => {
                 let mut command = self.role(part, "dev-issuer", ports);
-                command.arg("--data").arg(self.layout.root()).arg("--listen").arg(listen(ports.own));
+                command
+                    .arg("--data")
+                    .arg(self.layout.root())
+                    .arg("--listen")
+                    .arg(listen(ports.own));
                 Ok(command)
             }
             Kind::Api => {
@@ -208,7 +233,14 @@ impl Plan {
 
     fn agent(&self, part: &Part, ports: Ports, driver: &str) -> Command {
         let mut command = self.role(part, "agent", ports);
-        command.args(["--name", &part.name, "--driver", driver, "--listen", &listen(ports.own)]);
+        command.args([
+            "--name",
+            &part.name,
+            "--driver",
+            driver,
+            "--listen",
+            &listen(ports.own),
+        ]);
         command.arg("--state").arg(self.layout.agent(&part.name));
         if let Some(dir) = &self.image_dir {
             command.arg("--image-dir").arg(dir);
@@ -221,7 +253,9 @@ impl Plan {
         command.arg(role).arg("--config").arg(self.layout.config());
         command.arg("--ready-file").arg(self.layout.ready(&part.name));
         command.arg("--metrics-listen").arg(listen(ports.metrics));
-        command.arg("--end-with-parent").arg(std::process::id().to_string());
+        command
+            .arg("--end-with-parent")
+            .arg(std::process::id().to_string());
         for set in &self.set {
             command.arg("--set").arg(set);
         }
@@ -233,7 +267,14 @@ impl Plan {
 pub(crate) fn stop_guests(layout: &Layout) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("finding this program")?);
     command.arg("agent").arg("--config").arg(layout.config());
-    command.args(["--name", LOCAL_HOST, "--driver", "qemu", "--stop-guests", "--state"]);
+    command.args([
+        "--name",
+        LOCAL_HOST,
+        "--driver",
+        "qemu",
+        "--stop-guests",
+        "--state",
+    ]);
     command.arg(layout.agent(LOCAL_HOST));
     Ok(command)
 }

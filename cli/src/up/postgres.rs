@@ -40,7 +40,10 @@ impl Postgres {
         };
         for program in ["initdb", "postgres", "createdb", "pg_isready"] {
             if !bin.join(program).is_file() {
-                bail!("there is no {program} in {}: `apt-get install postgresql` gets it, --postgres-bin says where it is", bin.display());
+                bail!(
+                    "there is no {program} in {}: `apt-get install postgresql` gets it, --postgres-bin says where it is",
+                    bin.display()
+                );
             }
         }
         let user = other_than_root()?;
@@ -50,7 +53,12 @@ impl Postgres {
         } else {
             std::env::temp_dir().join(format!("rhyzome-{}", layout.tag()))
         };
-        Ok(Self { bin, home, sockets, user })
+        Ok(Self {
+            bin,
+            home,
+            sockets,
+            user,
+        })
     }
 
     fn data(&self) -> PathBuf {
@@ -77,7 +85,11 @@ impl Postgres {
             return Ok(());
         }
         remove(&self.data())?;
-        let password: String = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();
+        let password: String = rand::rng()
+            .sample_iter(Alphanumeric)
+            .take(32)
+            .map(char::from)
+            .collect();
         let for_initdb = self.home.join("password.tmp");
         write_secret(&for_initdb, &password)?;
         self.give(&for_initdb)?;
@@ -85,7 +97,14 @@ impl Postgres {
         initdb
             .arg("-D")
             .arg(self.data())
-            .args(["-U", NAME, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--pwfile"])
+            .args([
+                "-U",
+                NAME,
+                "--auth=scram-sha-256",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--pwfile",
+            ])
             .arg(&for_initdb);
         let made = run(&mut initdb, "initdb").await;
         remove(&for_initdb)?;
@@ -117,7 +136,13 @@ impl Postgres {
             settings.extend(["-c".into(), setting.into()]);
         }
         let mut command = self.command("postgres", "SIGINT", &settings)?;
-        command.arg("-D").arg(self.data()).arg("-k").arg(&self.sockets).arg("-p").arg(port.to_string());
+        command
+            .arg("-D")
+            .arg(self.data())
+            .arg("-k")
+            .arg(&self.sockets)
+            .arg("-p")
+            .arg(port.to_string());
         Ok(command)
     }
 
@@ -158,12 +183,18 @@ impl Postgres {
 
     /// How parts reach it: by the socket, the password from its file.
     pub(crate) fn url(&self, port: u16) -> String {
-        format!("postgres://{NAME}@localhost:{port}/{NAME}?host={}", escaped(&self.sockets))
+        format!(
+            "postgres://{NAME}@localhost:{port}/{NAME}?host={}",
+            escaped(&self.sockets)
+        )
     }
 
     /// How scripts reach it.
     pub(crate) fn url_with_password(layout: &Layout, port: u16) -> Result<String> {
-        Ok(format!("postgres://{NAME}:{}@127.0.0.1:{port}/{NAME}", read_secret(&layout.password())?))
+        Ok(format!(
+            "postgres://{NAME}:{}@127.0.0.1:{port}/{NAME}",
+            read_secret(&layout.password())?
+        ))
     }
 
     fn command(&self, program: &str, signal: &str, arguments: &[OsString]) -> Result<Command> {
@@ -171,7 +202,11 @@ impl Postgres {
         if let Some(user) = &self.user {
             command.arg("--user").arg(&user.name);
         }
-        command.arg("--").arg(self.bin.join(program)).args(arguments).current_dir("/");
+        command
+            .arg("--")
+            .arg(self.bin.join(program))
+            .args(arguments)
+            .current_dir("/");
         Ok(command)
     }
 }
@@ -179,7 +214,9 @@ impl Postgres {
 /// `rhyzome under`, as a child of this process.
 pub(crate) fn under(signal: &str) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("finding this program")?);
-    command.args(["under", "--signal", signal, "--parent"]).arg(std::process::id().to_string());
+    command
+        .args(["under", "--signal", signal, "--parent"])
+        .arg(std::process::id().to_string());
     Ok(command)
 }
 
@@ -255,7 +292,13 @@ fn remove_stale_socket(sockets: &Path, port: u16) -> Result<()> {
 fn write_secret(path: &Path, secret: &str) -> Result<()> {
     let written = || -> std::io::Result<()> {
         let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(secret.as_bytes())
+        options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)?
+            .write_all(secret.as_bytes())
     };
     written().with_context(|| format!("writing {}", path.display()))
 }
@@ -266,15 +309,24 @@ fn read_secret(path: &Path) -> Result<String> {
 }
 
 async fn run(command: &mut Command, name: &str) -> Result<()> {
-    let limit = Duration::from_secs(120);
-    let output = tokio::time::timeout(limit, command.stdin(std::process::Stdio::null()).kill_on_drop(true).output())
-        .await
-        .with_context(|| format!("{name} took more than two minutes"))?
-        .with_context(|| format!("starting {name}"))?;
+    let limit = Duration::from_mins(2);
+    let output = tokio::time::timeout(
+        limit,
+        command
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .output(),
+    )
+    .await
+    .with_context(|| format!("{name} took more than two minutes"))?
+    .with_context(|| format!("starting {name}"))?;
     if output.status.success() {
         return Ok(());
     }
-    bail!("{name} failed: {}", String::from_utf8_lossy(&output.stderr).trim())
+    bail!(
+        "{name} failed: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    )
 }
 
 /// A path in a URL's query.

@@ -55,7 +55,10 @@ impl Known {
         if state == "Z" || state == "X" {
             return None;
         }
-        Some(Self { pid, started: fields.nth(18)?.parse().ok()? })
+        Some(Self {
+            pid,
+            started: fields.nth(18)?.parse().ok()?,
+        })
     }
 
     /// This process.
@@ -107,7 +110,9 @@ impl Record {
 /// Reads a file as JSON; none where there is none.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).with_context(|| format!("reading {}", path.display()))?)),
+        Ok(bytes) => Ok(Some(
+            serde_json::from_slice(&bytes).with_context(|| format!("reading {}", path.display()))?,
+        )),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
     }
@@ -122,7 +127,13 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let neighbour = PathBuf::from(neighbour);
     let written = || -> std::io::Result<()> {
         let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600).open(&neighbour)?.write_all(&bytes)?;
+        options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&neighbour)?
+            .write_all(&bytes)?;
         std::fs::rename(&neighbour, path)
     };
     written().with_context(|| format!("writing {}", path.display()))
@@ -136,7 +147,13 @@ mod tests {
     fn a_process_is_known_by_more_than_its_id() {
         let own = Known::own().unwrap();
         assert!(own.runs());
-        assert!(!Known { started: own.started + 1, ..own }.runs());
+        assert!(
+            !Known {
+                started: own.started + 1,
+                ..own
+            }
+            .runs()
+        );
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let known = Known::of(i32::try_from(child.id()).unwrap());
         child.wait().unwrap();
@@ -149,7 +166,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(Record::read(dir.path()).unwrap().parts.is_empty());
         let mut record = Record::default();
-        record.ports.insert("api-1".into(), Ports { own: Some(4000), metrics: None });
+        record.ports.insert(
+            "api-1".into(),
+            Ports {
+                own: Some(4000),
+                metrics: None,
+            },
+        );
         record.write(dir.path()).unwrap();
         assert_eq!(Record::read(dir.path()).unwrap().ports, record.ports);
         let meta = std::fs::metadata(dir.path().join(FILE)).unwrap();

@@ -14,7 +14,7 @@ use super::parts::{Kind, stop_guests};
 use super::record::Record;
 
 /// Guests get their time to go off (`instance.stop_timeout`), and some more.
-const GUESTS_WITHIN: Duration = Duration::from_secs(300);
+const GUESTS_WITHIN: Duration = Duration::from_mins(5);
 /// What an earlier stack left over gets before it is killed.
 const LEFT_OVER_WITHIN: Duration = Duration::from_secs(8);
 
@@ -28,7 +28,11 @@ pub(crate) async fn all(layout: &Layout, mut kept: Vec<Kept>) -> Result<()> {
     ] {
         stage_of(&mut kept, stage).await;
     }
-    let guests = if layout.keep_guests().exists() { Ok(()) } else { guests(layout).await };
+    let guests = if layout.keep_guests().exists() {
+        Ok(())
+    } else {
+        guests(layout).await
+    };
     for stage in [&[Kind::DevIssuer][..], &[Kind::Nats], &[Kind::Postgres]] {
         stage_of(&mut kept, stage).await;
     }
@@ -36,7 +40,8 @@ pub(crate) async fn all(layout: &Layout, mut kept: Vec<Kept>) -> Result<()> {
 }
 
 async fn stage_of(kept: &mut Vec<Kept>, kinds: &[Kind]) {
-    let (now, later): (Vec<Kept>, Vec<Kept>) = kept.drain(..).partition(|kept| kinds.contains(&kept.part.kind));
+    let (now, later): (Vec<Kept>, Vec<Kept>) =
+        kept.drain(..).partition(|kept| kinds.contains(&kept.part.kind));
     *kept = later;
     let mut stopping: JoinSet<()> = now.into_iter().map(Kept::stop).collect();
     while stopping.join_next().await.is_some() {}
@@ -47,7 +52,10 @@ pub(crate) async fn guests(layout: &Layout) -> Result<()> {
     if !layout.agent(LOCAL_HOST).is_dir() || !layout.config().is_file() {
         return Ok(());
     }
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(layout.log(LOCAL_HOST))?;
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(layout.log(LOCAL_HOST))?;
     let mut child = stop_guests(layout)?
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
@@ -60,7 +68,10 @@ pub(crate) async fn guests(layout: &Layout) -> Result<()> {
         .await
         .with_context(|| format!("the guests didn't stop within {} s", GUESTS_WITHIN.as_secs()))??;
     if !status.success() {
-        bail!("stopping the guests ended with {status}; the log: {}", layout.log(LOCAL_HOST).display());
+        bail!(
+            "stopping the guests ended with {status}; the log: {}",
+            layout.log(LOCAL_HOST).display()
+        );
     }
     Ok(())
 }
@@ -70,15 +81,25 @@ pub(crate) async fn left_over(layout: &Layout) -> Result<Record> {
     let record = Record::read(layout.root())?;
     let alive: Vec<_> = record.parts.iter().filter(|(_, known)| known.runs()).collect();
     for (name, known) in &alive {
-        say(&format!("{name} (process {}) is left over from an earlier stack: it is ended", known.pid));
-        let signal = if name.as_str() == Kind::Postgres.role() { Signal::SIGINT } else { Signal::SIGTERM };
+        say(&format!(
+            "{name} (process {}) is left over from an earlier stack: it is ended",
+            known.pid
+        ));
+        let signal = if name.as_str() == Kind::Postgres.role() {
+            Signal::SIGINT
+        } else {
+            Signal::SIGTERM
+        };
         known.signal(signal)?;
     }
     for (name, known) in &alive {
         if !known.gone_within(LEFT_OVER_WITHIN).await {
             known.signal(Signal::SIGKILL)?;
             if !known.gone_within(LEFT_OVER_WITHIN).await {
-                bail!("{name} (process {}) of an earlier stack can't be ended", known.pid);
+                bail!(
+                    "{name} (process {}) of an earlier stack can't be ended",
+                    known.pid
+                );
             }
         }
     }

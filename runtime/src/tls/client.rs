@@ -35,12 +35,18 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 /// # Errors
 /// The address or the host's name can't be one.
 pub fn connect_agent(address: &str, expected_host: &str, identity: &Identity) -> Result<Channel, TlsError> {
-    if address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+    if address
+        .rsplit_once(':')
+        .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+    {
         return Err(TlsError::Address(address.to_owned()));
     }
     let wrong_name = || TlsError::HostName(expected_host.to_owned());
     let name = ServerName::try_from(expected_host.to_owned()).map_err(|_| wrong_name())?;
-    let expected = Expected { role: Role::Agent, name: expected_host.to_owned() };
+    let expected = Expected {
+        role: Role::Agent,
+        name: expected_host.to_owned(),
+    };
     let mut config = client_config_expecting(identity, Some(expected))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     let connector = TlsConnector::from(Arc::new(config));
@@ -52,20 +58,22 @@ pub fn connect_agent(address: &str, expected_host: &str, identity: &Identity) ->
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-        let (address, name, connector) = (Arc::clone(&address), name.clone(), connector.clone());
-        async move {
-            let connected = async {
-                let stream = TcpStream::connect(&*address).await?;
-                stream.set_nodelay(true)?;
-                connector.connect(name, stream).await
-            };
-            let stream = tokio::time::timeout(CONNECT_TIMEOUT, connected)
-                .await
-                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connecting took too long"))??;
-            Ok::<_, io::Error>(TokioIo::new(stream))
-        }
-    })))
+    Ok(
+        endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+            let (address, name, connector) = (Arc::clone(&address), name.clone(), connector.clone());
+            async move {
+                let connected = async {
+                    let stream = TcpStream::connect(&*address).await?;
+                    stream.set_nodelay(true)?;
+                    connector.connect(name, stream).await
+                };
+                let stream = tokio::time::timeout(CONNECT_TIMEOUT, connected)
+                    .await
+                    .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connecting took too long"))??;
+                Ok::<_, io::Error>(TokioIo::new(stream))
+            }
+        })),
+    )
 }
 
 /// Configuration for a client of another server of our CA (NATS): our certificate and the CA as they are at each handshake.
@@ -76,8 +84,14 @@ pub fn client_config(identity: &Identity) -> Result<ClientConfig, TlsError> {
     client_config_expecting(identity, None)
 }
 
-fn client_config_expecting(identity: &Identity, expected: Option<Expected>) -> Result<ClientConfig, TlsError> {
-    let servers = Servers { trust: identity.trust().clone(), expected };
+fn client_config_expecting(
+    identity: &Identity,
+    expected: Option<Expected>,
+) -> Result<ClientConfig, TlsError> {
+    let servers = Servers {
+        trust: identity.trust().clone(),
+        expected,
+    };
     let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -129,7 +143,9 @@ impl ServerCertVerifier for Servers {
             ocsp_response,
             now,
         )?;
-        let Some(expected) = &self.expected else { return Ok(verified) };
+        let Some(expected) = &self.expected else {
+            return Ok(verified);
+        };
         let refused = |_| rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
         let id = SpiffeId::of_certificate(end_entity).map_err(refused)?;
         let meant = id.domain == self.trust.domain() && id.role == expected.role && id.name == expected.name;
@@ -137,7 +153,9 @@ impl ServerCertVerifier for Servers {
             Ok(verified)
         } else {
             tracing::warn!(found = %id, role = %expected.role, name = expected.name, "another than was meant");
-            Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForName))
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName,
+            ))
         }
     }
 
@@ -147,7 +165,10 @@ impl ServerCertVerifier for Servers {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.trust.anchors().servers.verify_tls12_signature(message, cert, dss)
+        self.trust
+            .anchors()
+            .servers
+            .verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -156,7 +177,10 @@ impl ServerCertVerifier for Servers {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.trust.anchors().servers.verify_tls13_signature(message, cert, dss)
+        self.trust
+            .anchors()
+            .servers
+            .verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -43,7 +43,13 @@ pub struct TlsConfig {
 
 impl Default for TlsConfig {
     fn default() -> Self {
-        Self { pki: None, ca: None, cert: None, key: None, trust_domain: DEFAULT_DOMAIN.to_owned() }
+        Self {
+            pki: None,
+            ca: None,
+            cert: None,
+            key: None,
+            trust_domain: DEFAULT_DOMAIN.to_owned(),
+        }
     }
 }
 
@@ -56,12 +62,18 @@ impl TlsConfig {
         let of_pki = self.pki.as_deref().map(|pki| TlsFiles::in_pki(pki, role, name));
         let choose = |named: &Option<PathBuf>, in_pki: Option<PathBuf>, key: &str| {
             named.clone().or(in_pki).ok_or_else(|| {
-                TlsError::Settings(format!("tls.{key} is not set: name it, or tls.pki, the folder that `rhyzome pki init` made"))
+                TlsError::Settings(format!(
+                    "tls.{key} is not set: name it, or tls.pki, the folder that `rhyzome pki init` made"
+                ))
             })
         };
         Ok(TlsFiles {
             ca: choose(&self.ca, of_pki.as_ref().map(|files| files.ca.clone()), "ca")?,
-            cert: choose(&self.cert, of_pki.as_ref().map(|files| files.cert.clone()), "cert")?,
+            cert: choose(
+                &self.cert,
+                of_pki.as_ref().map(|files| files.cert.clone()),
+                "cert",
+            )?,
             key: choose(&self.key, of_pki.map(|files| files.key), "key")?,
             trust_domain: self.trust_domain.clone(),
         })
@@ -103,13 +115,18 @@ impl TlsFiles {
 type Stamp = (u64, u64, i64, i64);
 
 fn stamp(path: &Path) -> Result<Stamp, TlsError> {
-    let meta =
-        std::fs::metadata(path).map_err(|source| TlsError::File { path: path.to_owned(), source })?;
+    let meta = std::fs::metadata(path).map_err(|source| TlsError::File {
+        path: path.to_owned(),
+        source,
+    })?;
     Ok((meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|source| TlsError::File { path: path.to_owned(), source })
+    std::fs::read(path).map_err(|source| TlsError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Something made from files, made anew when they change.
@@ -133,8 +150,17 @@ impl<T> Reread<T> {
     ) -> Result<Self, TlsError> {
         let stamps = paths.iter().map(|path| stamp(path)).collect::<Result<_, _>>()?;
         let value = Arc::new(make()?);
-        let state = ReadState { value, stamps, looked_at: Instant::now(), complained: None };
-        Ok(Self { paths, make: Box::new(make), state: Mutex::new(state) })
+        let state = ReadState {
+            value,
+            stamps,
+            looked_at: Instant::now(),
+            complained: None,
+        };
+        Ok(Self {
+            paths,
+            make: Box::new(make),
+            state: Mutex::new(state),
+        })
     }
 
     fn current(&self) -> Arc<T> {
@@ -147,9 +173,18 @@ impl<T> Reread<T> {
     }
 
     fn look(&self, state: &mut ReadState<T>) {
-        let anew = self.paths.iter().map(|path| stamp(path)).collect::<Result<Vec<_>, _>>().and_then(|stamps| {
-            if stamps == state.stamps { Ok(None) } else { (self.make)().map(|value| Some((stamps, value))) }
-        });
+        let anew = self
+            .paths
+            .iter()
+            .map(|path| stamp(path))
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|stamps| {
+                if stamps == state.stamps {
+                    Ok(None)
+                } else {
+                    (self.make)().map(|value| Some((stamps, value)))
+                }
+            });
         match anew {
             Ok(None) => state.complained = None,
             Ok(Some((stamps, value))) => {
@@ -183,7 +218,10 @@ pub(super) struct Anchors {
 
 impl fmt::Debug for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Trust").field("ca", &self.file.paths).field("domain", &self.domain).finish()
+        f.debug_struct("Trust")
+            .field("ca", &self.file.paths)
+            .field("domain", &self.domain)
+            .finish()
     }
 }
 
@@ -195,7 +233,10 @@ impl Trust {
     pub fn load(ca: &Path, domain: &str) -> Result<Self, TlsError> {
         let path = ca.to_owned();
         let file = Reread::new(vec![path.clone()], move || read_anchors(&path))?;
-        Ok(Self { file: Arc::new(file), domain: domain.into() })
+        Ok(Self {
+            file: Arc::new(file),
+            domain: domain.into(),
+        })
     }
 
     /// The trust domain.
@@ -213,7 +254,10 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 fn read_anchors(path: &Path) -> Result<Anchors, TlsError> {
-    let wrong = |what: String| TlsError::Content { path: path.to_owned(), what };
+    let wrong = |what: String| TlsError::Content {
+        path: path.to_owned(),
+        what,
+    };
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&read(path)?) {
         let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
@@ -243,7 +287,10 @@ struct Certified {
 
 impl fmt::Debug for KeyPair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyPair").field("files", &self.files.paths).field("id", &self.id).finish()
+        f.debug_struct("KeyPair")
+            .field("files", &self.files.paths)
+            .field("id", &self.id)
+            .finish()
     }
 }
 
@@ -256,7 +303,10 @@ impl KeyPair {
         let (cert, key) = (cert.to_owned(), key.to_owned());
         let files = Reread::new(vec![cert.clone(), key.clone()], move || read_pair(&cert, &key))?;
         let id = files.current().id.clone();
-        Ok(Self { files: Arc::new(files), id })
+        Ok(Self {
+            files: Arc::new(files),
+            id,
+        })
     }
 
     /// Whom the certificate named when it was first read.
@@ -270,16 +320,25 @@ impl KeyPair {
 }
 
 fn read_pair(cert: &Path, key: &Path) -> Result<Certified, TlsError> {
-    let wrong = |path: &Path, what: String| TlsError::Content { path: path.to_owned(), what };
+    let wrong = |path: &Path, what: String| TlsError::Content {
+        path: path.to_owned(),
+        what,
+    };
     let chain = CertificateDer::pem_slice_iter(&read(cert)?)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| wrong(cert, error.to_string()))?;
-    let own = chain.first().ok_or_else(|| wrong(cert, "no certificate in it".into()))?;
+    let own = chain
+        .first()
+        .ok_or_else(|| wrong(cert, "no certificate in it".into()))?;
     let id = SpiffeId::of_certificate(own).map_err(|error| wrong(cert, error.to_string()))?;
-    let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| wrong(key, error.to_string()))?;
+    let private =
+        PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| wrong(key, error.to_string()))?;
     let certified = CertifiedKey::from_der(chain, private, &provider())
         .map_err(|error| wrong(key, format!("doesn't go with {}: {error}", cert.display())))?;
-    Ok(Certified { key: Arc::new(certified), id })
+    Ok(Certified {
+        key: Arc::new(certified),
+        id,
+    })
 }
 
 /// A process's own identity: whom it trusts and who it is. Cheap to clone.
@@ -296,7 +355,10 @@ impl Identity {
     /// A file can't be read, or they don't belong together.
     pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
         let trust = Trust::load(&files.ca, &files.trust_domain)?;
-        Ok(Self { pair: KeyPair::load(&files.cert, &files.key)?, trust })
+        Ok(Self {
+            pair: KeyPair::load(&files.cert, &files.key)?,
+            trust,
+        })
     }
 
     /// Of parts read already.

@@ -54,8 +54,10 @@ impl ServerTls {
     /// # Errors
     /// rustls refuses the configuration.
     pub fn several(trust: &Trust, pairs: impl IntoIterator<Item = KeyPair>) -> Result<Self, TlsError> {
-        let by_name: HashMap<String, KeyPair> =
-            pairs.into_iter().map(|pair| (pair.id().name.to_ascii_lowercase(), pair)).collect();
+        let by_name: HashMap<String, KeyPair> = pairs
+            .into_iter()
+            .map(|pair| (pair.id().name.to_ascii_lowercase(), pair))
+            .collect();
         let mut config =
             ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
                 .with_safe_default_protocol_versions()?
@@ -64,7 +66,10 @@ impl ServerTls {
         config.alpn_protocols = vec![b"h2".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Self { trust: trust.clone(), config: Arc::new(config) })
+        Ok(Self {
+            trust: trust.clone(),
+            config: Arc::new(config),
+        })
     }
 }
 
@@ -73,8 +78,16 @@ struct ByName(HashMap<String, KeyPair>);
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let named = hello.server_name().and_then(|name| self.0.get(&name.to_ascii_lowercase()));
-        let only = || if self.0.len() == 1 { self.0.values().next() } else { None };
+        let named = hello
+            .server_name()
+            .and_then(|name| self.0.get(&name.to_ascii_lowercase()));
+        let only = || {
+            if self.0.len() == 1 {
+                self.0.values().next()
+            } else {
+                None
+            }
+        };
         named.or_else(only).map(KeyPair::certified)
     }
 }
@@ -94,7 +107,10 @@ impl ClientCertVerifier for Callers {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.0.anchors().clients.verify_client_cert(end_entity, intermediates, now)
+        self.0
+            .anchors()
+            .clients
+            .verify_client_cert(end_entity, intermediates, now)
     }
 
     fn verify_tls12_signature(
@@ -103,7 +119,10 @@ impl ClientCertVerifier for Callers {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        self.0.anchors().clients.verify_tls12_signature(message, cert, dss)
+        self.0
+            .anchors()
+            .clients
+            .verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -112,7 +131,10 @@ impl ClientCertVerifier for Callers {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        self.0.anchors().clients.verify_tls13_signature(message, cert, dss)
+        self.0
+            .anchors()
+            .clients
+            .verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -143,7 +165,11 @@ impl Connected for TlsStream {
 }
 
 impl AsyncRead for TlsStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
@@ -193,7 +219,9 @@ async fn accept(
 ) {
     let permits = Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE));
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+            return;
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = token.cancelled() => return,
@@ -237,8 +265,18 @@ async fn handshake(stream: TcpStream, tls: &ServerTls) -> io::Result<TlsStream> 
         .ok_or_else(|| io::Error::other("the caller has no certificate"))?;
     let id = SpiffeId::of_certificate(certificate).map_err(io::Error::other)?;
     if id.domain != tls.trust.domain() {
-        return Err(io::Error::other(format!("the caller is of the trust domain {}", id.domain)));
+        return Err(io::Error::other(format!(
+            "the caller is of the trust domain {}",
+            id.domain
+        )));
     }
     let sni = session.server_name().map(str::to_owned);
-    Ok(TlsStream { peer: Peer { role: id.role, name: id.name, sni }, inner })
+    Ok(TlsStream {
+        peer: Peer {
+            role: id.role,
+            name: id.name,
+            sni,
+        },
+        inner,
+    })
 }

@@ -32,7 +32,14 @@ pub enum Role {
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Api, Self::Scheduler, Self::Worker, Self::Agent, Self::Admin, Self::Nats];
+    pub const ALL: [Self; 6] = [
+        Self::Api,
+        Self::Scheduler,
+        Self::Worker,
+        Self::Agent,
+        Self::Admin,
+        Self::Nats,
+    ];
 
     /// As it stands in URI SANs, subjects and file names.
     pub const fn as_str(self) -> &'static str {
@@ -62,7 +69,10 @@ impl FromStr for Role {
     type Err = RoleError;
 
     fn from_str(text: &str) -> Result<Self, RoleError> {
-        Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or_else(|| RoleError(text.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|role| role.as_str() == text)
+            .ok_or_else(|| RoleError(text.to_owned()))
     }
 }
 
@@ -100,17 +110,25 @@ impl FromStr for SpiffeId {
     fn from_str(text: &str) -> Result<Self, SpiffeError> {
         let wrong = || SpiffeError::Uri(text.to_owned());
         let mut parts = text.strip_prefix("spiffe://").ok_or_else(wrong)?.split('/');
-        let (Some(domain), Some(role), Some(name), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(domain), Some(role), Some(name), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(wrong());
         };
         let plain = |part: &str| {
-            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
         };
         if !plain(domain) || !plain(name) {
             return Err(wrong());
         }
-        Ok(Self { domain: domain.to_owned(), role: role.parse()?, name: name.to_owned() })
+        Ok(Self {
+            domain: domain.to_owned(),
+            role: role.parse()?,
+            name: name.to_owned(),
+        })
     }
 }
 
@@ -126,8 +144,8 @@ impl SpiffeId {
     /// # Errors
     /// It has none, several, or one that isn't ours.
     pub fn of_certificate(der: &CertificateDer<'_>) -> Result<Self, SpiffeError> {
-        let (_, certificate) =
-            X509Certificate::from_der(der.as_ref()).map_err(|error| SpiffeError::Certificate(error.to_string()))?;
+        let (_, certificate) = X509Certificate::from_der(der.as_ref())
+            .map_err(|error| SpiffeError::Certificate(error.to_string()))?;
         let names = certificate
             .subject_alternative_name()
             .map_err(|error| SpiffeError::Certificate(error.to_string()))?
@@ -135,7 +153,13 @@ impl SpiffeId {
             .unwrap_or_default();
         let uris: Vec<&str> = names
             .iter()
-            .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None })
+            .filter_map(|name| {
+                if let GeneralName::URI(uri) = name {
+                    Some(*uri)
+                } else {
+                    None
+                }
+            })
             .filter(|uri| uri.starts_with("spiffe://"))
             .collect();
         match uris.as_slice() {
@@ -169,7 +193,10 @@ impl Peer {
         if roles.contains(&peer.role) {
             Ok(peer)
         } else {
-            Err(tonic::Status::permission_denied(format!("the role {} may not call this", peer.role)))
+            Err(tonic::Status::permission_denied(format!(
+                "the role {} may not call this",
+                peer.role
+            )))
         }
     }
 }

@@ -4,12 +4,18 @@
 //! | --- | --- |
 //! | `types` | what the API hands in, and what it gets back |
 //! | `create` | creates, batched |
+//! | `references` | what they refer to |
+//! | `allocate` | their addresses |
+//! | `insert` | what is written |
 //! | `address` | which free address a lease gets; pure |
 //!
 //! What changes a resource that is there already (update, delete, actions, cancel, retry) is in `change`.
 
 mod address;
+mod allocate;
 mod create;
+mod insert;
+mod references;
 mod types;
 
 pub use types::{Accepted, AcceptedNow, CreateRequest, IdempotencyKey, Origin, Refusal, Reply, StaticLeaseRequest};

@@ -7,7 +7,12 @@ fn host() -> HostName {
 }
 
 fn begin() -> Change {
-    let accepted = Accepted { job: JobId::new(), resource: ResourceId::new(), fence: Fence(1), hashes: vec![[0; 32]] };
+    let accepted = Accepted {
+        job: JobId::new(),
+        resource: ResourceId::new(),
+        fence: Fence(1),
+        hashes: vec![[0; 32]],
+    };
     Change::Begin(accepted)
 }
 
@@ -68,7 +73,11 @@ async fn a_closed_ledger_promises_nothing() {
 async fn nothing_to_wait_for_is_ready_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(dir.path(), &[host()]).unwrap();
-    ledger.with(|tx| tx.ticket()).durable().await.unwrap();
+    let ticket = ledger.with(|tx| {
+        assert!(tx.host(&host()).is_some());
+        tx.ticket()
+    });
+    ticket.durable().await.unwrap();
 }
 
 #[tokio::test]
@@ -78,7 +87,10 @@ async fn a_new_host_of_an_old_ledger_gets_an_id_of_its_own() {
     drop(Ledger::open(dir.path(), &[host()]).unwrap());
     let ledger = Ledger::open(dir.path(), &[host(), other.clone()]).unwrap();
     ledger.with(|tx| {
-        let ids = (tx.host(&host()).unwrap().ledger_id, tx.host(&other).unwrap().ledger_id);
+        let ids = (
+            tx.host(&host()).unwrap().ledger_id,
+            tx.host(&other).unwrap().ledger_id,
+        );
         assert_ne!(ids.0, ids.1);
     });
 }

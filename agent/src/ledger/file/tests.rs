@@ -17,7 +17,12 @@ fn some_change(rng: &mut StdRng, jobs: &[Uuid], resources: &[Uuid]) -> Change {
     let resource = ResourceId(resources[at % resources.len()]);
     let fence = Fence(rng.random_range(1..50));
     let hashes = vec![[rng.random(); 32]; rng.random_range(1..4)];
-    let accepted = Accepted { job, resource, fence, hashes };
+    let accepted = Accepted {
+        job,
+        resource,
+        fence,
+        hashes,
+    };
     let result = StepResult {
         index: rng.random_range(0..4),
         name: "ensure_disk".into(),
@@ -25,16 +30,30 @@ fn some_change(rng: &mut StdRng, jobs: &[Uuid], resources: &[Uuid]) -> Change {
         ..StepResult::default()
     };
     match rng.random_range(0..12) {
-        0 => Change::Host { ledger_id: Uuid::from_u128(rng.random()) },
+        0 => Change::Host {
+            ledger_id: Uuid::from_u128(rng.random()),
+        },
         1 => Change::Epoch(Epoch(rng.random_range(1..3))),
         2 => Change::Floor(Fence(rng.random_range(1..20))),
         3 | 4 => Change::Begin(accepted),
-        5 => Change::Turn { accepted, verdict: Verdict::Released, cause: b"{}".to_vec() },
+        5 => Change::Turn {
+            accepted,
+            verdict: Verdict::Released,
+            cause: b"{}".to_vec(),
+        },
         6 => Change::Raise { job, fence },
         7 => Change::Done { job, result },
         8 => Change::Undone { job, result },
-        9 => Change::Finish { job, ending: Ending::Succeeded, error: Vec::new() },
-        10 => Change::Finish { job, ending: Ending::Released, error: b"{}".to_vec() },
+        9 => Change::Finish {
+            job,
+            ending: Ending::Succeeded,
+            error: Vec::new(),
+        },
+        10 => Change::Finish {
+            job,
+            ending: Ending::Released,
+            error: b"{}".to_vec(),
+        },
         _ => Change::Forget(vec![resource]),
     }
 }
@@ -48,9 +67,20 @@ fn some_history(rng: &mut StdRng, file: &mut LedgerFile, state: &mut State) -> V
     let (jobs, resources) = (ids(rng, 6), ids(rng, 4));
     let mut after = vec![(file.length(), state.clone())];
     for host in &hosts() {
-        state.apply(host, &Change::Host { ledger_id: Uuid::from_u128(1) });
+        state.apply(
+            host,
+            &Change::Host {
+                ledger_id: Uuid::from_u128(1),
+            },
+        );
         let mut batch = Vec::new();
-        record::encode(&mut batch, host, &Change::Host { ledger_id: Uuid::from_u128(1) });
+        codec::encode(
+            &mut batch,
+            host,
+            &Change::Host {
+                ledger_id: Uuid::from_u128(1),
+            },
+        );
         file.append(&batch).unwrap();
         after.push((file.length(), state.clone()));
     }
@@ -60,7 +90,7 @@ fn some_history(rng: &mut StdRng, file: &mut LedgerFile, state: &mut State) -> V
             let host = &hosts()[rng.random_range(0..2)];
             let change = some_change(rng, &jobs, &resources);
             state.apply(host, &change);
-            record::encode(&mut batch, host, &change);
+            codec::encode(&mut batch, host, &change);
         }
         file.append(&batch).unwrap();
         after.push((file.length(), state.clone()));
@@ -81,7 +111,12 @@ fn recovery_of_any_prefix_is_the_state_after_its_last_whole_batch() {
             let recovered = recover(&dir.path().join(NAME), &bytes[..cut]).unwrap();
             let wanted = after.iter().rev().find(|(length, _)| *length <= cut as u64);
             let wanted = wanted.map_or_else(State::default, |(_, state)| state.clone());
-            assert_eq!(recovered.state, wanted, "seed {seed}, cut at {cut} of {}", bytes.len());
+            assert_eq!(
+                recovered.state,
+                wanted,
+                "seed {seed}, cut at {cut} of {}",
+                bytes.len()
+            );
         }
     }
 }
@@ -99,7 +134,7 @@ fn a_torn_tail_is_cut_off_and_the_ledger_goes_on() {
     let (mut file, recovered) = LedgerFile::open(dir.path()).unwrap();
     assert_eq!(recovered, after[after.len() - 2].1);
     let mut batch = Vec::new();
-    record::encode(&mut batch, &hosts()[0], &Change::Epoch(Epoch(99)));
+    codec::encode(&mut batch, &hosts()[0], &Change::Epoch(Epoch(99)));
     file.append(&batch).unwrap();
     drop(file);
     let (_, recovered) = LedgerFile::open(dir.path()).unwrap();
@@ -116,7 +151,7 @@ fn a_snapshot_is_the_same_state() {
         file.replace(&snapshot(&state)).unwrap();
         let mut batch = Vec::new();
         let floor = Change::Floor(Fence(1000));
-        record::encode(&mut batch, &hosts()[1], &floor);
+        codec::encode(&mut batch, &hosts()[1], &floor);
         state.apply(&hosts()[1], &floor);
         file.append(&batch).unwrap();
         drop(file);
@@ -141,14 +176,21 @@ fn damage_in_the_middle_is_an_error_that_says_where() {
         Err(LedgerError::Damaged { at: found, .. }) => assert_eq!(found, at),
         other => panic!("{other:?}"),
     }
-    assert_eq!(std::fs::read(&path).unwrap(), bytes, "a damaged ledger was changed");
+    assert_eq!(
+        std::fs::read(&path).unwrap(),
+        bytes,
+        "a damaged ledger was changed"
+    );
 }
 
 #[test]
 fn a_directory_serves_one_process() {
     let dir = tempfile::tempdir().unwrap();
     let first = LedgerFile::open(dir.path()).unwrap();
-    assert!(matches!(LedgerFile::open(dir.path()), Err(LedgerError::Locked { .. })));
+    assert!(matches!(
+        LedgerFile::open(dir.path()),
+        Err(LedgerError::Locked { .. })
+    ));
     drop(first);
     LedgerFile::open(dir.path()).unwrap();
 }
@@ -157,5 +199,8 @@ fn a_directory_serves_one_process() {
 fn another_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join(NAME), b"something else").unwrap();
-    assert!(matches!(LedgerFile::open(dir.path()), Err(LedgerError::Unreadable { .. })));
+    assert!(matches!(
+        LedgerFile::open(dir.path()),
+        Err(LedgerError::Unreadable { .. })
+    ));
 }

@@ -1,7 +1,10 @@
 use super::*;
 
 fn faults(text: &str) -> Faults {
-    Faults { path: None, entries: RwLock::new(Arc::new(parse(text).unwrap())) }
+    Faults {
+        path: None,
+        entries: RwLock::new(Arc::new(parse(text).unwrap())),
+    }
 }
 
 fn host() -> HostName {
@@ -24,24 +27,38 @@ fn the_first_entry_that_fits_counts() {
         "#,
     );
     let disk = faults.pick("ensure_disk", &host()).unwrap();
-    assert_eq!((disk.delay, disk.error), (Duration::from_millis(500), Some(FaultError::Unavailable)));
-    assert_eq!(faults.pick("ensure_disk", &"sim-1".into()).unwrap().error, Some(FaultError::Busy));
+    assert_eq!(
+        (disk.delay, disk.error),
+        (Duration::from_millis(500), Some(FaultError::Unavailable))
+    );
+    assert_eq!(
+        faults.pick("ensure_disk", &"sim-1".into()).unwrap().error,
+        Some(FaultError::Busy)
+    );
     let undo = faults.pick("undo_ensure_disk", &host()).unwrap();
     assert_eq!((undo.error, undo.when), (Some(FaultError::Busy), When::After));
-    assert_eq!(faults.pick("heartbeat", &host()), None, "`*` is every step and undo, and nothing else");
+    assert_eq!(
+        faults.pick("heartbeat", &host()),
+        None,
+        "`*` is every step and undo, and nothing else"
+    );
 }
 
 #[test]
 fn times_are_used_up() {
     let faults = faults("[[fault]]\nstep = \"heartbeat\"\nerror = \"timeout\"\ntimes = 2\n");
-    let fits = (0..5).filter(|_| faults.pick("heartbeat", &host()).is_some()).count();
+    let fits = (0..5)
+        .filter(|_| faults.pick("heartbeat", &host()).is_some())
+        .count();
     assert_eq!(fits, 2);
 }
 
 #[test]
 fn the_dice_decide_by_rate() {
     let faults = faults("[[fault]]\nstep = \"*\"\ncrash = true\nrate = 0.5\n");
-    let fits = (0..1000).filter(|_| faults.pick("reboot", &host()).is_some()).count();
+    let fits = (0..1000)
+        .filter(|_| faults.pick("reboot", &host()).is_some())
+        .count();
     assert!((300..700).contains(&fits), "{fits} of 1000");
     let never = self::faults("[[fault]]\nstep = \"*\"\ncrash = true\nrate = 0.0\n");
     assert_eq!(never.pick("reboot", &host()), None);
@@ -56,11 +73,23 @@ fn a_time_out_comes_after_the_effect() {
 #[test]
 fn what_is_wrong_is_named_with_its_line() {
     let rows = [
-        ("[[fault]]\nstep = \"ensure_dsk\"\nerror = \"busy\"\n", "line 2", "step"),
+        (
+            "[[fault]]\nstep = \"ensure_dsk\"\nerror = \"busy\"\n",
+            "line 2",
+            "step",
+        ),
         ("[[fault]]\nstep = \"*\"\nerror = \"bussy\"\n", "line 3", "error"),
         ("[[fault]]\nstep = \"*\"\ndelay = 3\n", "line 3", "delay"),
-        ("[[fault]]\nstep = \"*\"\ncrash = true\nrate = 1.5\n", "line 4", "rate"),
-        ("[[fault]]\nstep = \"*\"\n\n[[fault]]\nstep = \"reboot\"\ncrash = true\n", "line 1", "crash"),
+        (
+            "[[fault]]\nstep = \"*\"\ncrash = true\nrate = 1.5\n",
+            "line 4",
+            "rate",
+        ),
+        (
+            "[[fault]]\nstep = \"*\"\n\n[[fault]]\nstep = \"reboot\"\ncrash = true\n",
+            "line 1",
+            "crash",
+        ),
         ("[[fault]\n", "line 1", ""),
     ];
     for (text, line, key) in rows {
@@ -77,7 +106,10 @@ fn a_wrong_file_leaves_the_last_good_one_in_force() {
     assert!(!faults.any(), "a file that isn't there has no faults");
     std::fs::write(&path, "[[fault]]\nstep = \"reboot\"\nerror = \"busy\"\n").unwrap();
     let stamp = faults.look(&Stamp::default());
-    assert_eq!(faults.pick("reboot", &host()).unwrap().error, Some(FaultError::Busy));
+    assert_eq!(
+        faults.pick("reboot", &host()).unwrap().error,
+        Some(FaultError::Busy)
+    );
     std::fs::write(&path, "[[fault]]\nstep = \"reboot\"\nerror = \"bussy\"\n").unwrap();
     let stamp = faults.look(&stamp);
     assert!(faults.pick("reboot", &host()).is_some());

@@ -8,7 +8,11 @@ use rhyzome_model::step::{
 };
 use uuid::Uuid;
 
-const SIZE: Size = Size { vcpus: 8, memory_mib: 4096, disk_gib: 50 };
+const SIZE: Size = Size {
+    vcpus: 8,
+    memory_mib: 4096,
+    disk_gib: 50,
+};
 
 fn id(n: u128) -> ResourceId {
     ResourceId(Uuid::from_u128(n))
@@ -23,7 +27,10 @@ fn network(holder: ResourceId) -> Action {
         gateway: "10.0.0.1".parse().unwrap(),
         dns: Vec::new(),
         leases: Vec::new(),
-        claim: Some(NetworkClaim { holder, leases: Vec::new() }),
+        claim: Some(NetworkClaim {
+            holder,
+            leases: Vec::new(),
+        }),
     })
 }
 
@@ -39,7 +46,13 @@ fn image(holder: ResourceId) -> Action {
 
 fn disk(disk: ResourceId, size_gib: u32) -> Action {
     let image_sha256 = "0".repeat(64);
-    Action::EnsureDisk(EnsureDisk { disk, image: id(2), image_sha256, image_format: ImageFormat::Qcow2, size_gib })
+    Action::EnsureDisk(EnsureDisk {
+        disk,
+        image: id(2),
+        image_sha256,
+        image_format: ImageFormat::Qcow2,
+        size_gib,
+    })
 }
 
 fn instance(instance: ResourceId, vcpus: u32, memory_mib: u32) -> Action {
@@ -70,14 +83,23 @@ fn some_action(rng: &mut StdRng) -> Action {
     let power = if rng.random() { Power::On } else { Power::Off };
     match rng.random_range(0..10) {
         0 => network(holder),
-        1 => Action::DropNetwork(DropShared { object: id(1), holder }),
+        1 => Action::DropNetwork(DropShared {
+            object: id(1),
+            holder,
+        }),
         2 => image(holder),
-        3 => Action::DropImage(DropShared { object: id(2), holder }),
+        3 => Action::DropImage(DropShared {
+            object: id(2),
+            holder,
+        }),
         4 => disk(holder, rng.random_range(1..30)),
         5 => Action::RemoveDisk(RemoveDisk { disk: holder }),
         6 => instance(holder, rng.random_range(1..6), rng.random_range(1..3000)),
         7 => Action::RemoveInstance(RemoveInstance { instance: holder }),
-        8 => Action::SetPower(SetPower { instance: holder, power }),
+        8 => Action::SetPower(SetPower {
+            instance: holder,
+            power,
+        }),
         _ => Action::Reboot(Reboot { instance: holder }),
     }
 }
@@ -99,15 +121,32 @@ fn what_was_made_is_so_and_stays_so_when_made_again() {
         world.apply(job, &action);
         assert_eq!(world, before, "again: {action:?}");
         let used = world.used;
-        assert!(used.vcpus <= SIZE.vcpus && used.memory_mib <= SIZE.memory_mib && used.disk_gib <= SIZE.disk_gib);
-        assert_eq!(world.used.running as usize, world.guests().filter(|(_, p)| *p == SeenPower::On).count());
+        assert!(
+            used.vcpus <= SIZE.vcpus && used.memory_mib <= SIZE.memory_mib && used.disk_gib <= SIZE.disk_gib
+        );
+        assert_eq!(
+            world.used.running as usize,
+            world.guests().filter(|(_, p)| *p == SeenPower::On).count()
+        );
     }
     for n in 10..14 {
         let job = jobs[0];
         world.apply(job, &Action::RemoveInstance(RemoveInstance { instance: id(n) }));
         world.apply(job, &Action::RemoveDisk(RemoveDisk { disk: id(n) }));
-        world.apply(job, &Action::DropImage(DropShared { object: id(2), holder: id(n) }));
-        world.apply(job, &Action::DropNetwork(DropShared { object: id(1), holder: id(n) }));
+        world.apply(
+            job,
+            &Action::DropImage(DropShared {
+                object: id(2),
+                holder: id(n),
+            }),
+        );
+        world.apply(
+            job,
+            &Action::DropNetwork(DropShared {
+                object: id(1),
+                holder: id(n),
+            }),
+        );
     }
     assert_eq!(world, World::default(), "something was left");
 }
@@ -122,10 +161,16 @@ fn there_is_room_for_what_fits_and_no_more() {
     world.check(&instance(id(10), 8, 4096), SIZE).unwrap();
     world.apply(job, &instance(id(10), 8, 4096));
     let refused = world.check(&instance(id(11), 1, 1), SIZE).unwrap_err();
-    assert_eq!((refused.class, refused.code.as_str()), (ErrorClass::NoRoom, "NO_ROOM"));
+    assert_eq!(
+        (refused.class, refused.code.as_str()),
+        (ErrorClass::NoRoom, "NO_ROOM")
+    );
     world.check(&instance(id(10), 4, 4096), SIZE).unwrap();
     world.check(&disk(id(10), 50), SIZE).unwrap();
-    assert_eq!(world.check(&disk(id(10), 51), SIZE).unwrap_err().class, ErrorClass::NoRoom);
+    assert_eq!(
+        world.check(&disk(id(10), 51), SIZE).unwrap_err().class,
+        ErrorClass::NoRoom
+    );
 }
 
 #[test]

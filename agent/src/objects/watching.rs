@@ -1,0 +1,225 @@
+//! What happens to guests without a step: ends that nobody asked for, starts by the restart policy, adoption after the agent was away.
+//!
+//! One task watches each guest that runs. It takes the instance's lock only after the process is gone, so an operation that waits
+//! for the end holds the lock meanwhile, and finds in the record whether the end was noted.
+
+use super::files::{self, storage};
+use super::guests::{Guests, Live, Phase, QUITS_WITHIN, connect, qmp_failed, quit};
+use super::instance;
+use super::process::ProcessId;
+use super::qemu::MONITOR;
+use super::qmp::{Event, Qmp};
+use super::run_state::{Ended, RunState};
+use crate::driver::StepError;
+use rhyzome_model::ids::ResourceId;
+use rhyzome_model::step::ObjectKind;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::process::Child;
+use tokio::sync::{mpsc, watch};
+
+impl Guests {
+    /// Holds a guest that runs, and watches it.
+    pub(crate) fn hold(
+        self: &Arc<Self>,
+        id: ResourceId,
+        process: ProcessId,
+        qmp: Qmp,
+        events: mpsc::Receiver<Event>,
+        child: Option<Child>,
+        phase: Phase,
+    ) {
+        let (sender, receiver) = watch::channel(phase);
+        let live = Arc::new(Live {
+            process,
+            qmp,
+            phase: receiver,
+        });
+        self.held().insert(id, Arc::clone(&live));
+        let guests = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let ending = guests.ending.clone();
+            tokio::select! {
+                () = ending.cancelled() => {}
+                () = guests.watch(id, live, events, child, sender) => {}
+            }
+        });
+    }
+
+    async fn watch(
+        self: &Arc<Self>,
+        id: ResourceId,
+        live: Arc<Live>,
+        mut events: mpsc::Receiver<Event>,
+        child: Option<Child>,
+        phase: watch::Sender<Phase>,
+    ) {
+        let mut ended = None;
+        let begun_ended = *phase.borrow() == Phase::ShutDown;
+        if begun_ended {
+            ended = Some(Ended::ShutDown);
+            quit(&live).await;
+        }
+        while let Some(event) = events.recv().await {
+            if event.name == "SHUTDOWN" {
+                ended.get_or_insert(how_it_ended(&event));
+                phase.send_replace(Phase::ShutDown);
+                quit(&live).await;
+            }
+        }
+        let uptime = live.process.age_seconds();
+        while !live.process.ended_within(Duration::from_hours(1)).await {}
+        let status = match child {
+            Some(mut child) => child.wait().await.map(|s| s.to_string()).unwrap_or_default(),
+            None => String::new(),
+        };
+        let ended = ended.unwrap_or_else(|| {
+            let detail = if status.is_empty() {
+                String::new()
+            } else {
+                format!(" ({status})")
+            };
+            Ended::Crashed(format!("the guest's process ended by itself{detail}"))
+        });
+        phase.send_replace(Phase::Gone);
+        if let Err(error) = self.after_end(id, &live.process, ended, uptime).await {
+            tracing::error!(instance = %id, %error, inside = error.inside, "a guest's end could not be noted");
+        }
+    }
+
+    /// Notes an end that nobody asked for, and starts again where the policy says so.
+    async fn after_end(
+        self: &Arc<Self>,
+        id: ResourceId,
+        process: &ProcessId,
+        ended: Ended,
+        uptime: f64,
+    ) -> Result<(), StepError> {
+        let _lock = self.locks.take(ObjectKind::Instance, id).await;
+        let mut run = self.run_state(id)?;
+        if run.process.as_ref() != Some(process) {
+            return Ok(());
+        }
+        run.ended = ended;
+        self.clear(id, &mut run).await?;
+        let pause = run.pause_after(uptime);
+        self.write_run_state(id, &run)?;
+        self.tell(id, &run);
+        self.start_later(id, pause);
+        Ok(())
+    }
+
+    /// Starts a guest by itself after a pause, if it should run then.
+    fn start_later(self: &Arc<Self>, id: ResourceId, pause: Duration) {
+        let guests = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let ending = guests.ending.clone();
+            let work = async {
+                tokio::time::sleep(pause).await;
+                if let Err(error) = guests.start_if_wanted(id).await {
+                    tracing::warn!(instance = %id, %error, inside = error.inside, "a guest that should run could not be started");
+                }
+            };
+            tokio::select! {
+                () = ending.cancelled() => {}
+                () = work => {}
+            }
+        });
+    }
+
+    async fn start_if_wanted(self: &Arc<Self>, id: ResourceId) -> Result<(), StepError> {
+        if !self.told.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _lock = self.locks.take(ObjectKind::Instance, id).await;
+        let Some(definition) = instance::definition(&self.layout, id)? else {
+            return Ok(());
+        };
+        let mut run = self.run_state(id)?;
+        if !run.should_start(definition.restart) {
+            return Ok(());
+        }
+        if let Err(error) = self.start(id).await {
+            run = self.run_state(id)?;
+            let pause = run.pause_after(0.0);
+            self.write_run_state(id, &run)?;
+            self.start_later(id, pause);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Adopts a process that an earlier agent started, in the record or not.
+    pub(crate) async fn adopt(self: &Arc<Self>, id: ResourceId, run: &mut RunState) -> Result<(), StepError> {
+        let folder = self.run_folder(id);
+        let found = match &run.process {
+            Some(process) => connect(&folder, process).await,
+            None if folder.join(MONITOR).exists() => Qmp::connect(&folder, MONITOR).await.ok(),
+            None => None,
+        };
+        let Some((qmp, events)) = found else { return Ok(()) };
+        let process = qmp.peer.and_then(ProcessId::of).filter(|p| runs_in(p, &folder));
+        let Some(process) = process else { return Ok(()) };
+        let status = qmp.status().await.map_err(|e| qmp_failed(&e))?;
+        let phase = match status.as_str() {
+            // Never told to go on: what was to be done before may not be done.
+            "prelaunch" | "inmigrate" => {
+                tracing::info!(instance = %id, "a guest that was half started is ended");
+                process
+                    .end(QUITS_WITHIN)
+                    .await
+                    .map_err(|e| storage("ending a guest", &folder, &e))?;
+                run.process = None;
+                return self.write_run_state(id, run);
+            }
+            "shutdown" | "guest-panicked" => Phase::ShutDown,
+            _ => Phase::Running,
+        };
+        tracing::info!(instance = %id, pid = process.pid, status, "a running guest is adopted");
+        run.process = Some(process.clone());
+        self.write_run_state(id, run)?;
+        self.hold(id, process, qmp, events, None, phase);
+        Ok(())
+    }
+
+    /// Adopts what runs and notes what doesn't; starts nothing.
+    pub(crate) async fn adopt_all(self: &Arc<Self>) -> Result<(), StepError> {
+        for id in files::ids_in(&self.layout.instances(), "")? {
+            let _lock = self.locks.take(ObjectKind::Instance, id).await;
+            let mut run = self.run_state(id)?;
+            if let Err(error) = self.settle(id, &mut run).await {
+                tracing::warn!(instance = %id, %error, inside = error.inside, "a guest could not be adopted");
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts what should run, now that the host was told its epoch.
+    pub(crate) fn resume(self: &Arc<Self>) {
+        match files::ids_in(&self.layout.instances(), "") {
+            Ok(ids) => ids
+                .into_iter()
+                .for_each(|id| self.start_later(id, Duration::ZERO)),
+            Err(error) => tracing::error!(%error, inside = error.inside, "the instances could not be listed"),
+        }
+    }
+}
+
+/// Source: `ShutdownCause` in QEMU's schema.
+fn how_it_ended(event: &Event) -> Ended {
+    match event.data["reason"].as_str().unwrap_or_default() {
+        "guest-shutdown" => Ended::ShutDown,
+        "guest-panic" => Ended::Crashed("the guest's kernel panicked".to_owned()),
+        "host-signal" => Ended::Crashed("the guest's process was ended by a signal from outside".to_owned()),
+        "host-qmp-quit" => Ended::Stopped,
+        other => Ended::Crashed(format!("the guest ended: {other}")),
+    }
+}
+
+/// Whether a process is a QEMU in this folder of ours: a guest could point its socket to another's.
+fn runs_in(process: &ProcessId, folder: &Path) -> bool {
+    let here = std::fs::read_link(process.proc("cwd"));
+    here.is_ok_and(|here| folder.canonicalize().is_ok_and(|folder| here == folder))
+}

@@ -1,0 +1,10 @@
+//! The API as a client sees it: before the database (`auth`), and on a real Postgres (`accept`).
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where something is not as it must be"
+)]
+
+mod accept;
+mod auth;
+mod common;

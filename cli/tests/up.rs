@@ -1,0 +1,192 @@
+//! A whole stack, through the death of its parts and of its supervisor. Needs Postgres, and nats-server (`RHYZOME_NATS_SERVER`, or on
+//! `PATH`): `cargo xtask test` gets both.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+struct Down<'a>(&'a Path);
+
+impl Drop for Down<'_> {
+    fn drop(&mut self) {
+        drop(rhyzome(self.0, &["down"]).output());
+    }
+}
+
+fn rhyzome(data: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rhyzome"));
+    command
+        .args(arguments)
+        .arg("--data")
+        .arg(data)
+        .env_remove("RHYZOME_IMAGE_DIR");
+    command
+}
+
+fn done(data: &Path, arguments: &[&str]) -> String {
+    let output = rhyzome(data, arguments).output().unwrap();
+    let (out, error) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{arguments:?}: {out}\n{error}");
+    out.into_owned()
+}
+
+fn stack(data: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(data.join("stack.json")).unwrap()).unwrap()
+}
+
+fn pids(data: &Path) -> BTreeMap<String, i32> {
+    stack(data)["processes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|process| {
+            (
+                process["name"].as_str().unwrap().to_owned(),
+                i32::try_from(process["pid"].as_i64().unwrap()).unwrap(),
+            )
+        })
+        .collect()
+}
+
+fn runs(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.trim_start().starts_with('Z'))
+}
+
+fn kill(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+fn until(what: &str, so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !so() {
+        assert!(Instant::now() < deadline, "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn hosts_up(data: &Path) -> usize {
+    let hosts: Value = serde_json::from_str(&done(data, &["admin", "host", "list", "-o", "json"])).unwrap();
+    hosts
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|host| host["up"] == true)
+        .count()
+}
+
+const UP: [&str; 7] = [
+    "up",
+    "--detach",
+    "--no-local-host",
+    "--simulated-hosts",
+    "2",
+    "--set",
+    "worker.slots=8",
+];
+
+#[test]
+fn a_stack_lives_through_deaths_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    // Postgres' own user must get there.
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let data = &dir.path().join("data");
+    let _down = Down(data);
+    done(data, &UP);
+    let again = rhyzome(data, &UP).output().unwrap();
+    assert!(
+        String::from_utf8_lossy(&again.stderr).contains("rhyzome down"),
+        "a second stack was not refused"
+    );
+
+    let first = pids(data);
+    let names: Vec<&str> = first.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "api-1",
+            "dev-issuer",
+            "nats",
+            "postgres",
+            "scheduler-1",
+            "sim",
+            "worker-1",
+            "worker-2"
+        ]
+    );
+    assert_eq!(hosts_up(data), 2);
+    assert_eq!(stack(data)["agents"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        done(data, &["token", "--tenant", "other"])
+            .trim()
+            .split('.')
+            .count(),
+        3
+    );
+    let tenants = done(data, &["admin", "tenant", "list"]);
+    assert!(tenants.contains("demo") && tenants.contains("other"), "{tenants}");
+
+    // Every part comes back at its place.
+    let before = stack(data);
+    for name in [
+        "worker-1",
+        "api-1",
+        "sim",
+        "nats",
+        "postgres",
+        "dev-issuer",
+        "scheduler-1",
+    ] {
+        kill(first[name]);
+        until(name, || {
+            pids(data)
+                .get(name)
+                .is_some_and(|pid| *pid != first[name] && runs(*pid))
+        });
+    }
+    until("hosts are watched", || hosts_up(data) == 2);
+    let after = stack(data);
+    for key in ["api_url", "issuer_url", "postgres", "nats"] {
+        assert_eq!(before[key], after[key], "{key}");
+    }
+
+    // The supervisor is killed: no part outlives it but what the next one ends.
+    let second = pids(data);
+    let record: Value =
+        serde_json::from_slice(&std::fs::read(data.join("supervisor.json")).unwrap()).unwrap();
+    kill(i32::try_from(record["supervisor"]["pid"].as_i64().unwrap()).unwrap());
+    done(data, &UP);
+    for (name, pid) in &second {
+        assert!(!runs(*pid), "{name} of the killed stack still runs");
+    }
+    let third = pids(data);
+    assert_eq!(third.len(), second.len());
+    assert_eq!(hosts_up(data), 2);
+
+    assert!(done(data, &["down"]).contains("is down"));
+    for (name, pid) in &third {
+        assert!(!runs(*pid), "{name} still runs after down");
+    }
+    assert_eq!(stack(data)["processes"], Value::Array(Vec::new()));
+    assert!(done(data, &["down"]).contains("no stack runs"));
+}
+
+#[test]
+fn a_wrong_key_is_found_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = rhyzome(dir.path(), &["up", "--set", "scheduler.job_deadlin=1h"])
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && error.contains("scheduler.job_deadlin") && error.contains("job_deadline"),
+        "{error}"
+    );
+    assert!(!dir.path().join("stack.json").exists());
+}
