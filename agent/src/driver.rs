@@ -34,7 +34,12 @@ pub struct StepError {
 impl StepError {
     /// An error of a class; `detail` is for users.
     pub fn new(class: ErrorClass, code: &str, detail: impl Into<String>) -> Self {
-        Self { class, code: code.to_owned(), detail: detail.into(), inside: None }
+        Self {
+            class,
+            code: code.to_owned(),
+            detail: detail.into(),
+            inside: None,
+        }
     }
 
     /// With what only operators read.
@@ -185,10 +190,18 @@ pub trait Driver: Send + Sync + 'static {
     fn hosts(&self) -> Vec<HostName>;
 
     /// Makes the action so, whatever was there before.
-    fn make_so<'a>(&'a self, context: &'a StepContext, action: &'a Action) -> Fut<'a, Result<Effect, StepError>>;
+    fn make_so<'a>(
+        &'a self,
+        context: &'a StepContext,
+        action: &'a Action,
+    ) -> Fut<'a, Result<Effect, StepError>>;
 
     /// Looks whether it is so, changing nothing.
-    fn observe<'a>(&'a self, context: &'a StepContext, action: &'a Action) -> Fut<'a, Result<Seen, StepError>>;
+    fn observe<'a>(
+        &'a self,
+        context: &'a StepContext,
+        action: &'a Action,
+    ) -> Fut<'a, Result<Seen, StepError>>;
 
     /// All that is held on a host.
     fn inventory<'a>(&'a self, host: &'a HostName) -> Fut<'a, Result<Vec<Held>, StepError>>;

@@ -5,9 +5,9 @@ pub mod claims;
 pub mod config;
 pub mod driver;
 pub mod ledger;
+pub mod objects;
 mod run;
 pub mod serve;
-pub mod objects;
 pub mod simulated;
 
 pub use config::AgentConfig;

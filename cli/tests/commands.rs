@@ -1,5 +1,7 @@
 //! Commands that need no server, run as a person would.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

@@ -1,6 +1,8 @@
 //! A whole stack, through the death of its parts and of its supervisor. Needs Postgres, and nats-server (`RHYZOME_NATS_SERVER`, or on
 //! `PATH`): `cargo xtask test` gets both.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -64,7 +66,7 @@ fn kill(pid: i32) {
 }
 
 fn until(what: &str, so: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !so() {
         assert!(Instant::now() < deadline, "not within a minute: {what}");
         std::thread::sleep(Duration::from_millis(50));

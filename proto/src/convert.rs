@@ -87,7 +87,9 @@ pub fn error_of(json: &[u8]) -> Result<Option<JobError>, WireError> {
     if json.is_empty() {
         return Ok(None);
     }
-    serde_json::from_slice(json).map(Some).map_err(|e| WireError::Broken(format!("error: {e}")))
+    serde_json::from_slice(json)
+        .map(Some)
+        .map_err(|e| WireError::Broken(format!("error: {e}")))
 }
 
 /// A problem's JSON bytes, as on the wire.

@@ -35,7 +35,7 @@ impl Pause {
     }
 
     /// How long to wait this time.
-    pub fn next(&mut self) -> Duration {
+    pub fn longer(&mut self) -> Duration {
         self.0.next_backoff().unwrap_or(Duration::from_secs(5))
     }
 

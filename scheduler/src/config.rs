@@ -68,6 +68,8 @@ pub struct InstanceConfig {
 
 impl Default for InstanceConfig {
     fn default() -> Self {
-        Self { stop_timeout: Span::seconds(60) }
+        Self {
+            stop_timeout: Span::seconds(60),
+        }
     }
 }

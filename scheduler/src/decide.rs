@@ -11,7 +11,9 @@ use crate::made::made_so;
 use chrono::{DateTime, TimeDelta, Utc};
 use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_model::job::{Action, JobState, Mode, Verdict};
-use rhyzome_model::kinds::{AssignedLease, Demand, Kind, KindOps, PlanError, Resolved, ResolvedRef, Venue, kept_gib};
+use rhyzome_model::kinds::{
+    AssignedLease, Demand, Kind, KindOps, PlanError, Resolved, ResolvedRef, Venue, kept_gib,
+};
 use rhyzome_model::place::{ImageNeed, Refusal, Request};
 use rhyzome_model::problem::JobError;
 use rhyzome_model::step::{HostLease, ImageFacts, Step};
@@ -74,7 +76,14 @@ pub fn decide(job: &DueJob, around: &Around<'_>) -> Result<Next, PlanError> {
 fn on_host(job: &DueJob, host: &HostName, around: &Around<'_>) -> Decision {
     if !around.up.contains(host) {
         let detail = "The host that works on it can't be reached; it goes on once it can.";
-        return wait(job, around, "host_unreachable", detail, job.state, Some(around.now + LOOK_AGAIN));
+        return wait(
+            job,
+            around,
+            "host_unreachable",
+            detail,
+            job.state,
+            Some(around.now + LOOK_AGAIN),
+        );
     }
     let verdict = undo_wanted(job, around.now);
     let (mode, verdict) = match verdict {
@@ -104,13 +113,17 @@ fn undo_wanted(job: &DueJob, now: DateTime<Utc>) -> Option<Verdict> {
     if job.cancel_requested_at.is_some() {
         return Some(Verdict::Cancelled);
     }
-    job.deadline_at.is_some_and(|d| d <= now).then_some(Verdict::Deadline)
+    job.deadline_at
+        .is_some_and(|d| d <= now)
+        .then_some(Verdict::Deadline)
 }
 
 fn off_host(job: &DueJob, around: &Around<'_>) -> Result<Next, PlanError> {
     let decided = |d: Decision| Ok(Next::Decided(Box::new(d)));
     match undo_wanted(job, around.now) {
-        Some(Verdict::Cancelled) => return decided(Decision::End(ended(job, JobState::Cancelled, cancelled()))),
+        Some(Verdict::Cancelled) => {
+            return decided(Decision::End(ended(job, JobState::Cancelled, cancelled())));
+        }
         Some(Verdict::Deadline | Verdict::Failed | Verdict::Released) => {
             return decided(Decision::End(ended(job, JobState::Failed, too_late(job))));
         }
@@ -127,11 +140,20 @@ fn off_host(job: &DueJob, around: &Around<'_>) -> Result<Next, PlanError> {
     if !matches!(job.action, Action::Create | Action::Delete) && job.applied.is_none() {
         let error = JobError::new(
             "PREDECESSOR_FAILED",
-            format!("The {} was never made: its create failed or was cancelled.", job.kind),
+            format!(
+                "The {} was never made: its create failed or was cancelled.",
+                job.kind
+            ),
         );
         // The resource's own reason is that of its create.
-        let effect = Effect::NotChanged { reason: None, reserve: None };
-        return decided(Decision::End(End { effect, ..ended(job, JobState::Failed, error) }));
+        let effect = Effect::NotChanged {
+            reason: None,
+            reserve: None,
+        };
+        return decided(Decision::End(End {
+            effect,
+            ..ended(job, JobState::Failed, error)
+        }));
     }
     if job.action != Action::Delete
         && let Some(decision) = references(job, around)
@@ -146,7 +168,11 @@ fn off_host(job: &DueJob, around: &Around<'_>) -> Result<Next, PlanError> {
         return decided(Decision::End(succeeded(job, ops)?));
     }
     let order = new_order(job, around, ops, &resolved, &steps)?;
-    let host = if job.kind == Kind::Network { job.home.clone() } else { job.resource_host.clone() };
+    let host = if job.kind == Kind::Network {
+        job.home.clone()
+    } else {
+        job.resource_host.clone()
+    };
     match (host, ops.venue(job.action)) {
         (Some(host), _) if !around.up.contains(&host) => {
             let detail = "The host that holds it can't be reached; it goes on once it can.";
@@ -166,17 +192,26 @@ fn references(job: &DueJob, around: &Around<'_>) -> Option<Decision> {
     if let Some(failed) = around.refs.iter().find(|r| !r.applied && !r.open) {
         let error = JobError::new(
             "REFERENCE_FAILED",
-            format!("It needs the {} {:?}, whose create failed or was cancelled.", failed.kind, failed.name),
+            format!(
+                "It needs the {} {:?}, whose create failed or was cancelled.",
+                failed.kind, failed.name
+            ),
         );
         return Some(Decision::End(ended(job, JobState::Failed, error)));
     }
     let coming = around.refs.iter().find(|r| !r.applied)?;
-    let detail = format!("It needs the {} {:?}, which is still being made.", coming.kind, coming.name);
+    let detail = format!(
+        "It needs the {} {:?}, which is still being made.",
+        coming.kind, coming.name
+    );
     Some(wait(job, around, "reference", &detail, JobState::Blocked, None))
 }
 
 fn facts_of(reference: &RefRow) -> Option<ImageFacts> {
-    reference.facts.clone().and_then(|f| serde_json::from_value(f).ok())
+    reference
+        .facts
+        .clone()
+        .and_then(|f| serde_json::from_value(f).ok())
 }
 
 fn resolve(job: &DueJob, around: &Around<'_>) -> Resolved {
@@ -200,10 +235,18 @@ fn resolve(job: &DueJob, around: &Around<'_>) -> Resolved {
         .map(|l| AssignedLease {
             network: l.network,
             position: l.position,
-            lease: HostLease { mac: l.mac.clone(), ip: l.ip, hostname: l.hostname.clone() },
+            lease: HostLease {
+                mac: l.mac.clone(),
+                ip: l.ip,
+                hostname: l.hostname.clone(),
+            },
         })
         .collect();
-    let host = if job.kind == Kind::Network { job.home.clone() } else { job.resource_host.clone() };
+    let host = if job.kind == Kind::Network {
+        job.home.clone()
+    } else {
+        job.resource_host.clone()
+    };
     Resolved {
         id: job.resource,
         tenant: job.tenant.clone(),
@@ -227,14 +270,25 @@ fn new_order(
 ) -> Result<NewOrder, PlanError> {
     let frozen = steps
         .iter()
-        .map(|s| serde_json::to_string(s).map_err(|source| PlanError::Spec { kind: job.kind, source }))
+        .map(|s| {
+            serde_json::to_string(s).map_err(|source| PlanError::Spec {
+                kind: job.kind,
+                source,
+            })
+        })
         .collect::<Result<_, _>>()?;
     let brings = matches!(job.action, Action::Create | Action::Repair);
     let reserve = match job.action {
         Action::Create | Action::Repair => Some(ops.demand_resolved(resolved)?),
         Action::Update => {
-            let applied = job.applied.clone().map(|spec| Resolved { spec, ..resolved.clone() });
-            let before = applied.map(|r| ops.demand_resolved(&r)).transpose()?.unwrap_or_default();
+            let applied = job.applied.clone().map(|spec| Resolved {
+                spec,
+                ..resolved.clone()
+            });
+            let before = applied
+                .map(|r| ops.demand_resolved(&r))
+                .transpose()?
+                .unwrap_or_default();
             Some(ops.demand_resolved(resolved)?.max(before))
         }
         Action::Delete | Action::Start | Action::Stop | Action::Reboot => None,
@@ -247,7 +301,11 @@ fn new_order(
         frozen,
         names: Some(steps.iter().map(|s| s.name().to_owned()).collect()),
         reserve: reserve.filter(|d| *d != Demand::default()),
-        image: if brings { image_need(around).map(|n| (n.image, n.disk_gib)) } else { None },
+        image: if brings {
+            image_need(around).map(|n| (n.image, n.disk_gib))
+        } else {
+            None
+        },
         networks: if brings { networks(around) } else { Vec::new() },
     })
 }
@@ -255,12 +313,19 @@ fn new_order(
 fn image_need(around: &Around<'_>) -> Option<ImageNeed> {
     let image = around.refs.iter().find(|r| r.kind == Kind::Image)?;
     let disk_gib = facts_of(image).map_or(1, |f| kept_gib(&f));
-    Some(ImageNeed { image: image.id, disk_gib })
+    Some(ImageNeed {
+        image: image.id,
+        disk_gib,
+    })
 }
 
 fn networks(around: &Around<'_>) -> Vec<ResourceId> {
-    let distinct: BTreeSet<ResourceId> =
-        around.refs.iter().filter(|r| r.kind == Kind::Network).map(|r| r.id).collect();
+    let distinct: BTreeSet<ResourceId> = around
+        .refs
+        .iter()
+        .filter(|r| r.kind == Kind::Network)
+        .map(|r| r.id)
+        .collect();
     distinct.into_iter().collect()
 }
 
@@ -271,9 +336,16 @@ fn to_place(
     resolved: &Resolved,
     order: NewOrder,
 ) -> Result<Next, PlanError> {
-    let live: BTreeMap<&HostName, &Exclusion> = job.excluded.iter().filter(|(_, e)| e.until > around.now).collect();
+    let live: BTreeMap<&HostName, &Exclusion> = job
+        .excluded
+        .iter()
+        .filter(|(_, e)| e.until > around.now)
+        .collect();
     let hosts = |reason: &str| -> Vec<HostName> {
-        live.iter().filter(|(_, e)| e.reason == reason).map(|(h, _)| (*h).clone()).collect()
+        live.iter()
+            .filter(|(_, e)| e.reason == reason)
+            .map(|(h, _)| (*h).clone())
+            .collect()
     };
     let refused_until =
         (live.len() >= REFUSALS).then(|| live.values().map(|e| e.until).min().unwrap_or(around.now));
@@ -287,7 +359,12 @@ fn to_place(
         image_refused: hosts("image"),
     };
     let apart_from = ops.apart_from(&job.spec)?.into_iter().map(|r| r.target).collect();
-    Ok(Next::Place(Box::new(ToPlace { request, order, apart_from, refused_until })))
+    Ok(Next::Place(Box::new(ToPlace {
+        request,
+        order,
+        apart_from,
+        refused_until,
+    })))
 }
 
 /// It waits for room: says what excluded how many hosts.
@@ -302,15 +379,24 @@ pub fn wait_for_room(job: &DueJob, refusal: &Refusal, due: DateTime<Utc>, now: D
         hosts: Some(hosts),
         fits_with: refusal.fits_with.and_then(|f| serde_json::to_value(f).ok()),
     };
-    Decision::Wait { job: job.id, state: JobState::Queued, waiting, due: Some(due) }
+    Decision::Wait {
+        job: job.id,
+        state: JobState::Queued,
+        waiting,
+        due: Some(due),
+    }
 }
 
 fn room_sentence(refusal: &Refusal) -> String {
     if refusal.total == 0 {
         return "There is no host yet; it starts by itself when one joins.".to_owned();
     }
-    let causes: Vec<String> =
-        refusal.excluded.iter().filter(|(_, n)| **n > 0).map(|(reason, n)| format!("{n} by {reason}")).collect();
+    let causes: Vec<String> = refusal
+        .excluded
+        .iter()
+        .filter(|(_, n)| **n > 0)
+        .map(|(reason, n)| format!("{n} by {reason}"))
+        .collect();
     format!(
         "None of {} hosts can take it ({}); it starts by itself when one can.",
         refusal.total,
@@ -319,7 +405,10 @@ fn room_sentence(refusal: &Refusal) -> String {
 }
 
 fn since(job: &DueJob, reason: &str, now: DateTime<Utc>) -> DateTime<Utc> {
-    job.waiting.as_ref().filter(|w| w.reason == reason).map_or(now, |w| w.since)
+    job.waiting
+        .as_ref()
+        .filter(|w| w.reason == reason)
+        .map_or(now, |w| w.since)
 }
 
 fn wait(
@@ -338,7 +427,12 @@ fn wait(
         hosts: None,
         fits_with: None,
     };
-    Decision::Wait { job: job.id, state, waiting, due }
+    Decision::Wait {
+        job: job.id,
+        state,
+        waiting,
+        due,
+    }
 }
 
 fn cancelled() -> JobError {
@@ -350,7 +444,13 @@ fn too_late(job: &DueJob) -> JobError {
         .waiting
         .as_ref()
         .map_or_else(String::new, |w| format!(" It waited: {}", w.detail));
-    JobError { retryable: true, ..JobError::new("DEADLINE_EXCEEDED", format!("It was not done before its deadline.{waited}")) }
+    JobError {
+        retryable: true,
+        ..JobError::new(
+            "DEADLINE_EXCEEDED",
+            format!("It was not done before its deadline.{waited}"),
+        )
+    }
 }
 
 /// An end without an order: nothing of it is on any host.
@@ -359,14 +459,23 @@ fn ended(job: &DueJob, state: JobState, error: JobError) -> End {
     let effect = if job.applied.is_none() && job.action != Action::Delete {
         Effect::NotMade { reason }
     } else {
-        Effect::NotChanged { reason: (state == JobState::Failed).then_some(reason), reserve: None }
+        Effect::NotChanged {
+            reason: (state == JobState::Failed).then_some(reason),
+            reserve: None,
+        }
     };
-    End { error: (state == JobState::Failed).then_some(error), ..end(job, state, effect) }
+    End {
+        error: (state == JobState::Failed).then_some(error),
+        ..end(job, state, effect)
+    }
 }
 
 /// What is stored of it can't be planned: a fault of ours, which looking again doesn't mend.
 pub fn unplannable(job: &DueJob) -> Decision {
-    let error = JobError::new("INTERNAL", "It could not be planned, because of a fault of the service.");
+    let error = JobError::new(
+        "INTERNAL",
+        "It could not be planned, because of a fault of the service.",
+    );
     Decision::End(ended(job, JobState::Failed, error))
 }
 
@@ -374,7 +483,13 @@ fn succeeded(job: &DueJob, ops: &dyn KindOps) -> Result<End, PlanError> {
     let effect = if job.action == Action::Delete {
         Effect::Removed
     } else {
-        let (spec, generation) = made_so(job.kind, job.action, &job.spec, job.applied.as_ref(), job.generation)?;
+        let (spec, generation) = made_so(
+            job.kind,
+            job.action,
+            &job.spec,
+            job.applied.as_ref(),
+            job.generation,
+        )?;
         Effect::Applied {
             metered: Some(ops.demand(&spec)?),
             spec,
@@ -384,7 +499,10 @@ fn succeeded(job: &DueJob, ops: &dyn KindOps) -> Result<End, PlanError> {
             observed: None,
         }
     };
-    Ok(End { steps: Some(Vec::new()), ..end(job, JobState::Succeeded, effect) })
+    Ok(End {
+        steps: Some(Vec::new()),
+        ..end(job, JobState::Succeeded, effect)
+    })
 }
 
 fn end(job: &DueJob, state: JobState, effect: Effect) -> End {

@@ -30,7 +30,7 @@ pub async fn listen(context: Context) {
             Ok(wakeups) => wakeups,
             Err(error) => {
                 tracing::warn!(%error, "no wake-ups; the scan goes on");
-                tokio::time::sleep(pause.next()).await;
+                tokio::time::sleep(pause.longer()).await;
                 continue;
             }
         };
@@ -67,7 +67,7 @@ pub async fn run(context: Context) {
                 Err(error) => {
                     tracing::warn!(%error, "dispatch failed; again");
                     view.forget();
-                    tokio::time::sleep(pause.next()).await;
+                    tokio::time::sleep(pause.longer()).await;
                     break;
                 }
             }
@@ -102,10 +102,18 @@ async fn round(context: &Context, view: &mut View) -> Result<Round, StoreError> 
     }
     publish(context, outcome).await;
     // What was left waits for another's commit or for a slot: the next wake-up or scan takes it up.
-    Ok(if left == decided { Round::Nothing } else { Round::Progress })
+    Ok(if left == decided {
+        Round::Nothing
+    } else {
+        Round::Progress
+    })
 }
 
-async fn decide_all(context: &Context, view: &mut View, batch: &DispatchTx) -> Result<Vec<Decision>, StoreError> {
+async fn decide_all(
+    context: &Context,
+    view: &mut View,
+    batch: &DispatchTx,
+) -> Result<Vec<Decision>, StoreError> {
     metrics::histogram!("rhyzome_dispatch_batch_size").record(batch.jobs.len() as f64);
     let mut decisions = Vec::with_capacity(batch.jobs.len());
     let mut refused = Vec::new();
@@ -154,13 +162,26 @@ async fn keep_apart(
     if to_place.apart_from.is_empty() {
         return Ok(());
     }
-    to_place.request.apart_from = context.store.hosts_of(&job.tenant, job.kind, &to_place.apart_from).await?;
+    to_place.request.apart_from = context
+        .store
+        .hosts_of(&job.tenant, job.kind, &to_place.apart_from)
+        .await?;
     for decision in decisions {
-        let Decision::Order(order) = decision else { continue };
-        let Some(other) = batch.jobs.iter().find(|j| j.id == order.job && j.tenant == job.tenant && j.kind == job.kind) else {
+        let Decision::Order(order) = decision else {
             continue;
         };
-        if to_place.apart_from.iter().any(|t| *t == other.name || *t == other.resource.to_string()) {
+        let Some(other) = batch
+            .jobs
+            .iter()
+            .find(|j| j.id == order.job && j.tenant == job.tenant && j.kind == job.kind)
+        else {
+            continue;
+        };
+        if to_place
+            .apart_from
+            .iter()
+            .any(|t| *t == other.name || *t == other.resource.to_string())
+        {
             to_place.request.apart_from.push(order.host.clone());
         }
     }
@@ -178,11 +199,21 @@ fn placed(view: &mut View, to_place: &ToPlace) -> Option<NewOrder> {
 }
 
 fn at(order: &NewOrder, host: HostName) -> NewOrder {
-    NewOrder { host, ..order.clone() }
+    NewOrder {
+        host,
+        ..order.clone()
+    }
 }
 
-fn place_or_wait(context: &Context, view: &mut View, job: &DueJob, to_place: &ToPlace, batch: &DispatchTx) -> Decision {
-    let recheck = TimeDelta::from_std(context.config.capacity_recheck.duration()).unwrap_or(TimeDelta::seconds(15));
+fn place_or_wait(
+    context: &Context,
+    view: &mut View,
+    job: &DueJob,
+    to_place: &ToPlace,
+    batch: &DispatchTx,
+) -> Decision {
+    let recheck =
+        TimeDelta::from_std(context.config.capacity_recheck.duration()).unwrap_or(TimeDelta::seconds(15));
     let verdict = match to_place.refused_until {
         Some(_) => view.cluster.judge(&to_place.request),
         None => view.cluster.place(&to_place.request),
@@ -192,14 +223,19 @@ fn place_or_wait(context: &Context, view: &mut View, job: &DueJob, to_place: &To
         (place::Verdict::Placed(_), Some(until)) => {
             let refusal = place::Refusal {
                 total: u32::try_from(view.cluster.len()).unwrap_or(u32::MAX),
-                excluded: [(place::Reason::Refused, u32::try_from(view.cluster.len()).unwrap_or(u32::MAX))].into(),
+                excluded: [(
+                    place::Reason::Refused,
+                    u32::try_from(view.cluster.len()).unwrap_or(u32::MAX),
+                )]
+                .into(),
                 fits_with: None,
             };
             wait_for_room(job, &refusal, until, batch.now)
         }
         (place::Verdict::NoRoom(refusal), until) => {
             for (reason, hosts) in &refusal.excluded {
-                metrics::counter!("rhyzome_placement_refusals_total", "reason" => reason.as_str()).increment(u64::from(*hosts));
+                metrics::counter!("rhyzome_placement_refusals_total", "reason" => reason.as_str())
+                    .increment(u64::from(*hosts));
             }
             wait_for_room(job, &refusal, until.unwrap_or(batch.now + recheck), batch.now)
         }
@@ -210,7 +246,11 @@ fn place_or_wait(context: &Context, view: &mut View, job: &DueJob, to_place: &To
 async fn publish(context: &Context, outcome: DispatchOutcome) {
     let orders: Vec<_> = outcome.orders.iter().map(order::message).collect();
     let mut lost = 0;
-    for (row, answer) in outcome.orders.iter().zip(publish_all(&context.nats, &orders, Publication::First).await) {
+    for (row, answer) in outcome
+        .orders
+        .iter()
+        .zip(publish_all(&context.nats, &orders, Publication::First).await)
+    {
         if let Err(error) = answer {
             lost += 1;
             tracing::debug!(job = %row.job, fence = row.fence, %error, "order not published");
@@ -220,9 +260,16 @@ async fn publish(context: &Context, outcome: DispatchOutcome) {
         tracing::warn!(lost, "orders were not published; the sweep will publish them");
         context.suspicion.notify_one();
     }
-    for row in outcome.orders.iter().filter(|o| o.mode == Mode::Undo && o.verdict != Some(Verdict::Released)) {
-        let control =
-            Control { version: rhyzome_proto::VERSION, job: rhyzome_proto::convert::bytes(row.job.0), fence: row.fence };
+    for row in outcome
+        .orders
+        .iter()
+        .filter(|o| o.mode == Mode::Undo && o.verdict != Some(Verdict::Released))
+    {
+        let control = Control {
+            version: rhyzome_proto::VERSION,
+            job: rhyzome_proto::convert::bytes(row.job.0),
+            fence: row.fence,
+        };
         if let Err(error) = publish_control(&context.nats, &control).await {
             tracing::warn!(job = %row.job, %error, "no hint to the worker; the agent decides all the same");
         }
@@ -230,7 +277,11 @@ async fn publish(context: &Context, outcome: DispatchOutcome) {
     let mut changes: Vec<Change> = outcome
         .orders
         .iter()
-        .map(|o| Change { tenant: o.tenant.clone(), kind: "job".into(), id: o.job.0 })
+        .map(|o| Change {
+            tenant: o.tenant.clone(),
+            kind: "job".into(),
+            id: o.job.0,
+        })
         .collect();
     changes.extend(outcome.ended.iter().flat_map(end_changes));
     notify(context, &changes).await;
@@ -243,15 +294,29 @@ async fn publish(context: &Context, outcome: DispatchOutcome) {
 /// Who watches a job or its resource hears of its end.
 pub fn end_changes(end: &End) -> [Change; 2] {
     [
-        Change { tenant: end.tenant.clone(), kind: "job".into(), id: end.job.0 },
-        Change { tenant: end.tenant.clone(), kind: end.kind.to_string(), id: end.resource.0 },
+        Change {
+            tenant: end.tenant.clone(),
+            kind: "job".into(),
+            id: end.job.0,
+        },
+        Change {
+            tenant: end.tenant.clone(),
+            kind: end.kind.to_string(),
+            id: end.resource.0,
+        },
     ]
 }
 
 /// Sends notices; one that is lost costs its watcher a poll.
 pub async fn notify(context: &Context, changes: &[Change]) {
-    let distinct: BTreeSet<_> = changes.iter().map(|c| (c.tenant.clone(), c.kind.clone(), c.id)).collect();
-    let changes: Vec<Change> = distinct.into_iter().map(|(tenant, kind, id)| Change { tenant, kind, id }).collect();
+    let distinct: BTreeSet<_> = changes
+        .iter()
+        .map(|c| (c.tenant.clone(), c.kind.clone(), c.id))
+        .collect();
+    let changes: Vec<Change> = distinct
+        .into_iter()
+        .map(|(tenant, kind, id)| Change { tenant, kind, id })
+        .collect();
     if changes.is_empty() {
         return;
     }

@@ -60,7 +60,11 @@ pub async fn run(context: Context) {
     let mut watched: HashMap<HostName, Watched> = HashMap::new();
     let lease_s = context.config.watch_lease.duration().as_secs_f64();
     loop {
-        match context.store.watch_take(&owner, lease_s, context.config.watch_take).await {
+        match context
+            .store
+            .watch_take(&owner, lease_s, context.config.watch_take)
+            .await
+        {
             Ok(leases) => follow(&context, &owner, &loads, &mut watched, leases),
             Err(error) => tracing::warn!(%error, "watches not renewed"),
         }
@@ -98,7 +102,12 @@ fn follow(
                     old.task.abort();
                 }
                 let (sender, receiver) = watch::channel(lease);
-                let task = tokio::spawn(keep(context.clone(), owner.to_owned(), Arc::clone(loads), receiver));
+                let task = tokio::spawn(keep(
+                    context.clone(),
+                    owner.to_owned(),
+                    Arc::clone(loads),
+                    receiver,
+                ));
                 Watched { lease: sender, task }
             }
         };
@@ -111,7 +120,11 @@ fn follow(
 }
 
 async fn write_loads(context: &Context, loads: &Loads) {
-    let batch: Vec<(HostName, Value)> = loads.lock().unwrap_or_else(PoisonError::into_inner).drain().collect();
+    let batch: Vec<(HostName, Value)> = loads
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .drain()
+        .collect();
     if batch.is_empty() {
         return;
     }
@@ -130,14 +143,20 @@ async fn keep(context: Context, owner: String, loads: Loads, mut lease: watch::R
             Err(error) => error,
         };
         match &error {
-            WatchError::SetBack { .. } => tracing::error!(%host, %error, "nothing is dispatched to this host until an operator has looked"),
-            WatchError::Tls(_) | WatchError::Call(_) | WatchError::Ended | WatchError::Silent(_) | WatchError::Store(_)
+            WatchError::SetBack { .. } => {
+                tracing::error!(%host, %error, "nothing is dispatched to this host until an operator has looked");
+            }
+            WatchError::Tls(_)
+            | WatchError::Call(_)
+            | WatchError::Ended
+            | WatchError::Silent(_)
+            | WatchError::Store(_)
             | WatchError::NoHello => tracing::warn!(%host, %error, "watch broke off"),
         }
         if let Err(error) = context.store.watch_set(&owner, &host, Watch::Down).await {
             tracing::warn!(%host, %error, "the broken watch is not written; its lease expires");
         }
-        tokio::time::sleep(pause.next()).await;
+        tokio::time::sleep(pause.longer()).await;
     }
 }
 
@@ -158,13 +177,20 @@ async fn watch_once(
         let say = say.clone();
         async move { say.send(control).await.map_err(|_| WatchError::Ended) }
     };
-    let control = |epoch: i64, floor: i64, inventory: bool| WatchControl { host: host.to_string(), epoch, floor, inventory };
+    let control = |epoch: i64, floor: i64, inventory: bool| WatchControl {
+        host: host.to_string(),
+        epoch,
+        floor,
+        inventory,
+    };
     send(control(0, 0, false)).await?;
     let silence = context.config.host_silence.duration();
     let mut client = AgentClient::new(channel).max_decoding_message_size(64 << 20);
     let call = client.watch(tokio_stream::wrappers::ReceiverStream::new(said));
-    let mut reports =
-        tokio::time::timeout(silence, call).await.map_err(|_| WatchError::Silent(silence))??.into_inner();
+    let mut reports = tokio::time::timeout(silence, call)
+        .await
+        .map_err(|_| WatchError::Silent(silence))??
+        .into_inner();
 
     let mut epoch = 0;
     let mut floor = 0;
@@ -194,14 +220,23 @@ async fn watch_once(
                 context.store.watch_set(owner, &host, Watch::Up).await?;
                 pause.reset();
                 // Who waited for this host, or for any room, looks again.
-                context.store.capacity_wake(&["capacity", "host_unreachable"], 2000).await?;
+                context
+                    .store
+                    .capacity_wake(&["capacity", "host_unreachable"], 2000)
+                    .await?;
                 context.due.notify_one();
             }
             Some(Report::Heartbeat(beat)) => {
-                loads.lock().unwrap_or_else(PoisonError::into_inner).insert(host.clone(), load(&beat));
+                loads
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(host.clone(), load(&beat));
             }
             Some(Report::Inventory(inventory)) => {
-                context.store.host_inventory(&host, &inventory_json(&inventory)).await?;
+                context
+                    .store
+                    .host_inventory(&host, &inventory_json(&inventory))
+                    .await?;
             }
             Some(Report::Guest(guest)) => {
                 let mut guests = vec![guest];
@@ -211,12 +246,20 @@ async fn watch_once(
                         Ok(Ok(Some(next))) => match next.report {
                             Some(Report::Guest(guest)) => guests.push(guest),
                             Some(Report::Heartbeat(beat)) => {
-                                loads.lock().unwrap_or_else(PoisonError::into_inner).insert(host.clone(), load(&beat));
+                                loads
+                                    .lock()
+                                    .unwrap_or_else(PoisonError::into_inner)
+                                    .insert(host.clone(), load(&beat));
                             }
                             Some(Report::Inventory(inventory)) => {
-                                context.store.host_inventory(&host, &inventory_json(&inventory)).await?;
+                                context
+                                    .store
+                                    .host_inventory(&host, &inventory_json(&inventory))
+                                    .await?;
                             }
-                            Some(Report::Capacity(capacity)) => write_capacity(context, &host, &capacity).await?,
+                            Some(Report::Capacity(capacity)) => {
+                                write_capacity(context, &host, &capacity).await?;
+                            }
                             Some(Report::Hello(_)) | None => return Err(WatchError::NoHello),
                         },
                         Ok(Ok(None)) => return Err(WatchError::Ended),
@@ -232,7 +275,11 @@ async fn watch_once(
 }
 
 async fn greet(context: &Context, host: &HostName, hello: &HostHello) -> Result<i64, WatchError> {
-    match context.store.host_greet(host, &hello.ledger_id, hello.max_fence).await? {
+    match context
+        .store
+        .host_greet(host, &hello.ledger_id, hello.max_fence)
+        .await?
+    {
         Greeting::Epoch(epoch) => {
             tracing::info!(%host, epoch, ledger = hello.ledger_id, version = hello.version, "watching");
             Ok(epoch)
@@ -241,7 +288,11 @@ async fn greet(context: &Context, host: &HostName, hello: &HostHello) -> Result<
     }
 }
 
-async fn write_capacity(context: &Context, host: &HostName, capacity: &HostCapacity) -> Result<(), StoreError> {
+async fn write_capacity(
+    context: &Context,
+    host: &HostName,
+    capacity: &HostCapacity,
+) -> Result<(), StoreError> {
     let offered = Demand {
         vcpus: (f64::from(capacity.vcpus) * capacity.vcpu_overcommit).floor() as i64,
         memory_mib: i64::try_from(capacity.memory_mib).unwrap_or(i64::MAX),
@@ -254,7 +305,11 @@ async fn write_capacity(context: &Context, host: &HostName, capacity: &HostCapac
         "vcpus": capacity.vcpus,
         "vcpu_overcommit": capacity.vcpu_overcommit,
     });
-    let labels = capacity.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let labels = capacity
+        .labels
+        .iter()
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     context.store.host_capacity(host, offered, &labels, &facts).await
 }
 
@@ -275,8 +330,16 @@ fn inventory_json(inventory: &Inventory) -> Value {
             json!({ "kind": o.kind, "id": o.id, "state": o.state, "claims": o.claims, "generation": o.generation, "facts": o.facts })
         })
         .collect();
-    let resources: Vec<Value> = inventory.resources.iter().map(|r| json!({ "id": r.id, "fence": r.fence })).collect();
-    let jobs: Vec<Value> = inventory.jobs.iter().map(|j| json!({ "id": j.id, "phase": j.phase })).collect();
+    let resources: Vec<Value> = inventory
+        .resources
+        .iter()
+        .map(|r| json!({ "id": r.id, "fence": r.fence }))
+        .collect();
+    let jobs: Vec<Value> = inventory
+        .jobs
+        .iter()
+        .map(|j| json!({ "id": j.id, "phase": j.phase }))
+        .collect();
     json!({ "host": inventory.host, "epoch": inventory.epoch, "objects": objects, "resources": resources, "jobs": jobs })
 }
 
@@ -298,7 +361,11 @@ async fn write_guests(context: &Context, host: &HostName, guests: &[GuestSeen]) 
         .tenants_of(&changed)
         .await?
         .into_iter()
-        .map(|(tenant, id)| Change { tenant, kind: Kind::Instance.to_string(), id: id.0 })
+        .map(|(tenant, id)| Change {
+            tenant,
+            kind: Kind::Instance.to_string(),
+            id: id.0,
+        })
         .collect();
     crate::dispatch::notify(context, &changes).await;
     Ok(())

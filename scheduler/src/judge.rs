@@ -52,14 +52,29 @@ pub fn judge(job: &OpenJob, report: &Report, moment: Moment<'_>) -> Result<Optio
     }
     let steps = steps_of(job, report);
     let Some(outcome) = &report.outcome else {
-        return Ok(Some(Settlement::Progress { job: job.id, state: phase(job, report), steps }));
+        return Ok(Some(Settlement::Progress {
+            job: job.id,
+            state: phase(job, report),
+            steps,
+        }));
     };
     let error = outcome.model_error()?;
     let settlement = match outcome.kind() {
-        OutcomeKind::Unspecified => Settlement::Progress { job: job.id, state: phase(job, report), steps },
+        OutcomeKind::Unspecified => Settlement::Progress {
+            job: job.id,
+            state: phase(job, report),
+            steps,
+        },
         OutcomeKind::Succeeded => {
-            let effect = if job.action == Action::Delete { Effect::Removed } else { applied(job, report)? };
-            Settlement::End(End { networks: networks(report), ..end(job, JobState::Succeeded, None, steps, effect) })
+            let effect = if job.action == Action::Delete {
+                Effect::Removed
+            } else {
+                applied(job, report)?
+            };
+            Settlement::End(End {
+                networks: networks(report),
+                ..end(job, JobState::Succeeded, None, steps, effect)
+            })
         }
         // These only go forward: whatever ended the order, they are tried again.
         OutcomeKind::Failed | OutcomeKind::Cancelled | OutcomeKind::Released if job.action.forward_only() => {
@@ -87,7 +102,9 @@ pub fn judge(job: &OpenJob, report: &Report, moment: Moment<'_>) -> Result<Optio
         },
         OutcomeKind::Suspended => again(job, report, Some(steps), error, moment),
         OutcomeKind::Stale => again(job, report, None, None, moment),
-        kind @ (OutcomeKind::StepFailed | OutcomeKind::TurnToUndo) => return Err(JudgeError::NotForReports(kind)),
+        kind @ (OutcomeKind::StepFailed | OutcomeKind::TurnToUndo) => {
+            return Err(JudgeError::NotForReports(kind));
+        }
     };
     Ok(Some(settlement))
 }
@@ -109,20 +126,38 @@ fn not_placed_anew(job: &OpenJob, error: Option<JobError>) -> Option<JobError> {
 }
 
 fn phase(job: &OpenJob, report: &Report) -> JobState {
-    if report.undoing || job.state == JobState::Undoing { JobState::Undoing } else { JobState::Running }
+    if report.undoing || job.state == JobState::Undoing {
+        JobState::Undoing
+    } else {
+        JobState::Running
+    }
 }
 
 /// Steps as shown: what was reported, over the names of what has not begun. An older report never takes back what a newer one said.
 fn steps_of(job: &OpenJob, report: &Report) -> Vec<StepRow> {
     let reported: Vec<StepRow> = report.steps.iter().map(step_row).collect();
-    let settled = |steps: &[StepRow]| steps.iter().filter(|s| s.state != "pending" && s.state != "running").count();
+    let settled = |steps: &[StepRow]| {
+        steps
+            .iter()
+            .filter(|s| s.state != "pending" && s.state != "running")
+            .count()
+    };
     if report.outcome.is_none() && settled(&reported) < settled(&job.steps) {
         return job.steps.clone();
     }
     let forward: Vec<&StepRow> = reported.iter().filter(|s| !s.name.starts_with("undo_")).collect();
-    let names: Vec<&StepRow> = job.steps.iter().filter(|s| !s.name.starts_with("undo_")).collect();
+    let names: Vec<&StepRow> = job
+        .steps
+        .iter()
+        .filter(|s| !s.name.starts_with("undo_"))
+        .collect();
     let mut steps: Vec<StepRow> = forward.iter().map(|s| (*s).clone()).collect();
-    steps.extend(names.iter().skip(forward.len()).map(|s| StepRow::pending(&s.name)));
+    steps.extend(
+        names
+            .iter()
+            .skip(forward.len())
+            .map(|s| StepRow::pending(&s.name)),
+    );
     steps.extend(reported.iter().filter(|s| s.name.starts_with("undo_")).cloned());
     steps
 }
@@ -154,14 +189,23 @@ fn output<T: for<'a> Deserialize<'a>>(report: &Report, name: &str) -> Option<T> 
 }
 
 fn applied(job: &OpenJob, report: &Report) -> Result<Effect, JudgeError> {
-    let (spec, generation) = made_so(job.kind, job.action, &job.spec, job.applied.as_ref(), job.generation)?;
+    let (spec, generation) = made_so(
+        job.kind,
+        job.action,
+        &job.spec,
+        job.applied.as_ref(),
+        job.generation,
+    )?;
     let demand = job.kind.ops().demand(&spec)?;
     let facts: Option<ImageFacts> = match job.kind {
         Kind::Image => output(report, "ensure_image"),
         Kind::Network | Kind::Instance => None,
     };
     let reserve = match (job.kind, &facts) {
-        (Kind::Image, Some(facts)) => Some(Kept { disk_gib: Some(kept_gib(facts)), ..Kept::default() }),
+        (Kind::Image, Some(facts)) => Some(Kept {
+            disk_gib: Some(kept_gib(facts)),
+            ..Kept::default()
+        }),
         (Kind::Image | Kind::Network, _) => None,
         (Kind::Instance, _) => kept_reservation(job, &job.spec)?,
     };
@@ -169,7 +213,10 @@ fn applied(job: &OpenJob, report: &Report) -> Result<Effect, JudgeError> {
         observed: powered(job, &spec),
         spec,
         generation,
-        facts: facts.map(serde_json::to_value).transpose().map_err(|e| WireError::Broken(e.to_string()))?,
+        facts: facts
+            .map(serde_json::to_value)
+            .transpose()
+            .map_err(|e| WireError::Broken(e.to_string()))?,
         reserve,
         metered: Some(demand),
     })
@@ -182,7 +229,11 @@ fn kept_reservation(job: &OpenJob, spec: &Value) -> Result<Option<Kept>, JudgeEr
         return Ok(None);
     }
     let demand = job.kind.ops().demand(spec)?;
-    let kept = Kept { vcpus: Some(demand.vcpus), memory_mib: Some(demand.memory_mib), disk_gib: None };
+    let kept = Kept {
+        vcpus: Some(demand.vcpus),
+        memory_mib: Some(demand.memory_mib),
+        disk_gib: None,
+    };
     Ok((demand != Demand::default()).then_some(kept))
 }
 
@@ -197,9 +248,16 @@ fn came_to_nothing(job: &OpenJob, error: Option<&JobError>) -> Result<Effect, Ju
     let reason = error.map(|e| serde_json::json!({ "code": e.code, "detail": e.detail, "job": job.id }));
     if job.applied.is_none() {
         let cancelled = || serde_json::json!({ "code": "CANCELLED", "detail": "Its create was cancelled.", "job": job.id });
-        return Ok(Effect::NotMade { reason: reason.unwrap_or_else(cancelled) });
+        return Ok(Effect::NotMade {
+            reason: reason.unwrap_or_else(cancelled),
+        });
     }
-    let reserve = job.applied.as_ref().map(|spec| kept_reservation(job, spec)).transpose()?.flatten();
+    let reserve = job
+        .applied
+        .as_ref()
+        .map(|spec| kept_reservation(job, spec))
+        .transpose()?
+        .flatten();
     Ok(Effect::NotChanged { reason, reserve })
 }
 
@@ -221,10 +279,20 @@ fn released(job: &OpenJob, error: Option<&JobError>, moment: Moment<'_>) -> Sett
     if let Some(host) = &job.host {
         let of_image = error.and_then(|e| e.step.as_deref()) == Some("ensure_image")
             && error.is_none_or(|e| e.code != "NO_ROOM");
-        let wait = backoff::ceiling(job.failures + 1, config.exclusion.duration(), config.exclusion.duration() * 16);
+        let wait = backoff::ceiling(
+            job.failures + 1,
+            config.exclusion.duration(),
+            config.exclusion.duration() * 16,
+        );
         let until = moment.now + TimeDelta::from_std(wait).unwrap_or(TimeDelta::seconds(60));
         let reason = if of_image { "image" } else { "no_room" };
-        excluded.insert(host.clone(), Exclusion { reason: reason.to_owned(), until });
+        excluded.insert(
+            host.clone(),
+            Exclusion {
+                reason: reason.to_owned(),
+                until,
+            },
+        );
     }
     let steps = job
         .steps
@@ -232,7 +300,12 @@ fn released(job: &OpenJob, error: Option<&JobError>, moment: Moment<'_>) -> Sett
         .filter(|s| !s.name.starts_with("undo_"))
         .map(|s| StepRow::pending(&s.name))
         .collect();
-    Settlement::Released { job: job.id, steps, excluded, due: moment.now }
+    Settlement::Released {
+        job: job.id,
+        steps,
+        excluded,
+        due: moment.now,
+    }
 }
 
 fn again(
@@ -244,7 +317,11 @@ fn again(
 ) -> Settlement {
     let state = match phase(job, report) {
         JobState::Undoing => JobState::Undoing,
-        JobState::Blocked | JobState::Queued | JobState::Running | JobState::Succeeded | JobState::Failed
+        JobState::Blocked
+        | JobState::Queued
+        | JobState::Running
+        | JobState::Succeeded
+        | JobState::Failed
         | JobState::Cancelled => JobState::Queued,
     };
     let failures = job.failures + 1;
@@ -255,21 +332,54 @@ fn again(
         moment.now
     } else {
         moment.now
-            + backoff::wait(failures, config.retry_first.duration(), config.retry_most.duration(), moment.roll)
+            + backoff::wait(
+                failures,
+                config.retry_first.duration(),
+                config.retry_most.duration(),
+                moment.roll,
+            )
     };
-    let reason = if state == JobState::Undoing || job.mode == Mode::Undo { "undo" } else { "retry" };
-    let detail = error
+    let reason = if state == JobState::Undoing || job.mode == Mode::Undo {
+        "undo"
+    } else {
+        "retry"
+    };
+    let detail = error.as_ref().map_or_else(
+        || "It is tried again.".to_owned(),
+        |e| format!("{} It is tried again.", sentence(&e.detail)),
+    );
+    let since = job
+        .waiting
         .as_ref()
-        .map_or_else(|| "It is tried again.".to_owned(), |e| format!("{} It is tried again.", sentence(&e.detail)));
-    let since = job.waiting.as_ref().filter(|w| w.reason == reason).map_or(moment.now, |w| w.since);
-    let waiting = Waiting { reason: reason.to_owned(), detail, since, until: Some(due), hosts: None, fits_with: None };
+        .filter(|w| w.reason == reason)
+        .map_or(moment.now, |w| w.since);
+    let waiting = Waiting {
+        reason: reason.to_owned(),
+        detail,
+        since,
+        until: Some(due),
+        hosts: None,
+        fits_with: None,
+    };
     // The cause of an undo stays the job's error; why a try of the undo failed is what it waits for.
     let error = error.filter(|_| reason == "retry" && !expired);
-    Settlement::Again { job: job.id, state, steps, due, failures, waiting: Some(waiting), error }
+    Settlement::Again {
+        job: job.id,
+        state,
+        steps,
+        due,
+        failures,
+        waiting: Some(waiting),
+        error,
+    }
 }
 
 fn sentence(text: &str) -> String {
-    if text.ends_with(['.', '!', '?']) { text.to_owned() } else { format!("{text}.") }
+    if text.ends_with(['.', '!', '?']) {
+        text.to_owned()
+    } else {
+        format!("{text}.")
+    }
 }
 
 fn end(job: &OpenJob, state: JobState, error: Option<JobError>, steps: Vec<StepRow>, effect: Effect) -> End {
@@ -290,4 +400,3 @@ fn end(job: &OpenJob, state: JobState, error: Option<JobError>, steps: Vec<StepR
         effect,
     }
 }
-

@@ -96,7 +96,13 @@ pub async fn run(
     stats::register();
     let identity = process.identity()?;
     let tls = rhyzome_runtime::tls::client_config(&identity)?;
-    let nats = rhyzome_nats::connect::connect(&nats_config, rhyzome_nats::Role::Scheduler, &process.name, Some(tls)).await?;
+    let nats = rhyzome_nats::connect::connect(
+        &nats_config,
+        rhyzome_nats::Role::Scheduler,
+        &process.name,
+        Some(tls),
+    )
+    .await?;
     let context = Context {
         store,
         nats,
@@ -119,7 +125,8 @@ pub async fn run(
     ];
     process.ready(None)?;
     for (part, task) in parts {
-        task.await.map_err(|source| SchedulerError::Part { part, source })?;
+        task.await
+            .map_err(|source| SchedulerError::Part { part, source })?;
     }
     context.nats.flush().await?;
     Ok(())

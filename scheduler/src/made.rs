@@ -20,6 +20,8 @@ pub fn made_so(
             Ok((made, all))
         }
         (Action::Start | Action::Stop | Action::Reboot, None)
-        | (Action::Create | Action::Update | Action::Delete | Action::Repair, _) => Ok((spec.clone(), generation)),
+        | (Action::Create | Action::Update | Action::Delete | Action::Repair, _) => {
+            Ok((spec.clone(), generation))
+        }
     }
 }

@@ -30,7 +30,10 @@ pub fn message(row: &OrderRow) -> Order {
         resource: bytes(row.resource.0),
         action: row.action.to_string(),
         steps: row.frozen.iter().map(|s| s.clone().into_bytes().into()).collect(),
-        verdict: row.verdict.map_or(WireVerdict::Unspecified, WireVerdict::from).into(),
+        verdict: row
+            .verdict
+            .map_or(WireVerdict::Unspecified, WireVerdict::from)
+            .into(),
         cause: error_bytes(cause.as_ref()),
         expires_at_ms: row.deadline_at.map_or(0, |d| d.timestamp_millis()),
         traceparent: row.traceparent.clone(),

@@ -24,7 +24,12 @@ pub struct View {
 impl View {
     /// Nothing read yet. Schedulers have different seeds, so that they don't pick alike.
     pub fn new(seed: u64) -> Self {
-        Self { cluster: Cluster::new(Vec::new(), &HashMap::new(), seed), up: BTreeSet::new(), read_at: None, seed }
+        Self {
+            cluster: Cluster::new(Vec::new(), &HashMap::new(), seed),
+            up: BTreeSet::new(),
+            read_at: None,
+            seed,
+        }
     }
 
     /// Reads it, unless it is fresh.
@@ -38,8 +43,16 @@ impl View {
     /// Reads it now.
     pub async fn read(&mut self, store: &Store) -> Result<(), StoreError> {
         let view = store.cluster_view().await?;
-        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.up = view.hosts.iter().filter(|h| h.up).map(|h| h.name.clone()).collect();
+        self.seed = self
+            .seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        self.up = view
+            .hosts
+            .iter()
+            .filter(|h| h.up)
+            .map(|h| h.name.clone())
+            .collect();
         self.cluster = cluster(view, self.seed);
         self.read_at = Some(Instant::now());
         Ok(())
@@ -52,10 +65,17 @@ impl View {
 }
 
 fn cluster(view: ClusterView, seed: u64) -> Cluster {
-    let ClusterView { hosts, mut images, homes } = view;
+    let ClusterView {
+        hosts,
+        mut images,
+        homes,
+    } = view;
     let hosts = hosts
         .into_iter()
-        .map(|h| HostView { images: images.remove(&h.name).unwrap_or_default(), ..host_view(h) })
+        .map(|h| HostView {
+            images: images.remove(&h.name).unwrap_or_default(),
+            ..host_view(h)
+        })
         .collect();
     Cluster::new(hosts, &homes.into_iter().collect(), seed)
 }
@@ -70,8 +90,16 @@ fn host_view(host: HostRow) -> HostView {
         capacity: host.offered,
         name: host.name,
         labels: host.labels,
-        reach: if host.up { Reach::Reachable } else { Reach::Unreachable },
-        cordon: if host.cordoned { Cordon::Cordoned } else { Cordon::Open },
+        reach: if host.up {
+            Reach::Reachable
+        } else {
+            Reach::Unreachable
+        },
+        cordon: if host.cordoned {
+            Cordon::Cordoned
+        } else {
+            Cordon::Open
+        },
         images: BTreeSet::new(),
     }
 }

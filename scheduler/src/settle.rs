@@ -27,7 +27,7 @@ pub async fn run(context: Context) {
         }
         tokio::select! {
             () = context.shutdown.triggered() => return,
-            () = tokio::time::sleep(pause.next()) => {}
+            () = tokio::time::sleep(pause.longer()) => {}
         }
     };
     pause.reset();
@@ -44,7 +44,7 @@ pub async fn run(context: Context) {
             Err(error) => {
                 tracing::warn!(%error, "pulling events failed; again");
                 context.suspicion.notify_one();
-                tokio::time::sleep(pause.next()).await;
+                tokio::time::sleep(pause.longer()).await;
             }
         }
     }
@@ -97,8 +97,12 @@ async fn discard(delivery: &Delivery, error: &WireError) {
 fn keep_newest(newest: &mut BTreeMap<JobId, Report>, job: JobId, report: Report) {
     let finality = |r: &Report| match r.outcome.as_ref().map(rhyzome_proto::event::Outcome::kind) {
         None | Some(OutcomeKind::Unspecified) => 0,
-        Some(OutcomeKind::Suspended | OutcomeKind::Stale | OutcomeKind::StepFailed | OutcomeKind::TurnToUndo) => 1,
-        Some(OutcomeKind::Succeeded | OutcomeKind::Failed | OutcomeKind::Cancelled | OutcomeKind::Released) => 2,
+        Some(
+            OutcomeKind::Suspended | OutcomeKind::Stale | OutcomeKind::StepFailed | OutcomeKind::TurnToUndo,
+        ) => 1,
+        Some(
+            OutcomeKind::Succeeded | OutcomeKind::Failed | OutcomeKind::Cancelled | OutcomeKind::Released,
+        ) => 2,
     };
     let rank = |r: &Report| (r.fence, finality(r), r.steps.len(), r.at_ms);
     match newest.get(&job) {
@@ -125,7 +129,7 @@ async fn commit_all(context: &Context, reports: &[(JobId, Report)], failed: &mut
             Err(error) if error.is_transient() => {
                 tracing::warn!(%error, "settle failed; again");
                 parts.push(part);
-                tokio::time::sleep(pause.next()).await;
+                tokio::time::sleep(pause.longer()).await;
                 if context.shutdown.is_triggered() {
                     failed.extend(parts.iter().flat_map(|p| p.iter().map(|r| r.0)));
                     return;
@@ -148,11 +152,17 @@ async fn commit_all(context: &Context, reports: &[(JobId, Report)], failed: &mut
 async fn commit(context: &Context, reports: &[(JobId, Report)]) -> Result<Settled, StoreError> {
     let ids: Vec<JobId> = reports.iter().map(|r| r.0).collect();
     let tx = context.store.settle_begin(&ids).await?;
-    let moment = |roll| Moment { now: tx.now, roll, config: &context.config };
+    let moment = |roll| Moment {
+        now: tx.now,
+        roll,
+        config: &context.config,
+    };
     let by_job: BTreeMap<JobId, &Report> = reports.iter().map(|(id, r)| (*id, r)).collect();
     let mut settlements: Vec<Settlement> = Vec::with_capacity(tx.jobs.len());
     for job in &tx.jobs {
-        let Some(report) = by_job.get(&job.id) else { continue };
+        let Some(report) = by_job.get(&job.id) else {
+            continue;
+        };
         match judge(job, report, moment(rand::random())) {
             Ok(Some(settlement)) => settlements.push(settlement),
             Ok(None) => tracing::debug!(job = %job.id, fence = report.fence, "stale report"),
@@ -165,8 +175,16 @@ async fn commit(context: &Context, reports: &[(JobId, Report)]) -> Result<Settle
 async fn after(context: &Context, settled: Settled) {
     let mut changes: Vec<Change> = settled.ended.iter().flat_map(end_changes).collect();
     for (tenant, kind, job, resource) in settled.changed {
-        changes.push(Change { tenant: tenant.clone(), kind: "job".into(), id: job.0 });
-        changes.push(Change { tenant, kind: kind.to_string(), id: resource.0 });
+        changes.push(Change {
+            tenant: tenant.clone(),
+            kind: "job".into(),
+            id: job.0,
+        });
+        changes.push(Change {
+            tenant,
+            kind: kind.to_string(),
+            id: resource.0,
+        });
     }
     if !settled.ended.is_empty() {
         stats::ended(&settled.ended);

@@ -6,12 +6,22 @@ use rhyzome_model::place::Reason;
 use rhyzome_store::settle::End;
 
 /// Every reason that a job can wait for.
-pub const WAITS: [&str; 7] = ["earlier_job", "reference", "turn", "capacity", "host_unreachable", "retry", "undo"];
+pub const WAITS: [&str; 7] = [
+    "earlier_job",
+    "reference",
+    "turn",
+    "capacity",
+    "host_unreachable",
+    "retry",
+    "undo",
+];
 
 /// Registers what is known at the start, at 0.
 pub fn register() {
     for kind in Kind::ALL {
-        let actions = [Action::Create, Action::Update, Action::Delete].into_iter().chain(kind.ops().actions().iter().copied());
+        let actions = [Action::Create, Action::Update, Action::Delete]
+            .into_iter()
+            .chain(kind.ops().actions().iter().copied());
         for action in actions {
             for outcome in [JobState::Succeeded, JobState::Failed, JobState::Cancelled] {
                 metrics::counter!("rhyzome_jobs_total", "kind" => format!("{kind}.{action}"), "outcome" => outcome.as_str())
@@ -41,7 +51,9 @@ pub fn ended(ends: &[End]) {
     for end in ends {
         let kind = format!("{}.{}", end.kind, end.action);
         let seconds = (now - end.created_at).as_seconds_f64().max(0.0);
-        metrics::counter!("rhyzome_jobs_total", "kind" => kind.clone(), "outcome" => end.state.as_str()).increment(1);
-        metrics::histogram!("rhyzome_job_duration_seconds", "kind" => kind, "outcome" => end.state.as_str()).record(seconds);
+        metrics::counter!("rhyzome_jobs_total", "kind" => kind.clone(), "outcome" => end.state.as_str())
+            .increment(1);
+        metrics::histogram!("rhyzome_job_duration_seconds", "kind" => kind, "outcome" => end.state.as_str())
+            .record(seconds);
     }
 }

@@ -34,7 +34,7 @@ pub async fn ensure_streams_until_done(context: &Context) {
         tracing::warn!(%error, "streams can't be made yet");
         tokio::select! {
             () = context.shutdown.triggered() => return,
-            () = tokio::time::sleep(pause.next()) => {}
+            () = tokio::time::sleep(pause.longer()) => {}
         }
     }
 }
@@ -93,13 +93,23 @@ async fn tick(context: &Context, missing: &mut Missing, ticks: u64) -> Result<()
 async fn measure(context: &Context) -> Result<(), StoreError> {
     let backlog = context.store.backlog().await?;
     for reason in stats::WAITS {
-        let count: i64 = backlog.waiting.iter().filter(|(r, _)| r == reason).map(|(_, n)| n).sum();
+        let count: i64 = backlog
+            .waiting
+            .iter()
+            .filter(|(r, _)| r == reason)
+            .map(|(_, n)| n)
+            .sum();
         metrics::gauge!("rhyzome_jobs_waiting", "reason" => reason).set(count as f64);
     }
     metrics::gauge!("rhyzome_jobs_oldest_waiting_seconds").set(backlog.oldest_s);
     metrics::gauge!("rhyzome_jobs_undoing").set(backlog.undoing as f64);
     for state in ["ready", "cordoned", "unreachable"] {
-        let count: i64 = backlog.hosts.iter().filter(|(s, _)| s == state).map(|(_, n)| n).sum();
+        let count: i64 = backlog
+            .hosts
+            .iter()
+            .filter(|(s, _)| s == state)
+            .map(|(_, n)| n)
+            .sum();
         metrics::gauge!("rhyzome_host_state", "state" => state).set(count as f64);
     }
     Ok(())
@@ -148,7 +158,10 @@ async fn publish_again(context: &Context, lost: &[OrderRow]) -> Result<(), Sweep
     if lost.is_empty() {
         return Ok(());
     }
-    tracing::warn!(orders = lost.len(), "orders without an outcome are not in the stream; published again");
+    tracing::warn!(
+        orders = lost.len(),
+        "orders without an outcome are not in the stream; published again"
+    );
     let orders: Vec<_> = lost.iter().map(order::message).collect();
     let nonce = u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0);
     let answers = orders::publish_all(&context.nats, &orders, Publication::Again(nonce)).await;

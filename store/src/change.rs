@@ -123,7 +123,9 @@ impl Store {
             .fetch_optional(&mut *tx)
             .await?
         {
-            return Ok(Err(Refusal::NameTaken { holder: ResourceId(holder) }));
+            return Ok(Err(Refusal::NameTaken {
+                holder: ResourceId(holder),
+            }));
         }
         if let Some(leases) = &request.static_leases
             && let Some(refusal) = replace_static_leases(&mut tx, request.id, leases).await?
@@ -162,7 +164,11 @@ impl Store {
                         action: request.action,
                         spec: &request.spec,
                         generation,
-                        state: if before.active_job.is_some() { JobState::Blocked } else { JobState::Queued },
+                        state: if before.active_job.is_some() {
+                            JobState::Blocked
+                        } else {
+                            JobState::Queued
+                        },
                         steps: request.step_names.iter().map(|s| StepRow::pending(s)).collect(),
                         deadline: Some(now + TimeDelta::seconds(request.origin.deadline_s)),
                         origin: &request.origin,
@@ -174,10 +180,23 @@ impl Store {
             ),
         };
         if job.is_none() {
-            audit(&mut tx, &request.tenant, &request.origin, request.action, request.id, None, now).await?;
+            audit(
+                &mut tx,
+                &request.tenant,
+                &request.origin,
+                request.action,
+                request.id,
+                None,
+                now,
+            )
+            .await?;
         }
         let resource = read_resource(&mut tx, request.id).await?;
-        let accepted = Accepted { resource, job, addresses: None };
+        let accepted = Accepted {
+            resource,
+            job,
+            addresses: None,
+        };
         if let Some(key) = &request.idempotency {
             match keep_reply(&mut tx, &request.tenant, key, &accepted).await? {
                 Kept::Written => {}
@@ -191,10 +210,14 @@ impl Store {
             }
         }
         tx.commit().await?;
-        Ok(Ok(Reply { accepted, now: AcceptedNow::Now }))
+        Ok(Ok(Reply {
+            accepted,
+            now: AcceptedNow::Now,
+        }))
     }
 
     /// Accepts a delete in every state: cancels what runs and what waits, and comes next.
+    #[allow(clippy::too_many_arguments, reason = "what a delete is, and nothing else")]
     pub async fn accept_delete(
         &self,
         tenant: &TenantId,
@@ -217,7 +240,12 @@ impl Store {
                 .ok_or_else(|| StoreError::row("jobs", "a delete without its job"))?;
             // One that couldn't even begin ends failed: then this one tries again.
             if !job.state.is_done() {
-                return Ok(Ok(Deleted { resource: before, job, cancelled: Vec::new(), now: AcceptedNow::Earlier }));
+                return Ok(Ok(Deleted {
+                    resource: before,
+                    job,
+                    cancelled: Vec::new(),
+                    now: AcceptedNow::Earlier,
+                }));
             }
         }
         if from_generation.is_some_and(|g| g != before.generation) {
@@ -233,7 +261,13 @@ impl Store {
         if !dependants.is_empty() {
             let dependants = dependants
                 .into_iter()
-                .map(|d| Ok((crate::rows::parse("resources", &d.kind, Kind::parse)?, ResourceId(d.id), d.name)))
+                .map(|d| {
+                    Ok((
+                        crate::rows::parse("resources", &d.kind, Kind::parse)?,
+                        ResourceId(d.id),
+                        d.name,
+                    ))
+                })
                 .collect::<Result<Vec<_>, StoreError>>()?;
             return Ok(Err(Refusal::HasDependants { dependants }));
         }
@@ -270,7 +304,11 @@ impl Store {
                 action: Action::Delete,
                 spec: &before.spec,
                 generation: before.generation + 1,
-                state: if still_open { JobState::Blocked } else { JobState::Queued },
+                state: if still_open {
+                    JobState::Blocked
+                } else {
+                    JobState::Queued
+                },
                 steps: step_names.iter().map(|s| StepRow::pending(s)).collect(),
                 deadline: None,
                 origin,
@@ -281,19 +319,32 @@ impl Store {
         .await?;
         let resource = read_resource(&mut tx, id).await?;
         tx.commit().await?;
-        Ok(Ok(Deleted { resource, job, cancelled, now: AcceptedNow::Now }))
+        Ok(Ok(Deleted {
+            resource,
+            job,
+            cancelled,
+            now: AcceptedNow::Now,
+        }))
     }
 
     /// Cancels a job: at once where it was never dispatched, else by an order in mode undo. Asking twice is the same.
-    pub async fn accept_cancel(&self, tenant: &TenantId, job: JobId, origin: &Origin) -> Result<Result<JobRow, Refusal>, StoreError> {
+    pub async fn accept_cancel(
+        &self,
+        tenant: &TenantId,
+        job: JobId,
+        origin: &Origin,
+    ) -> Result<Result<JobRow, Refusal>, StoreError> {
         let now = Utc::now().trunc_subsecs(6);
         let Some(row) = self.job_get(job).await?.filter(|j| j.tenant == *tenant) else {
             return Ok(Err(Refusal::NotFound));
         };
         let mut tx = self.pool.begin().await?;
-        sqlx::query!("SELECT id FROM resources WHERE id = $1 FOR NO KEY UPDATE", row.resource_id.0)
-            .fetch_optional(&mut *tx)
-            .await?;
+        sqlx::query!(
+            "SELECT id FROM resources WHERE id = $1 FOR NO KEY UPDATE",
+            row.resource_id.0
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
         if let Err(refusal) = cancel_locked(&mut tx, job, now).await? {
             return Ok(Err(refusal));
         }
@@ -320,7 +371,9 @@ impl Store {
         {
             return Ok(earlier);
         }
-        let answer = self.retry_once(tenant, job, new_job, step_names, idempotency, origin).await?;
+        let answer = self
+            .retry_once(tenant, job, new_job, step_names, idempotency, origin)
+            .await?;
         if let (Err(_), Some(key)) = (&answer, idempotency)
             && let Some(earlier) = self.idempotency_find(tenant, key).await?
         {
@@ -344,10 +397,14 @@ impl Store {
         };
         let mut tx = self.pool.begin().await?;
         let Some(before) = lock_resource(&mut tx, tenant, old.kind, old.resource_id).await? else {
-            return Ok(Err(Refusal::NotRetryable { detail: format!("the {} is gone", old.kind) }));
+            return Ok(Err(Refusal::NotRetryable {
+                detail: format!("the {} is gone", old.kind),
+            }));
         };
         if !matches!(old.state, JobState::Failed | JobState::Cancelled) {
-            return Ok(Err(Refusal::NotRetryable { detail: format!("the job is {}", old.state.shown()) }));
+            return Ok(Err(Refusal::NotRetryable {
+                detail: format!("the job is {}", old.state.shown()),
+            }));
         }
         if before.deleting {
             let job = delete_job(&mut tx, before.id).await?;
@@ -355,14 +412,25 @@ impl Store {
         }
         if before.generation != old.generation || before.active_job.is_some() {
             return Ok(Err(Refusal::NotRetryable {
-                detail: format!("the {} has moved on since: it is at generation {}", old.kind, before.generation),
+                detail: format!(
+                    "the {} has moved on since: it is at generation {}",
+                    old.kind, before.generation
+                ),
             }));
         }
-        sqlx::query!("UPDATE resources SET reason = NULL, updated_at = $2 WHERE id = $1", before.id.0, now)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query!(
+            "UPDATE resources SET reason = NULL, updated_at = $2 WHERE id = $1",
+            before.id.0,
+            now
+        )
+        .execute(&mut *tx)
+        .await?;
         // What was never made must be made first, whatever the job was.
-        let action = if before.applied.is_none() { Action::Create } else { old.action };
+        let action = if before.applied.is_none() {
+            Action::Create
+        } else {
+            old.action
+        };
         let job = insert_job(
             &mut tx,
             NewJob {
@@ -382,9 +450,16 @@ impl Store {
         )
         .await?;
         let resource = read_resource(&mut tx, before.id).await?;
-        let accepted = Accepted { resource, job: Some(job), addresses: None };
+        let accepted = Accepted {
+            resource,
+            job: Some(job),
+            addresses: None,
+        };
         if let Some(key) = idempotency
-            && matches!(keep_reply(&mut tx, tenant, key, &accepted).await?, Kept::TakenMeanwhile)
+            && matches!(
+                keep_reply(&mut tx, tenant, key, &accepted).await?,
+                Kept::TakenMeanwhile
+            )
         {
             tx.rollback().await?;
             return self
@@ -393,7 +468,10 @@ impl Store {
                 .ok_or_else(|| StoreError::row("idempotency", "a key in conflict has no row"));
         }
         tx.commit().await?;
-        Ok(Ok(Reply { accepted, now: AcceptedNow::Now }))
+        Ok(Ok(Reply {
+            accepted,
+            now: AcceptedNow::Now,
+        }))
     }
 }
 
@@ -418,15 +496,23 @@ async fn lock_resource(
     }
 }
 
-async fn read_resource(tx: &mut Transaction<'_, Postgres>, id: ResourceId) -> Result<ResourceRow, StoreError> {
+async fn read_resource(
+    tx: &mut Transaction<'_, Postgres>,
+    id: ResourceId,
+) -> Result<ResourceRow, StoreError> {
     crate::resources::resource_in(tx, id)
         .await?
         .ok_or_else(|| StoreError::row("resources", format!("{id} went while its row was locked")))
 }
 
-async fn refuse_change(tx: &mut Transaction<'_, Postgres>, before: &ResourceRow) -> Result<Option<Refusal>, StoreError> {
+async fn refuse_change(
+    tx: &mut Transaction<'_, Postgres>,
+    before: &ResourceRow,
+) -> Result<Option<Refusal>, StoreError> {
     if before.deleting {
-        return Ok(Some(Refusal::Deleting { job: delete_job(tx, before.id).await? }));
+        return Ok(Some(Refusal::Deleting {
+            job: delete_job(tx, before.id).await?,
+        }));
     }
     if before.applied.is_none() && before.active_job.is_none() {
         return Ok(Some(Refusal::ResourceFailed));
@@ -479,7 +565,9 @@ async fn cancel_locked(
         )
         .execute(&mut **tx)
         .await?;
-        sqlx::query!("DELETE FROM job_resources WHERE job_id = $1", job.0).execute(&mut **tx).await?;
+        sqlx::query!("DELETE FROM job_resources WHERE job_id = $1", job.0)
+            .execute(&mut **tx)
+            .await?;
         sqlx::query!(
             "UPDATE resources SET reason = $2, updated_at = $3 WHERE id = $1 AND (applied IS NULL OR $4 = 'update')",
             row.resource_id,
@@ -511,10 +599,18 @@ async fn replace_static_leases(
     network: ResourceId,
     leases: &[StaticLeaseRequest],
 ) -> Result<Option<Refusal>, StoreError> {
-    sqlx::query!("SELECT next FROM lease_cursors WHERE network_id = $1 FOR UPDATE", network.0)
-        .fetch_optional(&mut **tx)
-        .await?;
-    sqlx::query!("DELETE FROM leases WHERE network_id = $1 AND NOT automatic", network.0).execute(&mut **tx).await?;
+    sqlx::query!(
+        "SELECT next FROM lease_cursors WHERE network_id = $1 FOR UPDATE",
+        network.0
+    )
+    .fetch_optional(&mut **tx)
+    .await?;
+    sqlx::query!(
+        "DELETE FROM leases WHERE network_id = $1 AND NOT automatic",
+        network.0
+    )
+    .execute(&mut **tx)
+    .await?;
     for lease in leases {
         let taken = sqlx::query!(
             r#"SELECT instance_id, host(ip) AS "ip!" FROM leases
@@ -581,8 +677,19 @@ async fn insert_job(tx: &mut Transaction<'_, Postgres>, new: NewJob<'_>) -> Resu
     )
     .execute(&mut **tx)
     .await?;
-    audit(tx, &new.resource.tenant, new.origin, new.action, new.resource.id, Some(new.id), new.now).await?;
-    crate::jobs::job_in(tx, new.id).await?.ok_or_else(|| StoreError::row("jobs", "a job just written is not there"))
+    audit(
+        tx,
+        &new.resource.tenant,
+        new.origin,
+        new.action,
+        new.resource.id,
+        Some(new.id),
+        new.now,
+    )
+    .await?;
+    crate::jobs::job_in(tx, new.id)
+        .await?
+        .ok_or_else(|| StoreError::row("jobs", "a job just written is not there"))
 }
 
 async fn audit(
@@ -655,5 +762,9 @@ async fn keep_reply(
     )
     .execute(&mut **tx)
     .await?;
-    Ok(if written.rows_affected() == 1 { Kept::Written } else { Kept::TakenMeanwhile })
+    Ok(if written.rows_affected() == 1 {
+        Kept::Written
+    } else {
+        Kept::TakenMeanwhile
+    })
 }

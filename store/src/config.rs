@@ -21,7 +21,11 @@ pub struct DatabaseConfig {
 
 impl Default for DatabaseConfig {
     fn default() -> Self {
-        Self { url: "postgres://rhyzome@localhost/rhyzome".to_owned(), password_file: None, max_connections: 8 }
+        Self {
+            url: "postgres://rhyzome@localhost/rhyzome".to_owned(),
+            password_file: None,
+            max_connections: 8,
+        }
     }
 }
 
@@ -57,11 +61,15 @@ pub enum DatabaseConfigError {
 impl DatabaseConfig {
     /// As the driver takes it, the password read from its file.
     pub fn options(&self) -> Result<PgConnectOptions, DatabaseConfigError> {
-        let options =
-            PgConnectOptions::from_str(&self.url).map_err(|error| DatabaseConfigError::Url(error.to_string()))?;
-        let Some(path) = &self.password_file else { return Ok(options) };
-        let password = std::fs::read_to_string(path)
-            .map_err(|source| DatabaseConfigError::PasswordFile { path: path.clone(), source })?;
+        let options = PgConnectOptions::from_str(&self.url)
+            .map_err(|error| DatabaseConfigError::Url(error.to_string()))?;
+        let Some(path) = &self.password_file else {
+            return Ok(options);
+        };
+        let password = std::fs::read_to_string(path).map_err(|source| DatabaseConfigError::PasswordFile {
+            path: path.clone(),
+            source,
+        })?;
         Ok(options.password(password.trim_end_matches(['\n', '\r'])))
     }
 

@@ -44,7 +44,10 @@ pub enum StoreError {
 impl StoreError {
     /// A row that can't be read.
     pub fn row(table: &'static str, detail: impl std::fmt::Display) -> Self {
-        Self::Row { table, detail: detail.to_string() }
+        Self::Row {
+            table,
+            detail: detail.to_string(),
+        }
     }
 
     /// Whether the same again can succeed by itself.
@@ -56,7 +59,11 @@ impl StoreError {
     pub fn constraint(&self) -> Option<&str> {
         match self {
             Self::Constraint { constraint, .. } => Some(constraint),
-            Self::Unreachable(_) | Self::Conflict(_) | Self::NotMigrated { .. } | Self::Migration(_) | Self::Row { .. }
+            Self::Unreachable(_)
+            | Self::Conflict(_)
+            | Self::NotMigrated { .. }
+            | Self::Migration(_)
+            | Self::Row { .. }
             | Self::Other(_) => None,
         }
     }
@@ -64,7 +71,10 @@ impl StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(e: sqlx::Error) -> Self {
-        let sqlstate = e.as_database_error().and_then(|d| d.code()).map(std::borrow::Cow::into_owned);
+        let sqlstate = e
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code)
+            .map(std::borrow::Cow::into_owned);
         match (&e, sqlstate.as_deref()) {
             // 40001 serialization_failure, 40P01 deadlock_detected, 55P03 lock_not_available
             (_, Some("40001" | "40P01" | "55P03")) => Self::Conflict(e),
@@ -78,10 +88,16 @@ impl From<sqlx::Error> for StoreError {
                 source: e,
             },
             // class 08 connection exception, 57P01-57P03 shutdown, 53300 too many connections
-            (_, Some(code)) if code.starts_with("08") || code.starts_with("57P") || code == "53300" => Self::Unreachable(e),
-            (sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_), _) => {
+            (_, Some(code)) if code.starts_with("08") || code.starts_with("57P") || code == "53300" => {
                 Self::Unreachable(e)
             }
+            (
+                sqlx::Error::Io(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::Tls(_),
+                _,
+            ) => Self::Unreachable(e),
             _ => Self::Other(e),
         }
     }

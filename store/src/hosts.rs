@@ -136,7 +136,11 @@ impl Store {
         )
         .execute(&self.pool)
         .await?;
-        if made.rows_affected() == 0 { Err(HostError::Exists(name.clone())) } else { Ok(()) }
+        if made.rows_affected() == 0 {
+            Err(HostError::Exists(name.clone()))
+        } else {
+            Ok(())
+        }
     }
 
     /// A host's agent listens elsewhere now.
@@ -148,13 +152,22 @@ impl Store {
         )
         .execute(&self.pool)
         .await?;
-        if done.rows_affected() == 0 { Err(HostError::NotFound(name.clone())) } else { Ok(()) }
+        if done.rows_affected() == 0 {
+            Err(HostError::NotFound(name.clone()))
+        } else {
+            Ok(())
+        }
     }
 
     /// Removes a host that holds nothing, and raises its epoch for good.
     pub async fn host_remove(&self, name: &HostName) -> Result<(), HostError> {
         let mut tx = self.pool.begin().await?;
-        let Some(host) = sqlx::query!("SELECT epoch FROM hosts WHERE name = $1 FOR UPDATE", name.as_str()).fetch_optional(&mut *tx).await?
+        let Some(host) = sqlx::query!(
+            "SELECT epoch FROM hosts WHERE name = $1 FOR UPDATE",
+            name.as_str()
+        )
+        .fetch_optional(&mut *tx)
+        .await?
         else {
             return Err(HostError::NotFound(name.clone()));
         };
@@ -166,7 +179,10 @@ impl Store {
         .fetch_one(&mut *tx)
         .await?;
         if held > 0 {
-            return Err(HostError::NotEmpty { host: name.clone(), held });
+            return Err(HostError::NotEmpty {
+                host: name.clone(),
+                held,
+            });
         }
         sqlx::query!(
             "INSERT INTO host_epochs (name, epoch) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET epoch = excluded.epoch",
@@ -175,7 +191,9 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
-        sqlx::query!("DELETE FROM hosts WHERE name = $1", name.as_str()).execute(&mut *tx).await?;
+        sqlx::query!("DELETE FROM hosts WHERE name = $1", name.as_str())
+            .execute(&mut *tx)
+            .await?;
         tx.commit().await?;
         Ok(())
     }
@@ -198,8 +216,16 @@ impl Store {
                     ledger_id: r.ledger_id,
                     cordoned: r.cordoned,
                     labels: json("hosts", r.labels)?,
-                    offered: Demand { vcpus: r.vcpus, memory_mib: r.memory_mib, disk_gib: r.disk_gib },
-                    used: Demand { vcpus: r.used_vcpus, memory_mib: r.used_memory_mib, disk_gib: r.used_disk_gib },
+                    offered: Demand {
+                        vcpus: r.vcpus,
+                        memory_mib: r.memory_mib,
+                        disk_gib: r.disk_gib,
+                    },
+                    used: Demand {
+                        vcpus: r.used_vcpus,
+                        memory_mib: r.used_memory_mib,
+                        disk_gib: r.used_disk_gib,
+                    },
                     orders_out: r.orders_out,
                     facts: r.facts,
                     load: r.load,
@@ -225,7 +251,10 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         for row in kept {
-            images.entry(HostName(row.host)).or_default().insert(ResourceId(row.resource_id));
+            images
+                .entry(HostName(row.host))
+                .or_default()
+                .insert(ResourceId(row.resource_id));
         }
         let homes = sqlx::query!("SELECT network_id, host FROM network_homes")
             .fetch_all(&self.pool)
@@ -237,7 +266,12 @@ impl Store {
     }
 
     /// Takes and keeps watches: those that this owner holds, and up to `more` that nobody does. A lease that isn't renewed in time is lost.
-    pub async fn watch_take(&self, owner: &str, lease_s: f64, more: i64) -> Result<Vec<WatchLease>, StoreError> {
+    pub async fn watch_take(
+        &self,
+        owner: &str,
+        lease_s: f64,
+        more: i64,
+    ) -> Result<Vec<WatchLease>, StoreError> {
         // Dispatch locks a host's row before it draws a fence for it, and holds it to the commit; so does the update here: no
         // fence below the floors read after it can still be committed.
         let mut tx = self.pool.begin().await?;
@@ -259,7 +293,11 @@ impl Store {
         .fetch_all(&mut *tx)
         .await?;
         let names: Vec<String> = rows.iter().map(|r| r.name.clone()).collect();
-        let next = sqlx::query_scalar!(r#"SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END AS "next!" FROM fences"#).fetch_one(&mut *tx).await?;
+        let next = sqlx::query_scalar!(
+            r#"SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END AS "next!" FROM fences"#
+        )
+        .fetch_one(&mut *tx)
+        .await?;
         let floors: BTreeMap<String, i64> = sqlx::query!(
             r#"SELECT host AS "host!", min(first_fence) AS "floor!" FROM jobs
                WHERE ended_at IS NULL AND first_fence IS NOT NULL AND host = ANY($1) GROUP BY host"#,
@@ -308,13 +346,23 @@ impl Store {
     }
 
     /// Answers an agent's hello: raises the epoch where the ledger is new.
-    pub async fn host_greet(&self, host: &HostName, ledger_id: &str, max_fence: i64) -> Result<Greeting, StoreError> {
+    pub async fn host_greet(
+        &self,
+        host: &HostName,
+        ledger_id: &str,
+        max_fence: i64,
+    ) -> Result<Greeting, StoreError> {
         let mut tx = self.pool.begin().await?;
-        let last = sqlx::query_scalar!(r#"SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS "last!" FROM fences"#)
-            .fetch_one(&mut *tx)
-            .await?;
+        let last = sqlx::query_scalar!(
+            r#"SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS "last!" FROM fences"#
+        )
+        .fetch_one(&mut *tx)
+        .await?;
         if max_fence > last {
-            return Ok(Greeting::SetBack { seen: max_fence, last });
+            return Ok(Greeting::SetBack {
+                seen: max_fence,
+                last,
+            });
         }
         let epoch = sqlx::query_scalar!(
             "UPDATE hosts SET epoch = CASE WHEN ledger_id IS DISTINCT FROM $2 THEN epoch + 1 ELSE epoch END, ledger_id = $2,
@@ -381,14 +429,26 @@ impl Store {
     }
 
     /// Whose these resources are.
-    pub async fn tenants_of(&self, resources: &[ResourceId]) -> Result<Vec<(TenantId, ResourceId)>, StoreError> {
+    pub async fn tenants_of(
+        &self,
+        resources: &[ResourceId],
+    ) -> Result<Vec<(TenantId, ResourceId)>, StoreError> {
         let ids: Vec<uuid::Uuid> = resources.iter().map(|r| r.0).collect();
-        let rows = sqlx::query!("SELECT tenant, id FROM resources WHERE id = ANY($1)", &ids).fetch_all(&self.pool).await?;
-        Ok(rows.into_iter().map(|r| (TenantId(r.tenant), ResourceId(r.id))).collect())
+        let rows = sqlx::query!("SELECT tenant, id FROM resources WHERE id = ANY($1)", &ids)
+            .fetch_all(&self.pool)
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(|r| (TenantId(r.tenant), ResourceId(r.id)))
+            .collect())
     }
 
     /// Guests as an agent sees them; only of the host that holds them, and never an older sight over a newer.
-    pub async fn guests_observed(&self, host: &HostName, guests: &[GuestRow]) -> Result<Vec<ResourceId>, StoreError> {
+    pub async fn guests_observed(
+        &self,
+        host: &HostName,
+        guests: &[GuestRow],
+    ) -> Result<Vec<ResourceId>, StoreError> {
         let ids: Vec<uuid::Uuid> = guests.iter().map(|g| g.instance.0).collect();
         let observed: Vec<Value> = guests.iter().map(|g| g.observed.clone()).collect();
         let times: Vec<DateTime<Utc>> = guests.iter().map(|g| g.at).collect();

@@ -39,13 +39,22 @@ impl Store {
     }
 
     /// A page of jobs, oldest first.
-    pub async fn job_list(&self, scope: &Scope, filter: &JobFilter, page: &Page) -> Result<Vec<JobRow>, StoreError> {
+    pub async fn job_list(
+        &self,
+        scope: &Scope,
+        filter: &JobFilter,
+        page: &Page,
+    ) -> Result<Vec<JobRow>, StoreError> {
         let tenant = match scope {
             Scope::Tenant(t) => Some(t.to_string()),
             Scope::Operator(t) => t.as_ref().map(ToString::to_string),
         };
         let states: Option<Vec<String>> = filter.state.map(|s| {
-            JobState::ALL.iter().filter(|stored| stored.shown() == s).map(ToString::to_string).collect()
+            JobState::ALL
+                .iter()
+                .filter(|stored| stored.shown() == s)
+                .map(ToString::to_string)
+                .collect()
         });
         let (after_at, after_id) = page.after.map_or((None, None), |(at, id)| (Some(at), Some(id)));
         let rows = sqlx::query_as!(
@@ -70,7 +79,10 @@ impl Store {
     }
 }
 
-pub(crate) async fn job_in(tx: &mut Transaction<'_, Postgres>, id: JobId) -> Result<Option<JobRow>, StoreError> {
+pub(crate) async fn job_in(
+    tx: &mut Transaction<'_, Postgres>,
+    id: JobId,
+) -> Result<Option<JobRow>, StoreError> {
     sqlx::query_as!(
         RawJob,
         "SELECT id, tenant, kind, action, resource_id, resource_name, generation, state, mode, steps, attempt, host, waiting,

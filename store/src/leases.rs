@@ -25,7 +25,12 @@ pub struct LeaseView {
 
 impl Store {
     /// A page of a network's leases, by address, after one.
-    pub async fn lease_list(&self, network: ResourceId, after: Option<Ipv4Addr>, limit: i64) -> Result<Vec<LeaseView>, StoreError> {
+    pub async fn lease_list(
+        &self,
+        network: ResourceId,
+        after: Option<Ipv4Addr>,
+        limit: i64,
+    ) -> Result<Vec<LeaseView>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT network_id, host(ip) AS "ip!", mac::text AS "mac!", hostname, instance_id, position, automatic FROM leases
                WHERE network_id = $1 AND ($2::text IS NULL OR ip > $2::text::inet) ORDER BY ip LIMIT $3"#,
@@ -36,7 +41,17 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         rows.into_iter()
-            .map(|r| lease(r.network_id, &r.ip, r.mac, r.hostname, r.instance_id, r.position, r.automatic))
+            .map(|r| {
+                lease(
+                    r.network_id,
+                    &r.ip,
+                    r.mac,
+                    r.hostname,
+                    r.instance_id,
+                    r.position,
+                    r.automatic,
+                )
+            })
             .collect()
     }
 
@@ -51,7 +66,17 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         rows.into_iter()
-            .map(|r| lease(r.network_id, &r.ip, r.mac, r.hostname, r.instance_id, r.position, r.automatic))
+            .map(|r| {
+                lease(
+                    r.network_id,
+                    &r.ip,
+                    r.mac,
+                    r.hostname,
+                    r.instance_id,
+                    r.position,
+                    r.automatic,
+                )
+            })
             .collect()
     }
 }
@@ -67,7 +92,9 @@ pub(crate) fn lease(
 ) -> Result<LeaseView, StoreError> {
     Ok(LeaseView {
         network: ResourceId(network),
-        ip: ip.parse().map_err(|e| StoreError::row("leases", format!("{ip}: {e}")))?,
+        ip: ip
+            .parse()
+            .map_err(|e| StoreError::row("leases", format!("{ip}: {e}")))?,
         mac,
         hostname,
         instance: instance.map(ResourceId),

@@ -72,12 +72,16 @@ impl Store {
     /// Whether the database answers and has every migration; `Err` says what is missing.
     pub async fn ready(&self) -> Result<(), StoreError> {
         let known = MIGRATIONS.iter().map(|m| m.version).max().unwrap_or(0);
-        let applied: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
-            .fetch_one(&self.pool)
-            .await?;
+        let applied: Option<i64> =
+            sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
+                .fetch_one(&self.pool)
+                .await?;
         match applied {
             Some(version) if version >= known => Ok(()),
-            other => Err(StoreError::NotMigrated { known, applied: other.unwrap_or(0) }),
+            other => Err(StoreError::NotMigrated {
+                known,
+                applied: other.unwrap_or(0),
+            }),
         }
     }
 }

@@ -50,7 +50,12 @@ pub struct Neighbour {
 
 impl Store {
     /// One resource, if the reader may know of it.
-    pub async fn resource_get(&self, scope: &Scope, kind: Kind, id: ResourceId) -> Result<Option<ResourceRow>, StoreError> {
+    pub async fn resource_get(
+        &self,
+        scope: &Scope,
+        kind: Kind,
+        id: ResourceId,
+    ) -> Result<Option<ResourceRow>, StoreError> {
         let row = resource_on(&self.pool, id).await?;
         Ok(row.filter(|r| r.kind == kind && visible(scope, r)))
     }
@@ -113,7 +118,10 @@ impl Store {
     }
 
     /// Specs and facts of what a resource refers to, by id.
-    pub async fn references_of(&self, ids: &[ResourceId]) -> Result<BTreeMap<ResourceId, ResourceRow>, StoreError> {
+    pub async fn references_of(
+        &self,
+        ids: &[ResourceId],
+    ) -> Result<BTreeMap<ResourceId, ResourceRow>, StoreError> {
         let mut rows = BTreeMap::new();
         for id in ids {
             if let Some(row) = self.resource_by_id(*id).await? {
@@ -124,7 +132,12 @@ impl Store {
     }
 
     /// What a target (id or name) means to a tenant: its own by id or name, else a public one.
-    pub async fn resource_find(&self, tenant: &TenantId, kind: Kind, target: &str) -> Result<Option<ResourceRow>, StoreError> {
+    pub async fn resource_find(
+        &self,
+        tenant: &TenantId,
+        kind: Kind,
+        target: &str,
+    ) -> Result<Option<ResourceRow>, StoreError> {
         let id = sqlx::query_scalar!(
             r#"SELECT id FROM resources r
                WHERE r.kind = $2 AND ((r.id = $4 AND (r.tenant = $1 OR r.public)) OR (r.name = $3 AND (r.tenant = $1 OR r.public)))
@@ -143,14 +156,22 @@ impl Store {
     }
 
     /// The hosts of a tenant's resources, by id or name; those that are gone, or nowhere, are left out.
-    pub async fn hosts_of(&self, tenant: &TenantId, kind: Kind, targets: &[String]) -> Result<Vec<HostName>, StoreError> {
+    pub async fn hosts_of(
+        &self,
+        tenant: &TenantId,
+        kind: Kind,
+        targets: &[String],
+    ) -> Result<Vec<HostName>, StoreError> {
         let hosts = sqlx::query_scalar!(
             r#"SELECT DISTINCT host AS "host!" FROM resources
                WHERE tenant = $1 AND kind = $2 AND (name = ANY($3) OR id = ANY($4)) AND host IS NOT NULL"#,
             tenant.as_str(),
             kind.as_str(),
             targets,
-            &targets.iter().filter_map(|t| Uuid::parse_str(t).ok()).collect::<Vec<_>>()
+            &targets
+                .iter()
+                .filter_map(|t| Uuid::parse_str(t).ok())
+                .collect::<Vec<_>>()
         )
         .fetch_all(&self.pool)
         .await?;
@@ -168,7 +189,11 @@ impl Store {
         .await?;
         rows.into_iter()
             .map(|r| {
-                Ok(Neighbour { kind: crate::rows::parse("resources", &r.kind, Kind::parse)?, id: ResourceId(r.id), name: r.name })
+                Ok(Neighbour {
+                    kind: crate::rows::parse("resources", &r.kind, Kind::parse)?,
+                    id: ResourceId(r.id),
+                    name: r.name,
+                })
             })
             .collect()
     }
@@ -179,10 +204,16 @@ impl Store {
         ids: &[ResourceId],
     ) -> Result<BTreeMap<ResourceId, (HostName, Option<Value>)>, StoreError> {
         let ids: Vec<Uuid> = ids.iter().map(|i| i.0).collect();
-        let rows = sqlx::query!("SELECT network_id, host, facts FROM network_homes WHERE network_id = ANY($1)", &ids)
-            .fetch_all(&self.pool)
-            .await?;
-        Ok(rows.into_iter().map(|r| (ResourceId(r.network_id), (HostName(r.host), r.facts))).collect())
+        let rows = sqlx::query!(
+            "SELECT network_id, host, facts FROM network_homes WHERE network_id = ANY($1)",
+            &ids
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|r| (ResourceId(r.network_id), (HostName(r.host), r.facts)))
+            .collect())
     }
 }
 
@@ -194,7 +225,10 @@ fn visible(scope: &Scope, row: &ResourceRow) -> bool {
     }
 }
 
-pub(crate) async fn resource_in(tx: &mut Transaction<'_, Postgres>, id: ResourceId) -> Result<Option<ResourceRow>, StoreError> {
+pub(crate) async fn resource_in(
+    tx: &mut Transaction<'_, Postgres>,
+    id: ResourceId,
+) -> Result<Option<ResourceRow>, StoreError> {
     resource_on(&mut **tx, id).await
 }
 

@@ -99,7 +99,11 @@ pub struct StepRow {
 impl StepRow {
     /// A step that has not begun.
     pub fn pending(name: &str) -> Self {
-        Self { name: name.to_owned(), state: "pending".to_owned(), ..Self::default() }
+        Self {
+            name: name.to_owned(),
+            state: "pending".to_owned(),
+            ..Self::default()
+        }
     }
 }
 
@@ -158,7 +162,10 @@ pub(crate) fn parse<T>(table: &'static str, text: &str, of: fn(&str) -> Option<T
 }
 
 /// JSON of a column as a type of ours.
-pub(crate) fn json<T: serde::de::DeserializeOwned>(table: &'static str, value: Value) -> Result<T, StoreError> {
+pub(crate) fn json<T: serde::de::DeserializeOwned>(
+    table: &'static str,
+    value: Value,
+) -> Result<T, StoreError> {
     serde_json::from_value(value).map_err(|e| StoreError::row(table, e))
 }
 
@@ -280,7 +287,11 @@ impl TryFrom<RawJob> for JobRow {
 
 /// Tags as a JSON object.
 pub(crate) fn tags_json(tags: &BTreeMap<String, String>) -> Value {
-    Value::Object(tags.iter().map(|(k, v)| (k.clone(), Value::String(v.clone()))).collect())
+    Value::Object(
+        tags.iter()
+            .map(|(k, v)| (k.clone(), Value::String(v.clone())))
+            .collect(),
+    )
 }
 
 /// Steps as a JSON array.

@@ -49,7 +49,11 @@ impl Store {
                     epoch: r.epoch,
                     fence: r.fence,
                     mode: parse("jobs", &r.mode, Mode::parse)?,
-                    verdict: r.verdict.as_deref().map(|v| parse("jobs", v, Verdict::parse)).transpose()?,
+                    verdict: r
+                        .verdict
+                        .as_deref()
+                        .map(|v| parse("jobs", v, Verdict::parse))
+                        .transpose()?,
                     cause: r.error.map(|e| json("jobs", e)).transpose()?,
                     attempt: r.attempt,
                     frozen: r.frozen,
@@ -156,7 +160,11 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
-        let undoing = sqlx::query_scalar!(r#"SELECT count(*) AS "n!" FROM jobs WHERE ended_at IS NULL AND state = 'undoing'"#).fetch_one(&self.pool).await?;
+        let undoing = sqlx::query_scalar!(
+            r#"SELECT count(*) AS "n!" FROM jobs WHERE ended_at IS NULL AND state = 'undoing'"#
+        )
+        .fetch_one(&self.pool)
+        .await?;
         let hosts = sqlx::query!(
             r#"SELECT CASE WHEN NOT (watch_up AND coalesce(watch_until > now(), false)) THEN 'unreachable'
                            WHEN cordoned THEN 'cordoned' ELSE 'ready' END AS "state!", count(*) AS "n!"

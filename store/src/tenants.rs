@@ -84,7 +84,10 @@ impl Store {
         issuer: Option<&Issuer>,
         properties: &BTreeMap<String, String>,
     ) -> Result<(), TenantError> {
-        let good = id.as_str().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let good = id
+            .as_str()
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         if !good || id.as_str().is_empty() || id.as_str().len() > 63 {
             return Err(TenantError::BadId(id.to_string()));
         }
@@ -117,7 +120,9 @@ impl Store {
     /// Every tenant.
     pub async fn tenant_list(&self) -> Result<Vec<Tenant>, StoreError> {
         let issuers = self.issuer_list().await?;
-        let rows = sqlx::query!("SELECT id, properties, running, created_at FROM tenants ORDER BY id").fetch_all(&self.pool).await?;
+        let rows = sqlx::query!("SELECT id, properties, running, created_at FROM tenants ORDER BY id")
+            .fetch_all(&self.pool)
+            .await?;
         rows.into_iter()
             .map(|r| {
                 let id = TenantId(r.id);
@@ -138,7 +143,11 @@ impl Store {
     }
 
     /// Replaces a tenant's properties.
-    pub async fn tenant_update(&self, id: &TenantId, properties: &BTreeMap<String, String>) -> Result<(), TenantError> {
+    pub async fn tenant_update(
+        &self,
+        id: &TenantId,
+        properties: &BTreeMap<String, String>,
+    ) -> Result<(), TenantError> {
         let done = sqlx::query!(
             "UPDATE tenants SET properties = $2, updated_at = now() WHERE id = $1",
             id.as_str(),
@@ -146,39 +155,64 @@ impl Store {
         )
         .execute(&self.pool)
         .await?;
-        if done.rows_affected() == 0 { Err(TenantError::NotFound(id.clone())) } else { Ok(()) }
+        if done.rows_affected() == 0 {
+            Err(TenantError::NotFound(id.clone()))
+        } else {
+            Ok(())
+        }
     }
 
     /// Removes a tenant that owns nothing any more.
     pub async fn tenant_delete(&self, id: &TenantId) -> Result<(), TenantError> {
         let mut tx = self.pool.begin().await?;
-        if sqlx::query!("SELECT id FROM tenants WHERE id = $1 FOR UPDATE", id.as_str()).fetch_optional(&mut *tx).await?.is_none() {
+        if sqlx::query!("SELECT id FROM tenants WHERE id = $1 FOR UPDATE", id.as_str())
+            .fetch_optional(&mut *tx)
+            .await?
+            .is_none()
+        {
             return Err(TenantError::NotFound(id.clone()));
         }
-        let resources = sqlx::query_scalar!(r#"SELECT count(*) AS "n!" FROM resources WHERE tenant = $1"#, id.as_str())
-            .fetch_one(&mut *tx)
-            .await?;
+        let resources = sqlx::query_scalar!(
+            r#"SELECT count(*) AS "n!" FROM resources WHERE tenant = $1"#,
+            id.as_str()
+        )
+        .fetch_one(&mut *tx)
+        .await?;
         if resources > 0 || id.as_str() == TenantId::SYSTEM {
-            return Err(TenantError::NotEmpty { tenant: id.clone(), resources });
+            return Err(TenantError::NotEmpty {
+                tenant: id.clone(),
+                resources,
+            });
         }
-        sqlx::query!("DELETE FROM tenants WHERE id = $1", id.as_str()).execute(&mut *tx).await?;
+        sqlx::query!("DELETE FROM tenants WHERE id = $1", id.as_str())
+            .execute(&mut *tx)
+            .await?;
         tx.commit().await?;
         Ok(())
     }
 
     /// Every issuer: what the API checks tokens against.
     pub async fn issuer_list(&self) -> Result<Vec<Issuer>, StoreError> {
-        let rows = sqlx::query!("SELECT url, audience, tenant, operators FROM issuers ORDER BY url, audience")
-            .fetch_all(&self.pool)
-            .await?;
+        let rows =
+            sqlx::query!("SELECT url, audience, tenant, operators FROM issuers ORDER BY url, audience")
+                .fetch_all(&self.pool)
+                .await?;
         Ok(rows
             .into_iter()
-            .map(|r| Issuer { url: r.url, audience: r.audience, tenant: TenantId(r.tenant), operators: r.operators })
+            .map(|r| Issuer {
+                url: r.url,
+                audience: r.audience,
+                tenant: TenantId(r.tenant),
+                operators: r.operators,
+            })
             .collect())
     }
 }
 
-async fn bind_issuer(tx: &mut sqlx::Transaction<'_, sqlx::Postgres>, issuer: &Issuer) -> Result<(), TenantError> {
+async fn bind_issuer(
+    tx: &mut sqlx::Transaction<'_, sqlx::Postgres>,
+    issuer: &Issuer,
+) -> Result<(), TenantError> {
     sqlx::query!(
         "INSERT INTO issuers (url, audience, tenant, operators) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
         issuer.url,
@@ -188,9 +222,13 @@ async fn bind_issuer(tx: &mut sqlx::Transaction<'_, sqlx::Postgres>, issuer: &Is
     )
     .execute(&mut **tx)
     .await?;
-    let owner = sqlx::query!("SELECT tenant, operators FROM issuers WHERE url = $1 AND audience = $2", issuer.url, issuer.audience)
-        .fetch_one(&mut **tx)
-        .await?;
+    let owner = sqlx::query!(
+        "SELECT tenant, operators FROM issuers WHERE url = $1 AND audience = $2",
+        issuer.url,
+        issuer.audience
+    )
+    .fetch_one(&mut **tx)
+    .await?;
     if owner.tenant == issuer.tenant.as_str() && owner.operators == issuer.operators {
         return Ok(());
     }

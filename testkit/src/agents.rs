@@ -188,12 +188,15 @@ impl Agent {
             Ok(child) => self.child = Some(child),
             Err(error) => panic!("starting {}: {error}", tools::binary().display()),
         }
-        let address = eventually_blocking(&format!("the agent {} to say where it listens", self.name), || {
-            if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
-                panic!("the agent {} ended ({status}):\n{}", self.name, self.log());
-            }
-            address_in(&said)
-        });
+        let address = eventually_blocking(
+            &format!("the agent {} to say where it listens", self.name),
+            || {
+                if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
+                    panic!("the agent {} ended ({status}):\n{}", self.name, self.log());
+                }
+                address_in(&said)
+            },
+        );
         self.address = Some(address);
     }
 

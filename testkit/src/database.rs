@@ -42,7 +42,9 @@ impl Database {
     pub async fn fresh() -> Self {
         let cluster = CLUSTER.get_or_init(Cluster::start).await;
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        cluster.run(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")).await;
+        cluster
+            .run(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+            .await;
         Self {
             url: cluster.url(&name),
         }
@@ -110,7 +112,15 @@ impl Cluster {
         cluster.program(
             user.as_ref(),
             "initdb",
-            &["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"],
+            &[
+                "-U",
+                "postgres",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--no-sync",
+                "-D",
+            ],
             &data,
         );
         let settings = format!(
@@ -140,7 +150,10 @@ impl Cluster {
     }
 
     fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@localhost/{database}?host={}", self.folder.display())
+        format!(
+            "postgres://postgres@localhost/{database}?host={}",
+            self.folder.display()
+        )
     }
 
     async fn run(&self, statement: &str) {

@@ -163,7 +163,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = FaultsFile::in_folder(dir.path());
         file.set(&[
-            Fault::at("ensure_disk").host("sim-3").delay_ms(500).error(FaultError::NoRoom).after().times(3),
+            Fault::at("ensure_disk")
+                .host("sim-3")
+                .delay_ms(500)
+                .error(FaultError::NoRoom)
+                .after()
+                .times(3),
             Fault::at("*").crash().rate(0.1),
         ]);
         let read: toml::Table = std::fs::read_to_string(file.path()).unwrap().parse().unwrap();

@@ -108,8 +108,11 @@ pub fn marked(folder: &Path) -> Vec<Marked> {
                 .to_owned();
             let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
             let bears = environment.split(|byte| *byte == 0).any(|entry| entry == mark);
-            (pid != own && !command.is_empty() && !command.starts_with("sh -c") && (bears || command.contains(&inside)))
-                .then_some(Marked { pid, command })
+            (pid != own
+                && !command.is_empty()
+                && !command.starts_with("sh -c")
+                && (bears || command.contains(&inside)))
+            .then_some(Marked { pid, command })
         })
         .collect()
 }

@@ -144,7 +144,10 @@ impl NatsServer {
             "connecting to nats-server",
         );
         let connected = tokio::time::timeout(PATIENCE, connection.connected()).await;
-        must(must(connected, "connecting to nats-server"), "connecting to nats-server");
+        must(
+            must(connected, "connecting to nats-server"),
+            "connecting to nats-server",
+        );
         connection
     }
 
@@ -169,7 +172,10 @@ impl NatsServer {
     /// Where it runs.
     pub fn wipe(&mut self) {
         assert!(self.child.is_none(), "the server runs");
-        must(std::fs::remove_dir_all(self.store()), "removing JetStream's folder");
+        must(
+            std::fs::remove_dir_all(self.store()),
+            "removing JetStream's folder",
+        );
     }
 }
 

@@ -13,7 +13,11 @@ impl Stack {
     /// # Panics
     /// Where there is none.
     pub fn process(&self, role: &str) -> ProcessEntry {
-        let found = self.file().processes.into_iter().find(|process| process.role == role);
+        let found = self
+            .file()
+            .processes
+            .into_iter()
+            .find(|process| process.role == role);
         found.unwrap_or_else(|| panic!("stack.json has no process of the role {role}"))
     }
 
@@ -36,13 +40,16 @@ impl Stack {
 
     /// Waits until the stack has started the process again: another id under the same role and name, and it is ready.
     pub fn wait_restarted(&self, before: &ProcessEntry) -> ProcessEntry {
-        eventually_blocking(&format!("{} {} to be started again", before.role, before.name), || {
-            self.file()
-                .processes
-                .into_iter()
-                .find(|now| now.role == before.role && now.name == before.name && now.pid != before.pid)
-                .filter(|now| is_alive(now.pid))
-        })
+        eventually_blocking(
+            &format!("{} {} to be started again", before.role, before.name),
+            || {
+                self.file()
+                    .processes
+                    .into_iter()
+                    .find(|now| now.role == before.role && now.name == before.name && now.pid != before.pid)
+                    .filter(|now| is_alive(now.pid))
+            },
+        )
     }
 }
 
@@ -61,7 +68,10 @@ pub fn send(pid: i32, signal: Signal) {
 pub fn is_alive(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .ok()
-        .and_then(|stat| stat.rsplit_once(')').map(|(_, rest)| rest.trim_start().to_owned()))
+        .and_then(|stat| {
+            stat.rsplit_once(')')
+                .map(|(_, rest)| rest.trim_start().to_owned())
+        })
         .is_some_and(|rest| !rest.starts_with(['Z', 'X']))
 }
 

@@ -52,7 +52,10 @@ impl Rest {
     /// Where no HTTP client can be made.
     pub fn new(url: &str, token: Option<String>) -> Self {
         rhyzome_runtime::install_crypto();
-        let http = Client::builder().no_proxy().timeout(Duration::from_secs(90)).build();
+        let http = Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(90))
+            .build();
         match http {
             Ok(http) => Self {
                 http,
@@ -81,7 +84,10 @@ impl Rest {
     #[must_use]
     pub fn header(&self, name: &str, value: &str) -> Self {
         let mut changed = self.clone();
-        match (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+        match (
+            HeaderName::from_bytes(name.as_bytes()),
+            HeaderValue::from_str(value),
+        ) {
             (Ok(name), Ok(value)) => changed.headers.insert(name, value),
             _ => panic!("{name}: {value} is no header"),
         };
@@ -168,7 +174,9 @@ impl Rest {
 
     /// A network of its own for a test; its id.
     pub async fn network(&self, name: &str) -> String {
-        let network = self.make("networks", name, json!({ "cidr": "10.20.0.0/24" })).await;
+        let network = self
+            .make("networks", name, json!({ "cidr": "10.20.0.0/24" }))
+            .await;
         text(&network, "/id")
     }
 
@@ -191,12 +199,18 @@ impl Rest {
     pub async fn done_within(&self, patience: Duration, id: &str) -> Value {
         let until = Instant::now() + patience;
         loop {
-            let left = until.saturating_duration_since(Instant::now()).as_secs().clamp(1, 20);
+            let left = until
+                .saturating_duration_since(Instant::now())
+                .as_secs()
+                .clamp(1, 20);
             let job = self.get(&format!("/v1/jobs/{id}?wait={left}")).await.ok();
             if job["done"] == json!(true) {
                 return job;
             }
-            assert!(Instant::now() < until, "after {patience:?} this job isn't done: {job:#}");
+            assert!(
+                Instant::now() < until,
+                "after {patience:?} this job isn't done: {job:#}"
+            );
         }
     }
 
@@ -228,7 +242,13 @@ impl Rest {
     }
 
     /// Waits until a resource satisfies `is`.
-    pub async fn resource_until(&self, kinds: &str, id: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+    pub async fn resource_until(
+        &self,
+        kinds: &str,
+        id: &str,
+        what: &str,
+        is: impl Fn(&Value) -> bool,
+    ) -> Value {
         let until = Instant::now() + PATIENCE;
         loop {
             let resource = self.resource(kinds, id).await;
@@ -242,8 +262,10 @@ impl Rest {
 
     /// Waits until a step of a job is in this state.
     pub async fn step_until(&self, job: &str, step: &str, state: &str) -> Value {
-        self.job_until(job, &format!("{step} to be {state}"), |job| step_state(job, step) == Some(state))
-            .await
+        self.job_until(job, &format!("{step} to be {state}"), |job| {
+            step_state(job, step) == Some(state)
+        })
+        .await
     }
 
     /// Deletes a resource, and waits until it is gone.
@@ -288,7 +310,11 @@ impl Answer {
             "{}",
             self.request
         );
-        Accepted { id, job, answer: self }
+        Accepted {
+            id,
+            job,
+            answer: self,
+        }
     }
 
     /// This status with a problem document as RFC 9457 and `rest-api.md` have it; the problem.
@@ -305,7 +331,11 @@ impl Answer {
         let problem = &self.body;
         assert_eq!(problem["status"], status, "{}: {problem:#}", self.request);
         for field in ["type", "title", "detail", "instance", "code", "request_id"] {
-            assert!(problem[field].is_string(), "{}: no {field} in {problem:#}", self.request);
+            assert!(
+                problem[field].is_string(),
+                "{}: no {field} in {problem:#}",
+                self.request
+            );
         }
         assert!(
             problem["retryable"].is_boolean(),

@@ -21,7 +21,9 @@ pub struct Key {
 
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Key").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Key")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -63,10 +65,9 @@ impl Key {
     /// Where it can't be signed.
     pub fn sign_as(&self, header: &Value, claims: &Value) -> String {
         let message = message(header, claims);
-        match self.pair.sign(&SystemRandom::new(), message.as_bytes()) {
-            Ok(signature) => format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)),
-            Err(_) => panic!("signing a token"),
-        }
+        let signature = self.pair.sign(&SystemRandom::new(), message.as_bytes());
+        let signature = signature.unwrap_or_else(|error| panic!("signing a token: {error}"));
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
     /// A proper token.
@@ -78,8 +79,8 @@ impl Key {
     pub fn public_forms(&self) -> Vec<Vec<u8>> {
         // SubjectPublicKeyInfo of an uncompressed P-256 point (RFC 5480, 2).
         let head = [
-            0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48,
-            0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+            0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
+            0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
         ];
         let point = self.pair.public_key().as_ref();
         let der = [&head[..], point].concat();
@@ -89,7 +90,10 @@ impl Key {
             .chunks(64)
             .map(|line| String::from_utf8_lossy(line).into_owned())
             .collect();
-        let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"));
+        let pem = format!(
+            "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
+            lines.join("\n")
+        );
         vec![
             pem.clone().into_bytes(),
             pem.trim_end().as_bytes().to_vec(),

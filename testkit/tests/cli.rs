@@ -1,5 +1,7 @@
 //! The command line and `stack.json`, as stack.md says.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 use std::process::Command;
 
 use rhyzome_testkit::rest::unique;
@@ -8,7 +10,10 @@ use serde_json::Value;
 
 fn names(list: &Value, key: &str) -> Vec<String> {
     let items = list.as_array().unwrap_or_else(|| panic!("a list: {list}"));
-    items.iter().filter_map(|item| Some(item[key].as_str()?.to_owned())).collect()
+    items
+        .iter()
+        .filter_map(|item| Some(item[key].as_str()?.to_owned()))
+        .collect()
 }
 
 #[test]
@@ -16,41 +21,99 @@ fn stack_json_says_what_runs() {
     let stack = Stack::shared();
     let text = std::fs::read_to_string(stack.data().join("stack.json")).unwrap();
     let file: Value = serde_json::from_str(&text).unwrap();
-    for pointer in ["/api_url", "/data_dir", "/log_dir", "/pki_dir", "/issuer_url", "/postgres/url", "/nats/url", "/nats/jetstream_dir"] {
-        assert!(file.pointer(pointer).is_some_and(Value::is_string), "no {pointer}: {file:#}");
+    for pointer in [
+        "/api_url",
+        "/data_dir",
+        "/log_dir",
+        "/pki_dir",
+        "/issuer_url",
+        "/postgres/url",
+        "/nats/url",
+        "/nats/jetstream_dir",
+    ] {
+        assert!(
+            file.pointer(pointer).is_some_and(Value::is_string),
+            "no {pointer}: {file:#}"
+        );
     }
     let api = file["api_url"].as_str().unwrap();
-    assert!(api.starts_with("http://127.0.0.1:") && !api.ends_with("/v1") && !api.ends_with('/'), "{api}");
+    assert!(
+        api.starts_with("http://127.0.0.1:") && !api.ends_with("/v1") && !api.ends_with('/'),
+        "{api}"
+    );
     assert_eq!(names(&file["agents"], "host"), ["sim-1", "sim-2", "sim-3"]);
     let stack = stack.file();
-    for (role, count) in [("api", 1), ("scheduler", 1), ("worker", 2), ("agent", 1), ("dev-issuer", 1), ("postgres", 1), ("nats", 1)] {
-        let of_role: Vec<_> = stack.processes.iter().filter(|process| process.role == role).collect();
+    for (role, count) in [
+        ("api", 1),
+        ("scheduler", 1),
+        ("worker", 2),
+        ("agent", 1),
+        ("dev-issuer", 1),
+        ("postgres", 1),
+        ("nats", 1),
+    ] {
+        let of_role: Vec<_> = stack
+            .processes
+            .iter()
+            .filter(|process| process.role == role)
+            .collect();
         assert_eq!(of_role.len(), count, "{role}: {of_role:?}");
         for process in of_role {
             assert!(rhyzome_testkit::processes::is_alive(process.pid), "{process:?}");
         }
     }
-    assert!(stack.log_dir.is_dir() && stack.pki_dir.join("ca.crt").is_file() && stack.nats.jetstream_dir.is_dir());
-    assert!(!text.contains("password") && !stack.postgres.url.contains("postgres:postgres@"), "{text}");
+    assert!(
+        stack.log_dir.is_dir() && stack.pki_dir.join("ca.crt").is_file() && stack.nats.jetstream_dir.is_dir()
+    );
+    assert!(
+        !text.contains("password") && !stack.postgres.url.contains("postgres:postgres@"),
+        "{text}"
+    );
 }
 
 #[test]
 fn tenants_are_made_listed_shown_changed_and_deleted() {
     let stack = Stack::shared();
     let id = unique("t").replace('-', "");
-    stack.run(&["admin", "tenant", "create", &id, "--issuer", "http://127.0.0.1:9/x", "--audience", "aud", "--property", "plan=gold"]);
+    stack.run(&[
+        "admin",
+        "tenant",
+        "create",
+        &id,
+        "--issuer",
+        "http://127.0.0.1:9/x",
+        "--audience",
+        "aud",
+        "--property",
+        "plan=gold",
+    ]);
     let listed = names(&stack.run_json(&["admin", "tenant", "list"]), "id");
     for tenant in ["demo", "other", id.as_str()] {
-        assert!(listed.iter().any(|listed| listed == tenant), "{tenant}: {listed:?}");
+        assert!(
+            listed.iter().any(|listed| listed == tenant),
+            "{tenant}: {listed:?}"
+        );
     }
     let shown = stack.run_json(&["admin", "tenant", "show", &id]);
     assert_eq!(shown["properties"]["plan"], "gold", "{shown:#}");
     assert!(shown.to_string().contains("http://127.0.0.1:9/x"), "{shown:#}");
-    let again = stack.try_run(&["admin", "tenant", "create", &id, "--issuer", "http://127.0.0.1:9/y", "--audience", "aud"]);
+    let again = stack.try_run(&[
+        "admin",
+        "tenant",
+        "create",
+        &id,
+        "--issuer",
+        "http://127.0.0.1:9/y",
+        "--audience",
+        "aud",
+    ]);
     assert!(!again.status.success());
     assert!(String::from_utf8_lossy(&again.stderr).contains(&id));
     stack.run(&["admin", "tenant", "update", &id, "--property", "plan=iron"]);
-    assert_eq!(stack.run_json(&["admin", "tenant", "show", &id])["properties"]["plan"], "iron");
+    assert_eq!(
+        stack.run_json(&["admin", "tenant", "show", &id])["properties"]["plan"],
+        "iron"
+    );
     stack.run(&["admin", "tenant", "delete", &id]);
     assert!(!stack.try_run(&["admin", "tenant", "show", &id]).status.success());
 }
@@ -72,8 +135,18 @@ fn hosts_are_added_listed_inventoried_and_removed() {
     stack.run(&["admin", "host", "remove", &host]);
     let listed = names(&stack.run_json(&["admin", "host", "list"]), "name");
     assert!(!listed.contains(&host), "{listed:?}");
-    assert!(!stack.try_run(&["admin", "host", "remove", &host]).status.success());
-    assert!(!stack.try_run(&["admin", "host", "add", &host, "--address", "nowhere"]).status.success());
+    assert!(
+        !stack
+            .try_run(&["admin", "host", "remove", &host])
+            .status
+            .success()
+    );
+    assert!(
+        !stack
+            .try_run(&["admin", "host", "add", &host, "--address", "nowhere"])
+            .status
+            .success()
+    );
 }
 
 #[test]
@@ -84,10 +157,19 @@ fn certificates_are_made_and_shown() {
     let pki = stack.file().pki_dir;
     assert!(pki.join(format!("agent-{host}.crt")).is_file());
     let key = std::fs::metadata(pki.join(format!("agent-{host}.key"))).unwrap();
-    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&key.permissions()) & 0o077, 0, "a key is its owner's");
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&key.permissions()) & 0o077,
+        0,
+        "a key is its owner's"
+    );
     let shown = stack.run_json(&["pki", "show"]);
     assert!(names(&shown, "name").contains(&host), "{shown:#}");
-    assert!(!stack.try_run(&["pki", "issue", "agent", "Not A Name"]).status.success());
+    assert!(
+        !stack
+            .try_run(&["pki", "issue", "agent", "Not A Name"])
+            .status
+            .success()
+    );
 }
 
 #[test]
@@ -95,7 +177,10 @@ fn a_wrong_value_names_itself_and_where_it_came_from() {
     let folder = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str], environment: Option<(&str, &str)>| {
         let mut command = Command::new(tools::binary());
-        command.args(["scheduler", "--name", "scheduler-9"]).args(arguments).current_dir(folder.path());
+        command
+            .args(["scheduler", "--name", "scheduler-9"])
+            .args(arguments)
+            .current_dir(folder.path());
         if let Some((key, value)) = environment {
             command.env(key, value);
         }
@@ -104,34 +189,88 @@ fn a_wrong_value_names_itself_and_where_it_came_from() {
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     let said = run(&[], Some(("RHYZOME_SCHEDULER__JOB_DEADLINE", "soon")));
-    assert!(said.contains("job_deadline") && said.contains("RHYZOME_SCHEDULER__JOB_DEADLINE") && said.contains("soon"), "{said}");
+    assert!(
+        said.contains("job_deadline")
+            && said.contains("RHYZOME_SCHEDULER__JOB_DEADLINE")
+            && said.contains("soon"),
+        "{said}"
+    );
     let said = run(&["--set", "scheduler.tenant_running_cap=many"], None);
-    assert!(said.contains("tenant_running_cap") && said.contains("--set"), "{said}");
+    assert!(
+        said.contains("tenant_running_cap") && said.contains("--set"),
+        "{said}"
+    );
     let said = run(&["--set", "scheduler.no_such_key=1"], None);
     assert!(said.contains("no_such_key"), "{said}");
-    std::fs::write(folder.path().join("rhyzome.toml"), "[scheduler]\nquarantine_grace = \"often\"\n").unwrap();
+    std::fs::write(
+        folder.path().join("rhyzome.toml"),
+        "[scheduler]\nquarantine_grace = \"often\"\n",
+    )
+    .unwrap();
     let said = run(&[], None);
-    assert!(said.contains("quarantine_grace") && said.contains("rhyzome.toml"), "{said}");
+    assert!(
+        said.contains("quarantine_grace") && said.contains("rhyzome.toml"),
+        "{said}"
+    );
 }
 
 #[test]
 fn help_is_complete() {
     let help = |arguments: &[&str]| {
-        let output = Command::new(tools::binary()).args(arguments).arg("--help").output().unwrap();
+        let output = Command::new(tools::binary())
+            .args(arguments)
+            .arg("--help")
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{arguments:?}");
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let top = help(&[]);
-    for command in ["api", "scheduler", "worker", "agent", "dev-issuer", "migrate", "up", "token", "pki", "admin"] {
+    for command in [
+        "api",
+        "scheduler",
+        "worker",
+        "agent",
+        "dev-issuer",
+        "migrate",
+        "up",
+        "token",
+        "pki",
+        "admin",
+    ] {
         assert!(top.contains(command), "{command}: {top}");
     }
     let up = help(&["up"]);
-    for option in ["--data", "--fresh", "--workers", "--schedulers", "--apis", "--simulated-hosts", "--simulated-size", "--simulated-label", "--no-local-host", "--set", "--detach", "--no-restart"] {
+    for option in [
+        "--data",
+        "--fresh",
+        "--workers",
+        "--schedulers",
+        "--apis",
+        "--simulated-hosts",
+        "--simulated-size",
+        "--simulated-label",
+        "--no-local-host",
+        "--set",
+        "--detach",
+        "--no-restart",
+    ] {
         assert!(up.contains(option), "{option}: {up}");
     }
     assert!(help(&["down"]).contains("--keep-guests"));
     let agent = help(&["agent"]);
-    for option in ["--name", "--listen", "--state", "--pki", "--driver", "--hosts", "--vcpus", "--memory-mib", "--disk-gib", "--label"] {
+    for option in [
+        "--name",
+        "--listen",
+        "--state",
+        "--pki",
+        "--driver",
+        "--hosts",
+        "--vcpus",
+        "--memory-mib",
+        "--disk-gib",
+        "--label",
+    ] {
         assert!(agent.contains(option), "{option}: {agent}");
     }
 }
@@ -143,12 +282,18 @@ fn tokens_are_for_whom_they_were_asked_for() {
     let claims = |arguments: &[&str]| -> Value {
         let token = stack.token(arguments);
         let body = token.split('.').nth(1).unwrap();
-        let body = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(body).unwrap();
+        let body = base64::engine::general_purpose::URL_SAFE_NO_PAD
+            .decode(body)
+            .unwrap();
         serde_json::from_slice(&body).unwrap()
     };
     let issuer = stack.file().issuer_url;
     assert!(claims(&[])["iss"].as_str().unwrap().starts_with(&issuer));
-    assert_ne!(claims(&[])["iss"], claims(&["--tenant", "other"])["iss"], "an issuer of its own for each tenant");
+    assert_ne!(
+        claims(&[])["iss"],
+        claims(&["--tenant", "other"])["iss"],
+        "an issuer of its own for each tenant"
+    );
     assert_ne!(claims(&[])["iss"], claims(&["--operator"])["iss"]);
     assert_eq!(claims(&["--scope", "instance:read"])["scope"], "instance:read");
     let nobody = stack.try_run(&["token", "--tenant", "NoSuch Tenant"]);

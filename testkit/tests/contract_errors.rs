@@ -8,11 +8,23 @@ use serde_json::json;
 async fn unknown_fields_are_refused_wherever_they_are() {
     let rest = Stack::shared().demo();
     let bodies = [
-        (json!({ "name": unique("n"), "spec": { "cidr": "10.0.0.0/24" }, "tag": {} }), "/tag"),
-        (json!({ "name": unique("n"), "spec": { "cidr": "10.0.0.0/24", "gatway": "10.0.0.1" } }), "/spec/gatway"),
-        (json!({ "name": unique("n"), "spec": { "cidr": "10.0.0.0/24",
-                 "leases": [{ "mac": "02:00:00:00:00:01", "ip": "10.0.0.2", "host": "x" }] } }), "/spec/leases/0/host"),
-        (json!({ "id": "x", "name": unique("n"), "spec": { "cidr": "10.0.0.0/24" } }), "/id"),
+        (
+            json!({ "name": unique("n"), "spec": { "cidr": "10.0.0.0/24" }, "tag": {} }),
+            "/tag",
+        ),
+        (
+            json!({ "name": unique("n"), "spec": { "cidr": "10.0.0.0/24", "gatway": "10.0.0.1" } }),
+            "/spec/gatway",
+        ),
+        (
+            json!({ "name": unique("n"), "spec": { "cidr": "10.0.0.0/24",
+                 "leases": [{ "mac": "02:00:00:00:00:01", "ip": "10.0.0.2", "host": "x" }] } }),
+            "/spec/leases/0/host",
+        ),
+        (
+            json!({ "id": "x", "name": unique("n"), "spec": { "cidr": "10.0.0.0/24" } }),
+            "/id",
+        ),
     ];
     for (body, pointer) in bodies {
         let problem = rest.post("/v1/networks", &body).await.refused(400);
@@ -29,7 +41,9 @@ async fn unknown_query_parameters_are_refused_on_every_kind_of_request() {
     rest.get("/v1/networks?nmae=x").await.refused(400);
     rest.get(&format!("{path}?x=1")).await.refused(400);
     rest.post("/v1/networks?dryrun=true", &body).await.refused(400);
-    rest.patch(&format!("{path}?dryrun=true"), &json!({ "tags": { "a": "b" } })).await.refused(400);
+    rest.patch(&format!("{path}?dryrun=true"), &json!({ "tags": { "a": "b" } }))
+        .await
+        .refused(400);
     rest.delete(&format!("{path}?force=true")).await.refused(400);
     rest.get("/v1/jobs?targett=x").await.refused(400);
     rest.get("/v1/kinds?x=1").await.refused(400);
@@ -37,7 +51,9 @@ async fn unknown_query_parameters_are_refused_on_every_kind_of_request() {
         rest.get(&format!("/v1/networks{wrong}")).await.refused(400);
     }
     rest.post("/v1/networks?dry_run=maybe", &body).await.refused(400);
-    rest.post("/v1/networks?deadline_seconds=soon", &body).await.refused(400);
+    rest.post("/v1/networks?deadline_seconds=soon", &body)
+        .await
+        .refused(400);
 }
 
 #[tokio::test]
@@ -48,8 +64,15 @@ async fn a_body_that_is_no_document_is_refused() {
         assert_eq!(answer.status, 400, "{body:?}: {}", answer.text);
     }
     let problem = rest.post("/v1/networks", &json!({})).await.refused(400);
-    assert_eq!(pointers(&problem), ["/name", "/spec"], "every missing field at once");
-    let problem = rest.post("/v1/networks", &json!({ "name": 5, "tags": [], "spec": {} })).await.refused(400);
+    assert_eq!(
+        pointers(&problem),
+        ["/name", "/spec"],
+        "every missing field at once"
+    );
+    let problem = rest
+        .post("/v1/networks", &json!({ "name": 5, "tags": [], "spec": {} }))
+        .await
+        .refused(400);
     assert_eq!(pointers(&problem), ["/name", "/spec/cidr", "/tags"]);
 }
 
@@ -82,9 +105,13 @@ async fn what_is_not_there_is_404_and_what_cannot_be_done_405() {
     ] {
         rest.get(&path).await.refused(404);
     }
-    rest.act(&format!("/v1/instances/{nobody}/start")).await.refused(404);
+    rest.act(&format!("/v1/instances/{nobody}/start"))
+        .await
+        .refused(404);
     let network = rest.network(&unique("net")).await;
-    rest.act(&format!("/v1/networks/{network}/start")).await.refused(404);
+    rest.act(&format!("/v1/networks/{network}/start"))
+        .await
+        .refused(404);
     // A resource of another kind isn't one of this kind.
     rest.get(&format!("/v1/instances/{network}")).await.refused(404);
     assert_eq!(rest.patch("/v1/networks", &json!({})).await.status, 405);
@@ -97,7 +124,10 @@ async fn a_problem_says_its_request_and_every_answer_has_an_id() {
     let first = rest.get(&path).await.refused(404);
     let second = rest.get(&path).await.refused(404);
     assert_ne!(first["request_id"], second["request_id"]);
-    assert!(text(&first, "/instance").contains(&path) || text(&first, "/instance").contains(&text(&first, "/request_id")));
+    assert!(
+        text(&first, "/instance").contains(&path)
+            || text(&first, "/instance").contains(&text(&first, "/request_id"))
+    );
 }
 
 #[tokio::test]
@@ -110,8 +140,18 @@ async fn the_open_pages_need_no_token() {
     }
     let document = nobody.get("/openapi.json").await.ok();
     assert!(text(&document, "/openapi").starts_with("3."));
-    for path in ["/v1/networks", "/v1/networks/{id}", "/v1/instances/{id}/start", "/v1/jobs/{id}", "/v1/kinds", "/v1/networks/{id}/leases"] {
-        assert!(document["paths"].get(path).is_some(), "{path} isn't in openapi.json");
+    for path in [
+        "/v1/networks",
+        "/v1/networks/{id}",
+        "/v1/instances/{id}/start",
+        "/v1/jobs/{id}",
+        "/v1/kinds",
+        "/v1/networks/{id}/leases",
+    ] {
+        assert!(
+            document["paths"].get(path).is_some(),
+            "{path} isn't in openapi.json"
+        );
     }
     let metrics = nobody.get("/metrics").await;
     assert_eq!(metrics.status, 404, "metrics have a listener of their own");
@@ -124,6 +164,9 @@ async fn kinds_say_their_schema() {
     for (kind, field) in [("network", "cidr"), ("image", "source"), ("instance", "vcpus")] {
         assert!(kinds.to_string().contains(&format!("\"{kind}\"")), "{kinds:#}");
         let one = rest.get(&format!("/v1/kinds/{kind}")).await.ok();
-        assert!(one.to_string().contains(&format!("\"{field}\"")), "no schema with {field}: {one:#}");
+        assert!(
+            one.to_string().contains(&format!("\"{field}\"")),
+            "no schema with {field}: {one:#}"
+        );
     }
 }

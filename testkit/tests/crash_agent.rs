@@ -11,14 +11,22 @@ async fn crash(stack: &Stack, rest: &Rest, agent: &mut Agent, fault: Fault) -> A
     let network = rest.network(&unique("net")).await;
     agent.faults().set(&[fault]);
     loop {
-        let accepted = rest.create("instances", &unique("guest"), small_instance_on(&network, agent.label())).await;
+        let accepted = rest
+            .create(
+                "instances",
+                &unique("guest"),
+                small_instance_on(&network, agent.label()),
+            )
+            .await;
         // Faults are read again within a second; a create before that just succeeds.
         let before = stack.inventory(&agent.hosts()[0]).epoch;
         assert!(before >= 0);
         let job = rest
-            .job_until(&accepted.job, "the create to be done, or its agent to be gone", |job| {
-                job["done"] == true || !reachable(agent)
-            })
+            .job_until(
+                &accepted.job,
+                "the create to be done, or its agent to be gone",
+                |job| job["done"] == true || !reachable(agent),
+            )
             .await;
         if job["done"] == json!(false) {
             agent.wait_crashed();
@@ -33,9 +41,17 @@ fn reachable(agent: &Agent) -> bool {
 
 fn whole(stack: &Stack, agent: &Agent, instance: &str) {
     let inventory = stack.inventory(&agent.hosts()[0]);
-    let kinds: Vec<&str> = inventory.traces_of(instance).iter().map(|held| held.kind.as_str()).collect();
+    let kinds: Vec<&str> = inventory
+        .traces_of(instance)
+        .iter()
+        .map(|held| held.kind.as_str())
+        .collect();
     for kind in ["network", "image", "disk", "instance"] {
-        assert_eq!(kinds.iter().filter(|found| **found == kind).count(), 1, "one {kind}: {inventory:#?}");
+        assert_eq!(
+            kinds.iter().filter(|found| **found == kind).count(),
+            1,
+            "one {kind}: {inventory:#?}"
+        );
     }
 }
 
@@ -44,7 +60,10 @@ async fn a_create_ends_though_its_agent_crashes_before_or_after_a_step() {
     let stack = Stack::shared_for_hosts();
     let mut agent = Agent::start(&stack, &unique("crash"), 1, AgentSize::default());
     let rest = stack.demo();
-    for fault in [Fault::at("ensure_disk").crash(), Fault::at("ensure_instance").crash().after()] {
+    for fault in [
+        Fault::at("ensure_disk").crash(),
+        Fault::at("ensure_instance").crash().after(),
+    ] {
         let accepted = crash(&stack, &rest, &mut agent, fault).await;
         agent.faults().clear();
         agent.restart();
@@ -65,11 +84,19 @@ async fn an_undo_ends_though_its_agent_crashes() {
         Fault::at("undo_ensure_disk").crash().after(),
     ]);
     let accepted = loop {
-        let accepted = rest.create("instances", &unique("guest"), small_instance_on(&network, agent.label())).await;
+        let accepted = rest
+            .create(
+                "instances",
+                &unique("guest"),
+                small_instance_on(&network, agent.label()),
+            )
+            .await;
         let job = rest
-            .job_until(&accepted.job, "the create to be done, or its agent to be gone", |job| {
-                job["done"] == true || !reachable(&agent)
-            })
+            .job_until(
+                &accepted.job,
+                "the create to be done, or its agent to be gone",
+                |job| job["done"] == true || !reachable(&agent),
+            )
             .await;
         if job["done"] == json!(false) {
             break accepted;
@@ -92,7 +119,13 @@ async fn an_agent_killed_in_the_middle_of_a_step_goes_on_when_it_is_back() {
     let network = rest.network(&unique("net")).await;
     agent.faults().set(&[Fault::at("ensure_disk").delay_ms(3000)]);
     let accepted = loop {
-        let accepted = rest.create("instances", &unique("guest"), small_instance_on(&network, agent.label())).await;
+        let accepted = rest
+            .create(
+                "instances",
+                &unique("guest"),
+                small_instance_on(&network, agent.label()),
+            )
+            .await;
         let job = rest
             .job_until(&accepted.job, "the create to be at its disk or done", |job| {
                 job["done"] == true || step_state(job, "ensure_disk") == Some("running")
@@ -115,7 +148,13 @@ async fn guests_outlive_their_agent_and_jobs_wait_for_it() {
     let mut agent = Agent::start(&stack, &unique("away"), 1, AgentSize::default());
     let rest = stack.demo();
     let network = rest.network(&unique("net")).await;
-    let guest = rest.make("instances", &unique("guest"), small_instance_on(&network, agent.label())).await;
+    let guest = rest
+        .make(
+            "instances",
+            &unique("guest"),
+            small_instance_on(&network, agent.label()),
+        )
+        .await;
     let id = text(&guest, "/id");
     let epoch = stack.inventory(&agent.hosts()[0]).epoch;
     agent.kill();
@@ -126,16 +165,30 @@ async fn guests_outlive_their_agent_and_jobs_wait_for_it() {
         })
         .await;
     assert_eq!(job["done"], false);
-    let fresh = rest.create("instances", &unique("guest"), small_instance_on(&network, agent.label())).await;
+    let fresh = rest
+        .create(
+            "instances",
+            &unique("guest"),
+            small_instance_on(&network, agent.label()),
+        )
+        .await;
     agent.restart();
     rest.succeed(&stop.job).await;
     assert_eq!(rest.resource("instances", &id).await["state"], "stopped");
     rest.succeed(&fresh.job).await;
-    assert_eq!(stack.inventory(&agent.hosts()[0]).epoch, epoch, "the same ledger, the same epoch");
+    assert_eq!(
+        stack.inventory(&agent.hosts()[0]).epoch,
+        epoch,
+        "the same ledger, the same epoch"
+    );
     let start = rest.act(&format!("/v1/instances/{id}/start")).await.accepted();
     rest.succeed(&start.job).await;
     agent.restart();
-    let seen = rest.resource_until("instances", &id, "the guest to be seen running", |resource| resource["state"] == "running").await;
+    let seen = rest
+        .resource_until("instances", &id, "the guest to be seen running", |resource| {
+            resource["state"] == "running"
+        })
+        .await;
     assert_eq!(seen["reason"], Value::Null);
     whole(&stack, &agent, &id);
 }

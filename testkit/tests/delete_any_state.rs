@@ -19,11 +19,22 @@ impl Scene {
         let agent = Agent::start(&stack, &unique("del"), 1, AgentSize::default());
         let rest = stack.demo();
         let network = rest.network(&unique("net")).await;
-        Self { stack, agent, rest, network }
+        Self {
+            stack,
+            agent,
+            rest,
+            network,
+        }
     }
 
     async fn create(&self) -> Accepted {
-        self.rest.create("instances", &unique("guest"), small_instance_on(&self.network, self.agent.label())).await
+        self.rest
+            .create(
+                "instances",
+                &unique("guest"),
+                small_instance_on(&self.network, self.agent.label()),
+            )
+            .await
     }
 
     async fn make(&self) -> String {
@@ -39,7 +50,11 @@ impl Scene {
         let again = self.rest.delete(&path).await;
         // It may be gone already.
         if again.status != 404 {
-            assert_eq!(again.accepted().job, first.job, "DELETE again answers the same job");
+            assert_eq!(
+                again.accepted().job,
+                first.job,
+                "DELETE again answers the same job"
+            );
         }
         for answer in [
             self.rest.patch(&path, &json!({ "tags": { "a": "b" } })).await,
@@ -55,7 +70,10 @@ impl Scene {
             let inventory = self.stack.inventory(&host);
             assert!(inventory.traces_of(id).is_empty(), "{host}: {inventory:#?}");
         }
-        let leases = self.rest.all(&format!("/v1/networks/{}/leases", self.network)).await;
+        let leases = self
+            .rest
+            .all(&format!("/v1/networks/{}/leases", self.network))
+            .await;
         assert!(leases.iter().all(|lease| lease["instance"] != id), "{leases:#?}");
     }
 }
@@ -65,11 +83,18 @@ async fn running_and_stopped() {
     let scene = Scene::new().await;
     scene.delete(&scene.make().await).await;
     let id = scene.make().await;
-    let stop = scene.rest.act(&format!("/v1/instances/{id}/stop")).await.accepted();
+    let stop = scene
+        .rest
+        .act(&format!("/v1/instances/{id}/stop"))
+        .await
+        .accepted();
     scene.rest.succeed(&stop.job).await;
     scene.delete(&id).await;
     let inventory = scene.stack.inventory(&scene.agent.hosts()[0]);
-    assert!(inventory.traces_of(&scene.network).is_empty(), "with its last claim the network goes: {inventory:#?}");
+    assert!(
+        inventory.traces_of(&scene.network).is_empty(),
+        "with its last claim the network goes: {inventory:#?}"
+    );
 }
 
 #[tokio::test]
@@ -77,12 +102,19 @@ async fn just_accepted_and_waiting_for_room() {
     let scene = Scene::new().await;
     let accepted = scene.create().await;
     scene.delete(&accepted.id).await;
-    assert!(["cancelled", "succeeded"].contains(&text(&scene.rest.done(&accepted.job).await, "/state").as_str()));
+    assert!(
+        ["cancelled", "succeeded"].contains(&text(&scene.rest.done(&accepted.job).await, "/state").as_str())
+    );
 
     let mut spec = small_instance_on(&scene.network, scene.agent.label());
     spec["memory_mib"] = json!(1_000_000);
     let waiting = scene.rest.create("instances", &unique("huge"), spec).await;
-    scene.rest.job_until(&waiting.job, "the job to wait", |job| job["waiting_on"]["reason"] == "capacity").await;
+    scene
+        .rest
+        .job_until(&waiting.job, "the job to wait", |job| {
+            job["waiting_on"]["reason"] == "capacity"
+        })
+        .await;
     scene.delete(&waiting.id).await;
     assert_eq!(scene.rest.job(&waiting.job).await["state"], "cancelled");
 }
@@ -91,7 +123,10 @@ async fn just_accepted_and_waiting_for_room() {
 async fn in_the_middle_of_its_create_and_of_a_stop() {
     let scene = Scene::new().await;
     let made = scene.make().await;
-    scene.agent.faults().set(&[Fault::at("ensure_disk").delay_ms(60_000), Fault::at("set_power").delay_ms(1500)]);
+    scene.agent.faults().set(&[
+        Fault::at("ensure_disk").delay_ms(60_000),
+        Fault::at("set_power").delay_ms(1500),
+    ]);
     let held = loop {
         let accepted = scene.create().await;
         let job = scene
@@ -107,12 +142,26 @@ async fn in_the_middle_of_its_create_and_of_a_stop() {
     scene.delete(&held.id).await;
     assert_eq!(scene.rest.job(&held.job).await["state"], "cancelled");
 
-    let stop = scene.rest.act(&format!("/v1/instances/{made}/stop")).await.accepted();
-    let start = scene.rest.act(&format!("/v1/instances/{made}/start")).await.accepted();
-    scene.rest.job_until(&stop.job, "the stop to run", |job| job["state"] != "queued").await;
+    let stop = scene
+        .rest
+        .act(&format!("/v1/instances/{made}/stop"))
+        .await
+        .accepted();
+    let start = scene
+        .rest
+        .act(&format!("/v1/instances/{made}/start"))
+        .await
+        .accepted();
+    scene
+        .rest
+        .job_until(&stop.job, "the stop to run", |job| job["state"] != "queued")
+        .await;
     scene.delete(&made).await;
     let stop = text(&scene.rest.job(&stop.job).await, "/state");
-    assert!(["cancelled", "succeeded"].contains(&stop.as_str()), "what runs is cancelled, or was done: {stop}");
+    assert!(
+        ["cancelled", "succeeded"].contains(&stop.as_str()),
+        "what runs is cancelled, or was done: {stop}"
+    );
     let start = text(&scene.rest.job(&start.job).await, "/state");
     assert_eq!(start, "cancelled", "what waits is cancelled");
 }
@@ -128,7 +177,9 @@ async fn failed_and_while_it_is_undone() {
         let accepted = scene.create().await;
         let job = scene
             .rest
-            .job_until(&accepted.job, "the create to be undone or done", |job| job["done"] == true || job["state"] == "undoing")
+            .job_until(&accepted.job, "the create to be undone or done", |job| {
+                job["done"] == true || job["state"] == "undoing"
+            })
             .await;
         if job["done"] == json!(false) {
             break accepted;

@@ -10,9 +10,16 @@ async fn the_same_request_again_is_answered_as_the_first_was() {
     let rest = stack.demo();
     let name = unique("net");
     let keyed = rest.header("idempotency-key", &unique("key"));
-    let first = keyed.post("/v1/networks", &json!({ "name": name, "spec": { "cidr": "10.20.0.0/24", "dns": [] } })).await.accepted();
+    let first = keyed
+        .post(
+            "/v1/networks",
+            &json!({ "name": name, "spec": { "cidr": "10.20.0.0/24", "dns": [] } }),
+        )
+        .await
+        .accepted();
     // Equal as JSON, not as text.
-    let same = format!("{{ \"spec\": {{\"dns\": [ ], \"cidr\": \"10.20.0.0/24\"}},\n \"name\" : \"{name}\" }}");
+    let same =
+        format!("{{ \"spec\": {{\"dns\": [ ], \"cidr\": \"10.20.0.0/24\"}},\n \"name\" : \"{name}\" }}");
     let again = keyed.post_text("/v1/networks", &same).await.accepted();
     assert_eq!((&first.id, &first.job), (&again.id, &again.job));
     rest.succeed(&first.job).await;
@@ -45,7 +52,8 @@ async fn many_at_once_are_one() {
     let keyed = rest.header("idempotency-key", &unique("key"));
     let body = json!({ "name": unique("net"), "spec": { "cidr": "10.20.0.0/24" } });
     let answers = futures::future::join_all((0..12).map(|_| keyed.post("/v1/networks", &body))).await;
-    let jobs: std::collections::BTreeSet<String> = answers.into_iter().map(|answer| answer.accepted().job).collect();
+    let jobs: std::collections::BTreeSet<String> =
+        answers.into_iter().map(|answer| answer.accepted().job).collect();
     assert_eq!(jobs.len(), 1, "{jobs:?}");
 }
 
@@ -66,12 +74,23 @@ async fn a_refusal_is_not_kept() {
 async fn actions_have_keys_too() {
     let rest = Stack::shared().demo();
     let network = rest.network(&unique("net")).await;
-    let id = text(&rest.make("instances", &unique("guest"), small_instance(&network)).await, "/id");
+    let id = text(
+        &rest
+            .make("instances", &unique("guest"), small_instance(&network))
+            .await,
+        "/id",
+    );
     let keyed = rest.header("idempotency-key", &unique("key"));
     let first = keyed.act(&format!("/v1/instances/{id}/reboot")).await.accepted();
     rest.succeed(&first.job).await;
     let again = keyed.act(&format!("/v1/instances/{id}/reboot")).await.accepted();
     assert_eq!(first.job, again.job);
     let reboots = rest.all(&format!("/v1/jobs?target={id}")).await;
-    assert_eq!(reboots.iter().filter(|job| job["kind"] == "instance.reboot").count(), 1);
+    assert_eq!(
+        reboots
+            .iter()
+            .filter(|job| job["kind"] == "instance.reboot")
+            .count(),
+        1
+    );
 }

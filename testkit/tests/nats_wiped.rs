@@ -1,5 +1,7 @@
 //! nats-server killed and its storage removed during a burst of creates (invariants 1, 3, 4, 7, 11).
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -22,7 +24,10 @@ async fn every_create_of_a_burst_ends_though_nats_loses_everything() {
     }
     let create = |n: usize| {
         let (rest, network) = (rest.clone(), networks[n % networks.len()].clone());
-        async move { rest.create("instances", &format!("guest-{n}"), small_instance(&network)).await }
+        async move {
+            rest.create("instances", &format!("guest-{n}"), small_instance(&network))
+                .await
+        }
     };
     let wiped = std::sync::atomic::AtomicBool::new(false);
     let accepted: Vec<Accepted> = futures::stream::iter(0..CREATES)
@@ -41,11 +46,14 @@ async fn every_create_of_a_burst_ends_though_nats_loses_everything() {
     assert!(wiped.load(std::sync::atomic::Ordering::SeqCst));
     assert_eq!(accepted.len(), CREATES);
     for create in &accepted {
-        let job = rest.done_within(Duration::from_secs(180), &create.job).await;
+        let job = rest.done_within(Duration::from_mins(3), &create.job).await;
         assert_eq!(job["state"], "succeeded", "{job:#}");
     }
     // One job each, and the agents hold exactly what Postgres says.
-    assert_eq!(rest.all("/v1/jobs?state=succeeded&limit=100").await.len(), CREATES + networks.len());
+    assert_eq!(
+        rest.all("/v1/jobs?state=succeeded&limit=100").await.len(),
+        CREATES + networks.len()
+    );
     let ids: BTreeSet<&str> = accepted.iter().map(|create| create.id.as_str()).collect();
     let inventories = stack.inventories();
     for kind in ["disk", "instance"] {
@@ -69,12 +77,19 @@ async fn every_create_of_a_burst_ends_though_nats_loses_everything() {
     }
     let running = rest.all("/v1/instances?state=running&limit=100").await;
     assert_eq!(running.len(), CREATES);
-    let leases = rest.all(&format!("/v1/networks/{}/leases?limit=100", networks[0])).await;
+    let leases = rest
+        .all(&format!("/v1/networks/{}/leases?limit=100", networks[0]))
+        .await;
     let addresses: BTreeSet<String> = leases.iter().map(|lease| lease["ip"].to_string()).collect();
-    assert_eq!((leases.len(), addresses.len()), (CREATES / networks.len(), CREATES / networks.len()));
+    assert_eq!(
+        (leases.len(), addresses.len()),
+        (CREATES / networks.len(), CREATES / networks.len())
+    );
 
     // What comes after goes its ordinary way.
-    let after = rest.make("instances", "after", small_instance(&networks[0])).await;
+    let after = rest
+        .make("instances", "after", small_instance(&networks[0]))
+        .await;
     assert_eq!(after["state"], json!("running"));
 }
 

@@ -1,5 +1,7 @@
 //! The private servers that crates' own tests use.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 use rhyzome_nats::{Role, streams};
 use rhyzome_testkit::database::Database;
 use rhyzome_testkit::nats::NatsServer;

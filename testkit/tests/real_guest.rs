@@ -3,6 +3,8 @@
 //!
 //! Only as root and with the image `tiny`; `RHYZOME_SKIP_REAL` leaves it out.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use rhyzome_testkit::{LocalHost, Options, Stack, eventually, tools};
 use serde_json::{Value, json};
 
 /// A guest under software emulation on a busy machine needs this long at the very most.
-const BOOT: Duration = Duration::from_secs(180);
+const BOOT: Duration = Duration::from_mins(3);
 
 /// Why it can't be tried here, if so.
 fn why_not() -> Option<&'static str> {
@@ -59,7 +61,10 @@ async fn guests_from_request_to_nothing() {
         let job = rest.done_within(BOOT, &create.job).await;
         assert_eq!(job["state"], "succeeded", "{job:#}");
     }
-    let spaces = (namespace(&stack, "demo", &lan).await, namespace(&stack, "other", &same).await);
+    let spaces = (
+        namespace(&stack, "demo", &lan).await,
+        namespace(&stack, "other", &same).await,
+    );
     assert_ne!(spaces.0, spaces.1, "a namespace for each network");
     let second = text(&demo.resource("instances", &two.id).await, "/status/addresses/0");
     let guests = [
@@ -70,15 +75,28 @@ async fn guests_from_request_to_nothing() {
     all_answer(&guests).await;
     let links_then: BTreeSet<String> = links().difference(&links_before).cloned().collect();
 
-    let console = demo.get(&format!("/v1/instances/{}/console?tail=200", one.id)).await;
+    let console = demo
+        .get(&format!("/v1/instances/{}/console?tail=200", one.id))
+        .await;
     assert_eq!(console.status, 200, "{}", console.text);
-    assert!(console.text.contains("rhyzome-guest: name=web-1 address=10.20.0.7"), "{}", console.text);
+    assert!(
+        console
+            .text
+            .contains("rhyzome-guest: name=web-1 address=10.20.0.7"),
+        "{}",
+        console.text
+    );
     eventually("the user data's word on the console", || async {
-        let console = demo.get(&format!("/v1/instances/{}/console?tail=200", one.id)).await;
+        let console = demo
+            .get(&format!("/v1/instances/{}/console?tail=200", one.id))
+            .await;
         console.text.contains("said-by-user-data").then_some(())
     })
     .await;
-    other.get(&format!("/v1/instances/{}/console", one.id)).await.refused(404);
+    other
+        .get(&format!("/v1/instances/{}/console", one.id))
+        .await
+        .refused(404);
 
     // The agent is killed while guests run: they go on, and it adopts them.
     let running = qemu(&stack);
@@ -88,8 +106,14 @@ async fn guests_from_request_to_nothing() {
     stack.wait_restarted(&killed[0]);
     off_and_on(&demo, &one.id, guests[0]).await;
     let still = qemu(&stack);
-    let kept = running.iter().filter(|guest| still.iter().any(|now| now.pid == guest.pid)).count();
-    assert_eq!(kept, 2, "only the one that was told to stop was stopped: {still:#?}");
+    let kept = running
+        .iter()
+        .filter(|guest| still.iter().any(|now| now.pid == guest.pid))
+        .count();
+    assert_eq!(
+        kept, 2,
+        "only the one that was told to stop was stopped: {still:#?}"
+    );
 
     // Everything but the guests is killed, and started again.
     let pids: BTreeSet<i32> = still.iter().map(|guest| guest.pid).collect();
@@ -104,8 +128,14 @@ async fn guests_from_request_to_nothing() {
     let now: BTreeSet<i32> = qemu(&stack).iter().map(|guest| guest.pid).collect();
     assert_eq!(now, pids, "what runs is adopted");
     let (demo, other) = (stack.demo(), stack.tenant("other"));
-    demo.resource_until("instances", &two.id, "web-2 to be seen running", |guest| guest["state"] == "running").await;
-    let reboot = demo.act(&format!("/v1/instances/{}/reboot", two.id)).await.accepted();
+    demo.resource_until("instances", &two.id, "web-2 to be seen running", |guest| {
+        guest["state"] == "running"
+    })
+    .await;
+    let reboot = demo
+        .act(&format!("/v1/instances/{}/reboot", two.id))
+        .await
+        .accepted();
     let job = demo.done_within(BOOT, &reboot.job).await;
     assert_eq!(job["state"], "succeeded", "{job:#}");
     answers(guests[1]).await;
@@ -119,7 +149,10 @@ async fn guests_from_request_to_nothing() {
     assert!(qemu(&stack).is_empty(), "{:#?}", qemu(&stack));
     let left = namespaces();
     assert!(!left.contains(&spaces.0) && !left.contains(&spaces.1), "{left:?}");
-    eventually("bridges, taps and pairs to be gone", || async { links().is_disjoint(&links_then).then_some(()) }).await;
+    eventually("bridges, taps and pairs to be gone", || async {
+        links().is_disjoint(&links_then).then_some(())
+    })
+    .await;
     let host = stack.file().agents[0].host.clone();
     let inventory = stack.inventory(&host);
     assert!(
@@ -138,7 +171,11 @@ async fn guests_from_request_to_nothing() {
 }
 
 async fn namespace(stack: &Stack, tenant: &str, network: &str) -> String {
-    let seen = stack.operator().get(&format!("/v1/networks/{network}?tenant={tenant}")).await.ok();
+    let seen = stack
+        .operator()
+        .get(&format!("/v1/networks/{network}?tenant={tenant}"))
+        .await
+        .ok();
     text(&seen, "/status/namespace")
 }
 
@@ -159,11 +196,24 @@ async fn answers((namespace, name, address): (&str, &str, &str)) {
 
 fn page(namespace: &str, address: &str) -> Option<String> {
     let output = Command::new("ip")
-        .args(["netns", "exec", namespace, "curl", "-s", "--noproxy", "*", "--max-time", "3"])
+        .args([
+            "netns",
+            "exec",
+            namespace,
+            "curl",
+            "-s",
+            "--noproxy",
+            "*",
+            "--max-time",
+            "3",
+        ])
         .arg(format!("http://{address}/"))
         .output()
         .unwrap();
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 async fn off_and_on(rest: &Rest, id: &str, guest: (&str, &str, &str)) {
@@ -181,23 +231,36 @@ async fn off_and_on(rest: &Rest, id: &str, guest: (&str, &str, &str)) {
 
 fn qemu(stack: &Stack) -> Vec<Marked> {
     let mut guests = stack.marked();
-    guests.retain(|process| process.command.split(' ').next().is_some_and(|program| program.contains("qemu-system")));
+    guests.retain(|process| {
+        process
+            .command
+            .split(' ')
+            .next()
+            .is_some_and(|program| program.contains("qemu-system"))
+    });
     guests
 }
 
 /// What stays when all of Rhyzome is killed: the guests, and what gives them their addresses.
 fn is_of_guests(process: &Marked) -> bool {
-    ["qemu-system", "dnsmasq"].iter().any(|program| process.command.contains(program))
+    ["qemu-system", "dnsmasq"]
+        .iter()
+        .any(|program| process.command.contains(program))
 }
 
 fn namespaces() -> BTreeSet<String> {
     let output = Command::new("ip").args(["netns", "list"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.lines().filter_map(|line| Some(line.split_whitespace().next()?.to_owned())).collect()
+    text.lines()
+        .filter_map(|line| Some(line.split_whitespace().next()?.to_owned()))
+        .collect()
 }
 
 /// Network interfaces outside of any namespace.
 fn links() -> BTreeSet<String> {
     let entries = std::fs::read_dir("/sys/class/net").unwrap();
-    entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
 }

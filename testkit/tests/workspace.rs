@@ -1,5 +1,7 @@
 //! Who may use whom: the table of docs/ARCHITECTURE.md, held against the workspace's own manifests.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -19,7 +21,10 @@ const MAY_USE: [(&str, &[&str]); 11] = [
 ];
 
 /// Third parties that only one of ours may use: SQL in the store, NATS in `nats`.
-const ONLY_IN: [(&str, &[&str]); 2] = [("sqlx", &["store", "testkit", "cli"]), ("async-nats", &["nats", "testkit"])];
+const ONLY_IN: [(&str, &[&str]); 2] = [
+    ("sqlx", &["store", "testkit", "cli"]),
+    ("async-nats", &["nats", "testkit"]),
+];
 
 fn manifest(root: &Path, member: &str) -> toml::Table {
     let path = root.join(member).join("Cargo.toml");
@@ -37,7 +42,9 @@ fn dependencies(manifest: &toml::Table) -> BTreeSet<String> {
 
 #[test]
 fn crates_use_only_whom_they_may() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace");
     let allowed: BTreeMap<&str, &[&str]> = MAY_USE.into_iter().collect();
     let workspace = manifest(root, ".");
     let members = workspace["workspace"]["members"].as_array().expect("members");

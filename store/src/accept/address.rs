@@ -30,7 +30,12 @@ pub(super) fn candidates(cidr: Ipv4Net, gateway: Ipv4Addr, start: i64, window: i
 }
 
 /// The first `wanted` candidates that nobody has.
-pub(super) fn pick(cidr: Ipv4Net, candidates: &[i64], used: &BTreeSet<Ipv4Addr>, wanted: usize) -> Vec<(i64, Ipv4Addr)> {
+pub(super) fn pick(
+    cidr: Ipv4Net,
+    candidates: &[i64],
+    used: &BTreeSet<Ipv4Addr>,
+    wanted: usize,
+) -> Vec<(i64, Ipv4Addr)> {
     candidates
         .iter()
         .map(|&offset| (offset, at(cidr, offset)))
@@ -53,7 +58,10 @@ mod tests {
         let ips: Vec<String> = all.iter().map(|(_, ip)| ip.to_string()).collect();
         let mut sorted = ips.clone();
         sorted.sort();
-        assert_eq!(sorted, ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]);
+        assert_eq!(
+            sorted,
+            ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]
+        );
         assert_eq!(usable("10.0.0.0/30".parse().unwrap()), 1..3);
     }
 

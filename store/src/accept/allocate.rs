@@ -15,7 +15,10 @@ use std::net::Ipv4Addr;
 use uuid::Uuid;
 
 /// Gives every entry its addresses, or its refusal.
-pub(super) async fn allocate(tx: &mut Transaction<'_, Postgres>, entries: &mut [Entry]) -> Result<(), StoreError> {
+pub(super) async fn allocate(
+    tx: &mut Transaction<'_, Postgres>,
+    entries: &mut [Entry],
+) -> Result<(), StoreError> {
     for entry in open(entries) {
         let leases = entry.request.static_leases.iter().map(|l| LeaseRow {
             network: entry.request.id,
@@ -29,7 +32,13 @@ pub(super) async fn allocate(tx: &mut Transaction<'_, Postgres>, entries: &mut [
     }
     let mut networks: BTreeSet<Uuid> = BTreeSet::new();
     for entry in open(entries) {
-        networks.extend(entry.request.leases.iter().filter_map(|l| Uuid::parse_str(&l.network).ok()));
+        networks.extend(
+            entry
+                .request
+                .leases
+                .iter()
+                .filter_map(|l| Uuid::parse_str(&l.network).ok()),
+        );
     }
     if networks.is_empty() {
         return Ok(());
@@ -60,7 +69,13 @@ struct Network {
 impl Network {
     fn of(id: ResourceId, next: i64, spec: Value) -> Result<Self, StoreError> {
         let spec: NetworkSpec = json("resources", spec)?;
-        Ok(Self { id, next, cidr: spec.cidr, gateway: spec.gateway(), spec })
+        Ok(Self {
+            id,
+            next,
+            cidr: spec.cidr,
+            gateway: spec.gateway(),
+            spec,
+        })
     }
 }
 
@@ -99,7 +114,9 @@ async fn allocate_on(
         }
     }
     let mut batch_used: BTreeSet<Ipv4Addr> = named_ips.iter().filter_map(|ip| ip.parse().ok()).collect();
-    let mut free = free_addresses(tx, network, automatic, &mut batch_used).await?.into_iter();
+    let mut free = free_addresses(tx, network, automatic, &mut batch_used)
+        .await?
+        .into_iter();
     let mut last = None;
 
     for entry in open(entries) {
@@ -115,7 +132,11 @@ async fn allocate_on(
             let ip = if let Some(ip) = lease.ip {
                 if let Some((code, detail)) = address_fault(&network.spec, ip) {
                     let pointer = format!("{}/ip", lease.pointer);
-                    entry.refusal = Some(Refusal::AddressInvalid { pointer, code: code.to_owned(), detail });
+                    entry.refusal = Some(Refusal::AddressInvalid {
+                        pointer,
+                        code: code.to_owned(),
+                        detail,
+                    });
                     break;
                 }
                 if let Some(holder) = holders.get(&ip.to_string()) {
@@ -128,7 +149,10 @@ async fn allocate_on(
                 ip
             } else {
                 let pointer = lease.pointer.clone();
-                entry.refusal = Some(Refusal::RangeUsedUp { pointer, cidr: network.cidr });
+                entry.refusal = Some(Refusal::RangeUsedUp {
+                    pointer,
+                    cidr: network.cidr,
+                });
                 break;
             };
             if let Some(holder) = holders.get(&mac) {
@@ -148,9 +172,13 @@ async fn allocate_on(
         }
     }
     if let Some(offset) = last {
-        sqlx::query!("UPDATE lease_cursors SET next = $2 WHERE network_id = $1", network.id.0, offset + 1)
-            .execute(&mut **tx)
-            .await?;
+        sqlx::query!(
+            "UPDATE lease_cursors SET next = $2 WHERE network_id = $1",
+            network.id.0,
+            offset + 1
+        )
+        .execute(&mut **tx)
+        .await?;
     }
     Ok(())
 }
@@ -166,12 +194,18 @@ async fn free_addresses(
     let range = address::usable(network.cidr);
     let size = range.end - range.start;
     let mut searched = 0_i64;
-    let mut window = i64::try_from(wanted).unwrap_or(i64::MAX).saturating_mul(2).max(16);
+    let mut window = i64::try_from(wanted)
+        .unwrap_or(i64::MAX)
+        .saturating_mul(2)
+        .max(16);
     while found.len() < wanted && searched < size {
         let start = network.next.max(range.start) + searched;
         let span = window.min(size - searched);
         let candidates = address::candidates(network.cidr, network.gateway, start, span);
-        let texts: Vec<String> = candidates.iter().map(|&o| address::at(network.cidr, o).to_string()).collect();
+        let texts: Vec<String> = candidates
+            .iter()
+            .map(|&o| address::at(network.cidr, o).to_string())
+            .collect();
         let taken = sqlx::query_scalar!(
             r#"SELECT host(ip) AS "ip!" FROM leases WHERE network_id = $1 AND ip = ANY($2::text[]::inet[])"#,
             network.id.0,
@@ -180,7 +214,12 @@ async fn free_addresses(
         .fetch_all(&mut **tx)
         .await?;
         used.extend(taken.iter().filter_map(|ip| ip.parse::<Ipv4Addr>().ok()));
-        found.extend(address::pick(network.cidr, &candidates, used, wanted - found.len()));
+        found.extend(address::pick(
+            network.cidr,
+            &candidates,
+            used,
+            wanted - found.len(),
+        ));
         searched += span;
         window = (window * 4).min(8192);
     }
@@ -190,5 +229,8 @@ async fn free_addresses(
 /// A locally administered unicast address (IEEE 802: second-least significant bit of the first octet set, least clear).
 fn random_mac() -> String {
     let b: [u8; 5] = rand::random();
-    format!("02:{:02x}:{:02x}:{:02x}:{:02x}:{:02x}", b[0], b[1], b[2], b[3], b[4])
+    format!(
+        "02:{:02x}:{:02x}:{:02x}:{:02x}:{:02x}",
+        b[0], b[1], b[2], b[3], b[4]
+    )
 }

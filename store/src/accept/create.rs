@@ -44,7 +44,14 @@ pub(super) struct Entry {
 
 impl Entry {
     fn of(request: CreateRequest) -> Self {
-        Self { spec: request.spec.clone(), request, refusal: None, refs: Vec::new(), state: JobState::Queued, leases: Vec::new() }
+        Self {
+            spec: request.spec.clone(),
+            request,
+            refusal: None,
+            refs: Vec::new(),
+            state: JobState::Queued,
+            leases: Vec::new(),
+        }
     }
 }
 
@@ -62,19 +69,28 @@ impl Store {
     /// Accepts creates in one transaction. The answers stand in the order of the requests.
     ///
     /// Requests of one call must not share an idempotency key: the caller keeps a second one back until the first is answered.
-    pub async fn accept_creates(&self, requests: Vec<CreateRequest>) -> Result<Vec<Result<Reply, Refusal>>, StoreError> {
+    pub async fn accept_creates(
+        &self,
+        requests: Vec<CreateRequest>,
+    ) -> Result<Vec<Result<Reply, Refusal>>, StoreError> {
         let mut answers: BTreeMap<ResourceId, Answer> = BTreeMap::new();
         let mut tries = 0;
         self.earlier_replies(&requests, &mut answers).await?;
         loop {
             let now = Utc::now().trunc_subsecs(6);
-            let left = requests.iter().filter(|r| !answers.contains_key(&r.id)).cloned().collect();
+            let left = requests
+                .iter()
+                .filter(|r| !answers.contains_key(&r.id))
+                .cloned()
+                .collect();
             match self.accept_once(left, now).await {
                 Ok(Try::Done(entries)) => {
                     answers.extend(entries.into_iter().map(|e| (e.request.id, answer(e, now))));
                     break;
                 }
-                Ok(Try::Without(refused)) => answers.extend(refused.into_iter().map(|e| (e.request.id, answer(e, now)))),
+                Ok(Try::Without(refused)) => {
+                    answers.extend(refused.into_iter().map(|e| (e.request.id, answer(e, now))));
+                }
                 Ok(Try::KeyTaken) if tries < TRIES => {
                     tries += 1;
                     self.earlier_replies(&requests, &mut answers).await?;
@@ -85,15 +101,18 @@ impl Store {
             }
         }
         // The same request, sent twice, may have been refused because of itself: then its first answer counts.
-        let refused: Vec<CreateRequest> =
-            requests.iter().filter(|r| answers.get(&r.id).is_some_and(Result::is_err)).cloned().collect();
+        let refused: Vec<CreateRequest> = requests
+            .iter()
+            .filter(|r| answers.get(&r.id).is_some_and(Result::is_err))
+            .cloned()
+            .collect();
         self.earlier_replies(&refused, &mut answers).await?;
         requests
             .iter()
             .map(|r| {
-                answers
-                    .remove(&r.id)
-                    .ok_or_else(|| StoreError::row("resources", "a request was lost on its way through the batch"))
+                answers.remove(&r.id).ok_or_else(|| {
+                    StoreError::row("resources", "a request was lost on its way through the batch")
+                })
             })
             .collect()
     }
@@ -122,16 +141,24 @@ impl Store {
     }
 
     /// What a create would be answered, with everything judged and nothing written.
-    pub async fn check_create(&self, request: CreateRequest) -> Result<Result<Accepted, Refusal>, StoreError> {
+    pub async fn check_create(
+        &self,
+        request: CreateRequest,
+    ) -> Result<Result<Accepted, Refusal>, StoreError> {
         let now = Utc::now().trunc_subsecs(6);
-        let mut entries = vec![Entry::of(CreateRequest { idempotency: None, ..request })];
+        let mut entries = vec![Entry::of(CreateRequest {
+            idempotency: None,
+            ..request
+        })];
         let mut tx = self.pool.begin().await?;
         resolve_references(&mut tx, &mut entries).await?;
         allocate(&mut tx, &mut entries).await?;
         insert_resources(&mut tx, &mut entries, now).await?;
         insert_rest(&mut tx, &entries, now).await?;
         tx.rollback().await?;
-        let entry = entries.pop().ok_or_else(|| StoreError::row("resources", "a request was lost on its way"))?;
+        let entry = entries
+            .pop()
+            .ok_or_else(|| StoreError::row("resources", "a request was lost on its way"))?;
         match &entry.refusal {
             Some(refusal) => Ok(Err(refusal.clone())),
             None => Ok(Ok(accepted(&entry, now))),
@@ -144,8 +171,10 @@ impl Store {
         requests: &[CreateRequest],
         answers: &mut BTreeMap<ResourceId, Answer>,
     ) -> Result<(), StoreError> {
-        let keyed: Vec<(&CreateRequest, &IdempotencyKey)> =
-            requests.iter().filter_map(|r| Some((r, r.idempotency.as_ref()?))).collect();
+        let keyed: Vec<(&CreateRequest, &IdempotencyKey)> = requests
+            .iter()
+            .filter_map(|r| Some((r, r.idempotency.as_ref()?)))
+            .collect();
         if keyed.is_empty() {
             return Ok(());
         }
@@ -167,7 +196,9 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         for row in rows {
-            let Some((request, key)) = usize::try_from(row.n).ok().and_then(|n| keyed.get(n)) else { continue };
+            let Some((request, key)) = usize::try_from(row.n).ok().and_then(|n| keyed.get(n)) else {
+                continue;
+            };
             answers.insert(request.id, earlier(&row.body_hash, row.reply, key)?);
         }
         Ok(())
@@ -196,36 +227,62 @@ fn earlier(body_hash: &[u8], reply: Value, key: &IdempotencyKey) -> Result<Answe
     if body_hash != key.body_hash {
         return Ok(Err(Refusal::KeyReused));
     }
-    Ok(Ok(Reply { accepted: json("idempotency", reply)?, now: AcceptedNow::Earlier }))
+    Ok(Ok(Reply {
+        accepted: json("idempotency", reply)?,
+        now: AcceptedNow::Earlier,
+    }))
 }
 
 fn answer(entry: Entry, now: DateTime<Utc>) -> Answer {
     match entry.refusal {
         Some(refusal) => Err(refusal),
-        None => Ok(Reply { accepted: accepted(&entry, now), now: AcceptedNow::Now }),
+        None => Ok(Reply {
+            accepted: accepted(&entry, now),
+            now: AcceptedNow::Now,
+        }),
     }
 }
 
 /// Refused requests because of which others were refused, and which these others must be judged without.
 fn in_the_way(entries: &[Entry]) -> BTreeSet<ResourceId> {
-    let refused: BTreeSet<ResourceId> = entries.iter().filter(|e| e.refusal.is_some()).map(|e| e.request.id).collect();
+    let refused: BTreeSet<ResourceId> = entries
+        .iter()
+        .filter(|e| e.refusal.is_some())
+        .map(|e| e.request.id)
+        .collect();
     let mut holders = BTreeSet::new();
     for entry in entries {
         match &entry.refusal {
-            Some(Refusal::NameTaken { holder } | Refusal::AddressTaken { holder: Some(holder), .. }) => {
+            Some(
+                Refusal::NameTaken { holder }
+                | Refusal::AddressTaken {
+                    holder: Some(holder), ..
+                },
+            ) => {
                 holders.extend(refused.get(holder));
             }
             // Addresses that refused neighbours were given.
             Some(Refusal::RangeUsedUp { .. }) => {
-                let others = entries.iter().filter(|e| e.request.id != entry.request.id && e.refusal.is_some());
-                holders.extend(others.filter(|e| takes_of_the_same(e, entry)).map(|e| e.request.id));
+                let others = entries
+                    .iter()
+                    .filter(|e| e.request.id != entry.request.id && e.refusal.is_some());
+                holders.extend(
+                    others
+                        .filter(|e| takes_of_the_same(e, entry))
+                        .map(|e| e.request.id),
+                );
             }
             Some(_) | None => {}
         }
     }
     // Who is refused because of one of these isn't in the way for good: it is judged again with the others.
     let innocent = |entry: &&Entry| match &entry.refusal {
-        Some(Refusal::NameTaken { holder } | Refusal::AddressTaken { holder: Some(holder), .. }) => refused.contains(holder),
+        Some(
+            Refusal::NameTaken { holder }
+            | Refusal::AddressTaken {
+                holder: Some(holder), ..
+            },
+        ) => refused.contains(holder),
         Some(Refusal::RangeUsedUp { .. }) => entry.leases.iter().all(|l| l.instance.is_none()),
         Some(_) | None => false,
     };
@@ -236,7 +293,14 @@ fn in_the_way(entries: &[Entry]) -> BTreeSet<ResourceId> {
 }
 
 fn takes_of_the_same(holder: &Entry, other: &Entry) -> bool {
-    holder.leases.iter().any(|l| l.instance.is_some() && other.request.leases.iter().any(|w| w.network == l.network.to_string()))
+    holder.leases.iter().any(|l| {
+        l.instance.is_some()
+            && other
+                .request
+                .leases
+                .iter()
+                .any(|w| w.network == l.network.to_string())
+    })
 }
 
 pub(super) fn open(entries: &mut [Entry]) -> impl Iterator<Item = &mut Entry> {

@@ -21,7 +21,11 @@ pub(super) async fn insert_resources(
     // Sorted by name, so that two batches meet each other's names in the same order.
     let mut order: Vec<&Entry> = entries.iter().filter(|e| e.refusal.is_none()).collect();
     order.sort_by(|a, b| {
-        (&a.request.tenant, a.request.kind, &a.request.name).cmp(&(&b.request.tenant, b.request.kind, &b.request.name))
+        (&a.request.tenant, a.request.kind, &a.request.name).cmp(&(
+            &b.request.tenant,
+            b.request.kind,
+            &b.request.name,
+        ))
     });
     if order.is_empty() {
         return Ok(());
@@ -68,7 +72,9 @@ pub(super) async fn insert_resources(
         .fetch_optional(&mut **tx)
         .await?;
         entry.refusal = Some(match holder {
-            Some(holder) => Refusal::NameTaken { holder: ResourceId(holder) },
+            Some(holder) => Refusal::NameTaken {
+                holder: ResourceId(holder),
+            },
             // The holder went in between: the user's next try succeeds.
             None => Refusal::Moved,
         });
@@ -94,14 +100,24 @@ pub(super) async fn insert_rest(
     let specs: Vec<Value> = live.iter().map(|e| e.spec.clone()).collect();
     let states: Vec<String> = live.iter().map(|e| e.state.to_string()).collect();
     let steps: Vec<Value> = live.iter().map(|e| steps_json(&pending(e))).collect();
-    let deadlines: Vec<DateTime<Utc>> = live.iter().map(|e| now + TimeDelta::seconds(e.request.origin.deadline_s)).collect();
+    let deadlines: Vec<DateTime<Utc>> = live
+        .iter()
+        .map(|e| now + TimeDelta::seconds(e.request.origin.deadline_s))
+        .collect();
     let actors: Vec<String> = live.iter().map(|e| e.request.origin.actor.clone()).collect();
     let traces: Vec<String> = live.iter().map(|e| e.request.origin.trace_id.clone()).collect();
-    let parents: Vec<String> = live.iter().map(|e| e.request.origin.traceparent.clone()).collect();
+    let parents: Vec<String> = live
+        .iter()
+        .map(|e| e.request.origin.traceparent.clone())
+        .collect();
 
     let refs: Vec<(Uuid, Uuid, String)> = live
         .iter()
-        .flat_map(|e| e.refs.iter().map(|(pointer, to)| (e.request.id.0, to.0, pointer.clone())))
+        .flat_map(|e| {
+            e.refs
+                .iter()
+                .map(|(pointer, to)| (e.request.id.0, to.0, pointer.clone()))
+        })
         .collect();
     let ref_from: Vec<Uuid> = refs.iter().map(|r| r.0).collect();
     let ref_to: Vec<Uuid> = refs.iter().map(|r| r.1).collect();
@@ -117,7 +133,15 @@ pub(super) async fn insert_rest(
 
     // In order, so that two batches meet each other's keys in the same order.
     let mut keyed: Vec<&&Entry> = live.iter().filter(|e| e.request.idempotency.is_some()).collect();
-    keyed.sort_by_key(|e| (&e.request.tenant, e.request.idempotency.as_ref().map(|k| (&k.path, &k.method, &k.key))));
+    keyed.sort_by_key(|e| {
+        (
+            &e.request.tenant,
+            e.request
+                .idempotency
+                .as_ref()
+                .map(|k| (&k.path, &k.method, &k.key)),
+        )
+    });
     let mut key_tenant = Vec::new();
     let mut key_method = Vec::new();
     let mut key_path = Vec::new();
@@ -131,7 +155,9 @@ pub(super) async fn insert_rest(
             key_path.push(key.path.clone());
             key_key.push(key.key.clone());
             key_hash.push(key.body_hash.to_vec());
-            key_reply.push(serde_json::to_value(accepted(entry, now)).map_err(|e| StoreError::row("idempotency", e))?);
+            key_reply.push(
+                serde_json::to_value(accepted(entry, now)).map_err(|e| StoreError::row("idempotency", e))?,
+            );
         }
     }
 
@@ -201,7 +227,12 @@ pub(super) async fn insert_rest(
 }
 
 fn pending(entry: &Entry) -> Vec<StepRow> {
-    entry.request.step_names.iter().map(|name| StepRow::pending(name)).collect()
+    entry
+        .request
+        .step_names
+        .iter()
+        .map(|name| StepRow::pending(name))
+        .collect()
 }
 
 /// The rows as they were just written.
@@ -250,9 +281,21 @@ pub(super) fn accepted(entry: &Entry, now: DateTime<Utc>) -> Accepted {
         host: None,
         created_at: now,
         updated_at: now,
-        active_job: Some(ActiveJob { id: request.job, action: Action::Create, state: entry.state }),
+        active_job: Some(ActiveJob {
+            id: request.job,
+            action: Action::Create,
+            state: entry.state,
+        }),
     };
-    let addresses = entry.leases.iter().filter(|l| l.instance.is_some()).map(|l| (l.position, l.ip));
+    let addresses = entry
+        .leases
+        .iter()
+        .filter(|l| l.instance.is_some())
+        .map(|l| (l.position, l.ip));
     let addresses: BTreeMap<i32, Ipv4Addr> = addresses.collect();
-    Accepted { resource, job: Some(job), addresses: Some(addresses.into_values().collect()) }
+    Accepted {
+        resource,
+        job: Some(job),
+        addresses: Some(addresses.into_values().collect()),
+    }
 }

@@ -18,4 +18,6 @@ mod insert;
 mod references;
 mod types;
 
-pub use types::{Accepted, AcceptedNow, CreateRequest, IdempotencyKey, Origin, Refusal, Reply, StaticLeaseRequest};
+pub use types::{
+    Accepted, AcceptedNow, CreateRequest, IdempotencyKey, Origin, Refusal, Reply, StaticLeaseRequest,
+};

@@ -11,10 +11,18 @@ use sqlx::{Postgres, Transaction};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
-pub(super) async fn resolve_references(tx: &mut Transaction<'_, Postgres>, entries: &mut [Entry]) -> Result<(), StoreError> {
+pub(super) async fn resolve_references(
+    tx: &mut Transaction<'_, Postgres>,
+    entries: &mut [Entry],
+) -> Result<(), StoreError> {
     let wanted: BTreeSet<(TenantId, Kind, String)> = entries
         .iter()
-        .flat_map(|e| e.request.references.iter().map(|r| (e.request.tenant.clone(), r.kind, r.target.clone())))
+        .flat_map(|e| {
+            e.request
+                .references
+                .iter()
+                .map(|r| (e.request.tenant.clone(), r.kind, r.target.clone()))
+        })
         .collect();
     if wanted.is_empty() {
         return Ok(());
@@ -24,16 +32,44 @@ pub(super) async fn resolve_references(tx: &mut Transaction<'_, Postgres>, entri
 
     for entry in open(entries) {
         for reference in entry.request.references.clone() {
-            let key = (entry.request.tenant.clone(), reference.kind, reference.target.clone());
+            let key = (
+                entry.request.tenant.clone(),
+                reference.kind,
+                reference.target.clone(),
+            );
             let verdict = found.get(&key);
-            let (pointer, kind, target) = (reference.pointer.clone(), reference.kind, reference.target.clone());
+            let (pointer, kind, target) = (
+                reference.pointer.clone(),
+                reference.kind,
+                reference.target.clone(),
+            );
             match verdict {
-                None => entry.refusal = Some(Refusal::ReferenceNotFound { pointer, kind, target }),
-                Some(Found { state: FoundState::Deleting, .. }) => {
-                    entry.refusal = Some(Refusal::ReferenceDeleting { pointer, kind, target });
+                None => {
+                    entry.refusal = Some(Refusal::ReferenceNotFound {
+                        pointer,
+                        kind,
+                        target,
+                    });
                 }
-                Some(Found { state: FoundState::Failed, .. }) => {
-                    entry.refusal = Some(Refusal::ReferenceFailed { pointer, kind, target });
+                Some(Found {
+                    state: FoundState::Deleting,
+                    ..
+                }) => {
+                    entry.refusal = Some(Refusal::ReferenceDeleting {
+                        pointer,
+                        kind,
+                        target,
+                    });
+                }
+                Some(Found {
+                    state: FoundState::Failed,
+                    ..
+                }) => {
+                    entry.refusal = Some(Refusal::ReferenceFailed {
+                        pointer,
+                        kind,
+                        target,
+                    });
                 }
                 Some(Found { id, state, .. }) => {
                     if *state == FoundState::Coming {
@@ -112,7 +148,12 @@ async fn find_references(
     let mut locked_ids: Vec<Uuid> = best.values().map(|b| b.1).collect();
     locked_ids.sort_unstable();
     locked_ids.dedup();
-    sqlx::query!("SELECT id FROM resources WHERE id = ANY($1) ORDER BY id FOR SHARE", &locked_ids).fetch_all(&mut **tx).await?;
+    sqlx::query!(
+        "SELECT id FROM resources WHERE id = ANY($1) ORDER BY id FOR SHARE",
+        &locked_ids
+    )
+    .fetch_all(&mut **tx)
+    .await?;
     // Read after the lock, with a snapshot of its own: an end that committed while the lock was waited for is seen whole.
     let locked = sqlx::query!(
         r#"SELECT r.id, r.deleting, r.applied IS NOT NULL AS "applied!",
@@ -138,7 +179,13 @@ async fn find_references(
         .into_iter()
         .filter_map(|(n, (_, id))| {
             let state = *states.get(&id)?;
-            Some((wanted.get(usize::try_from(n).ok()?)?.clone(), Found { id: ResourceId(id), state }))
+            Some((
+                wanted.get(usize::try_from(n).ok()?)?.clone(),
+                Found {
+                    id: ResourceId(id),
+                    state,
+                },
+            ))
         })
         .collect())
 }

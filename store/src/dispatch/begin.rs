@@ -80,7 +80,11 @@ impl Store {
                 home: r.home.map(HostName),
                 frozen: r.frozen,
                 mode: parse("jobs", &r.mode, Mode::parse)?,
-                verdict: r.verdict.as_deref().map(|v| parse("jobs", v, Verdict::parse)).transpose()?,
+                verdict: r
+                    .verdict
+                    .as_deref()
+                    .map(|v| parse("jobs", v, Verdict::parse))
+                    .transpose()?,
                 cause: r.error.map(|e| json("jobs", e)).transpose()?,
                 attempt: r.attempt,
                 failures: r.failures,
@@ -99,7 +103,14 @@ impl Store {
         let resources: Vec<Uuid> = jobs.iter().map(|j| j.resource.0).collect();
         let refs = read_refs(&mut tx, &resources).await?;
         let leases = read_leases(&mut tx, &resources).await?;
-        Ok(Some(DispatchTx { tx, limits, jobs, refs, leases, now }))
+        Ok(Some(DispatchTx {
+            tx,
+            limits,
+            jobs,
+            refs,
+            leases,
+            now,
+        }))
     }
 }
 
@@ -145,8 +156,15 @@ async fn read_leases(
     .await?;
     let mut leases: BTreeMap<ResourceId, Vec<LeaseView>> = BTreeMap::new();
     for r in rows {
-        let lease =
-            crate::leases::lease(r.network_id, &r.ip, r.mac, r.hostname, Some(r.instance_id), r.position, r.automatic)?;
+        let lease = crate::leases::lease(
+            r.network_id,
+            &r.ip,
+            r.mac,
+            r.hostname,
+            Some(r.instance_id),
+            r.position,
+            r.automatic,
+        )?;
         leases.entry(ResourceId(r.instance_id)).or_default().push(lease);
     }
     Ok(leases)

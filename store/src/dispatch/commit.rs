@@ -31,7 +31,12 @@ impl DispatchTx {
             match decision {
                 Decision::Order(order) => orders.push(order),
                 Decision::End(end) => ends.push(end),
-                Decision::Wait { job, state, waiting, due } => waits.push((job, state, waiting, due)),
+                Decision::Wait {
+                    job,
+                    state,
+                    waiting,
+                    due,
+                } => waits.push((job, state, waiting, due)),
             }
         }
         write_waits(&mut self.tx, &waits).await?;
@@ -62,8 +67,10 @@ impl DispatchTx {
         orders: Vec<NewOrder>,
         outcome: &mut DispatchOutcome,
     ) -> Result<(Vec<NewOrder>, BTreeMap<Uuid, Vec<JobId>>), StoreError> {
-        let wanted: BTreeMap<Uuid, String> =
-            orders.iter().flat_map(|o| o.networks.iter().map(|n| (n.0, o.host.to_string()))).collect();
+        let wanted: BTreeMap<Uuid, String> = orders
+            .iter()
+            .flat_map(|o| o.networks.iter().map(|n| (n.0, o.host.to_string())))
+            .collect();
         if wanted.is_empty() {
             return Ok((orders, BTreeMap::new()));
         }
@@ -83,10 +90,17 @@ impl DispatchTx {
         .map(|r| (r.network_id, (r.host, r.new)))
         .collect();
         let mut kept = Vec::new();
-        let mut settled: BTreeMap<Uuid, Vec<JobId>> =
-            homes.iter().filter(|(_, (_, new))| *new).map(|(id, _)| (*id, Vec::new())).collect();
+        let mut settled: BTreeMap<Uuid, Vec<JobId>> = homes
+            .iter()
+            .filter(|(_, (_, new))| *new)
+            .map(|(id, _)| (*id, Vec::new()))
+            .collect();
         for order in orders {
-            if order.networks.iter().all(|n| homes.get(&n.0).is_some_and(|(h, _)| h == order.host.as_str())) {
+            if order
+                .networks
+                .iter()
+                .all(|n| homes.get(&n.0).is_some_and(|(h, _)| h == order.host.as_str()))
+            {
                 for network in &order.networks {
                     if let Some(by) = settled.get_mut(&network.0) {
                         by.push(order.job);
@@ -115,7 +129,9 @@ impl DispatchTx {
         if empty.is_empty() {
             return Ok(());
         }
-        sqlx::query!("DELETE FROM network_homes WHERE network_id = ANY($1)", &empty).execute(&mut *self.tx).await?;
+        sqlx::query!("DELETE FROM network_homes WHERE network_id = ANY($1)", &empty)
+            .execute(&mut *self.tx)
+            .await?;
         Ok(())
     }
 
@@ -136,13 +152,15 @@ impl DispatchTx {
             return Ok(orders);
         }
         let tenants: Vec<String> = wanted.keys().cloned().collect();
-        let running: BTreeMap<String, i32> =
-            sqlx::query!("SELECT id, running FROM tenants WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE", &tenants)
-                .fetch_all(&mut *self.tx)
-                .await?
-                .into_iter()
-                .map(|r| (r.id, r.running))
-                .collect();
+        let running: BTreeMap<String, i32> = sqlx::query!(
+            "SELECT id, running FROM tenants WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE",
+            &tenants
+        )
+        .fetch_all(&mut *self.tx)
+        .await?
+        .into_iter()
+        .map(|r| (r.id, r.running))
+        .collect();
         let mut taken: BTreeMap<String, i32> = BTreeMap::new();
         let mut kept = Vec::new();
         for order in orders {
@@ -164,7 +182,11 @@ impl DispatchTx {
         Ok(kept)
     }
 
-    async fn write_orders(&mut self, orders: Vec<NewOrder>, outcome: &mut DispatchOutcome) -> Result<(), StoreError> {
+    async fn write_orders(
+        &mut self,
+        orders: Vec<NewOrder>,
+        outcome: &mut DispatchOutcome,
+    ) -> Result<(), StoreError> {
         if orders.is_empty() {
             return Ok(());
         }
@@ -207,7 +229,13 @@ impl DispatchTx {
             {
                 let key = (image.0, order.host.to_string());
                 if !reserved.contains_key(&key) {
-                    wants.push((key, Demand { disk_gib, ..Demand::default() }));
+                    wants.push((
+                        key,
+                        Demand {
+                            disk_gib,
+                            ..Demand::default()
+                        },
+                    ));
                 }
             }
             let mut delta = Demand::default();
@@ -260,7 +288,9 @@ impl DispatchTx {
             return Ok(());
         }
         let ids: Vec<Uuid> = jobs.iter().map(|j| j.0).collect();
-        sqlx::query!("UPDATE jobs SET due = clock_timestamp() WHERE id = ANY($1)", &ids).execute(&mut *self.tx).await?;
+        sqlx::query!("UPDATE jobs SET due = clock_timestamp() WHERE id = ANY($1)", &ids)
+            .execute(&mut *self.tx)
+            .await?;
         Ok(())
     }
 
@@ -336,19 +366,29 @@ impl DispatchTx {
         let ids: Vec<Uuid> = written.iter().map(|o| o.job.0).collect();
         let order_hosts: Vec<String> = written.iter().map(|o| o.host.to_string()).collect();
         let modes: Vec<String> = written.iter().map(|o| o.mode.to_string()).collect();
-        let verdicts: Vec<Option<String>> = written.iter().map(|o| o.verdict.map(|v| v.to_string())).collect();
-        let frozen: Vec<Value> =
-            written.iter().map(|o| Value::Array(o.frozen.iter().cloned().map(Value::String).collect())).collect();
+        let verdicts: Vec<Option<String>> =
+            written.iter().map(|o| o.verdict.map(|v| v.to_string())).collect();
+        let frozen: Vec<Value> = written
+            .iter()
+            .map(|o| Value::Array(o.frozen.iter().cloned().map(Value::String).collect()))
+            .collect();
         let steps: Vec<Option<Value>> = written
             .iter()
             .map(|o| {
                 o.names.as_ref().map(|names| {
-                    crate::rows::steps_json(&names.iter().map(|n| crate::rows::StepRow::pending(n)).collect::<Vec<_>>())
+                    crate::rows::steps_json(
+                        &names
+                            .iter()
+                            .map(|n| crate::rows::StepRow::pending(n))
+                            .collect::<Vec<_>>(),
+                    )
                 })
             })
             .collect();
-        let epochs: Vec<i64> =
-            written.iter().map(|o| hosts.get(o.host.as_str()).map_or(0, |h| h.epoch)).collect();
+        let epochs: Vec<i64> = written
+            .iter()
+            .map(|o| hosts.get(o.host.as_str()).map_or(0, |h| h.epoch))
+            .collect();
         let mut fences: BTreeMap<Uuid, i64> = BTreeMap::new();
         let rows = sqlx::query!(
             r#"WITH q AS (
@@ -388,7 +428,9 @@ impl DispatchTx {
             let Some(&fence) = fences.get(&order.job.0) else {
                 return Err(StoreError::row("jobs", format!("{} got no fence", order.job)));
             };
-            let Some(host) = hosts.get(order.host.as_str()) else { continue };
+            let Some(host) = hosts.get(order.host.as_str()) else {
+                continue;
+            };
             outcome.orders.push(OrderRow {
                 job: order.job,
                 tenant: job.tenant.clone(),

@@ -174,6 +174,10 @@ pub struct NewOrder {
 
 /// What was decided of a due job.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one each a job of a batch, made once and taken apart at once"
+)]
 pub enum Decision {
     /// An order goes out.
     Order(NewOrder),

@@ -167,7 +167,11 @@ impl Store {
                     fence: r.fence.map(Fence),
                     host: r.host.map(HostName),
                     mode: parse("jobs", &r.mode, Mode::parse)?,
-                    verdict: r.verdict.as_deref().map(|v| parse("jobs", v, Verdict::parse)).transpose()?,
+                    verdict: r
+                        .verdict
+                        .as_deref()
+                        .map(|v| parse("jobs", v, Verdict::parse))
+                        .transpose()?,
                     failures: r.failures,
                     excluded: json("jobs", r.excluded)?,
                     holds_slot: r.holds_slot,
@@ -205,7 +209,12 @@ impl SettleTx {
                     self.give_back(job, &mut books)?;
                     agains.push(Again::of(settlement)?);
                 }
-                Settlement::Released { job, steps, excluded, due } => {
+                Settlement::Released {
+                    job,
+                    steps,
+                    excluded,
+                    due,
+                } => {
                     self.note(job, &mut settled)?;
                     self.give_back(job, &mut books)?;
                     books.leave(self.job(job)?.resource.0);
@@ -233,7 +242,9 @@ impl SettleTx {
 
     fn note(&self, id: JobId, settled: &mut Settled) -> Result<(), StoreError> {
         let job = self.job(id)?;
-        settled.changed.push((job.tenant.clone(), job.kind, id, job.resource));
+        settled
+            .changed
+            .push((job.tenant.clone(), job.kind, id, job.resource));
         Ok(())
     }
 
@@ -287,7 +298,16 @@ struct Again {
 
 impl Again {
     fn of(settlement: Settlement) -> Result<Self, StoreError> {
-        let Settlement::Again { job, state, steps, due, failures, waiting, error } = settlement else {
+        let Settlement::Again {
+            job,
+            state,
+            steps,
+            due,
+            failures,
+            waiting,
+            error,
+        } = settlement
+        else {
             return Err(StoreError::row("jobs", "not a re-attempt"));
         };
         let value = |v: Result<Value, serde_json::Error>| v.map_err(|e| StoreError::row("jobs", e));

@@ -70,7 +70,8 @@ impl Books {
             }
             Effect::Removed | Effect::NotMade { .. } => self.leave(end.resource.0),
         }
-        self.facts.extend(end.networks.iter().map(|(id, facts)| (id.0, facts.clone())));
+        self.facts
+            .extend(end.networks.iter().map(|(id, facts)| (id.0, facts.clone())));
     }
 
     pub(super) async fn write(self, tx: &mut Transaction<'_, Postgres>) -> Result<(), StoreError> {
@@ -79,8 +80,12 @@ impl Books {
         give_slots_back(tx, &self.slots).await?;
 
         let changed = rereserved(tx, &self.kept).await?;
-        let hosts: BTreeSet<&String> =
-            self.orders.keys().chain(left.iter().map(|l| &l.1)).chain(changed.iter().map(|c| &c.host)).collect();
+        let hosts: BTreeSet<&String> = self
+            .orders
+            .keys()
+            .chain(left.iter().map(|l| &l.1))
+            .chain(changed.iter().map(|c| &c.host))
+            .collect();
         lock_hosts(tx, hosts.into_iter().cloned().collect()).await?;
         let mut freed = Freed::new();
         drop_reservations(tx, &self.leaving, &mut freed).await?;
@@ -91,7 +96,10 @@ impl Books {
 }
 
 /// Takes resources off their hosts; says which they were.
-async fn leave(tx: &mut Transaction<'_, Postgres>, leaving: &[Uuid]) -> Result<Vec<(Uuid, String)>, StoreError> {
+async fn leave(
+    tx: &mut Transaction<'_, Postgres>,
+    leaving: &[Uuid],
+) -> Result<Vec<(Uuid, String)>, StoreError> {
     if leaving.is_empty() {
         return Ok(Vec::new());
     }
@@ -159,7 +167,10 @@ async fn settle_homes(
     Ok(())
 }
 
-async fn give_slots_back(tx: &mut Transaction<'_, Postgres>, slots: &BTreeMap<String, i32>) -> Result<(), StoreError> {
+async fn give_slots_back(
+    tx: &mut Transaction<'_, Postgres>,
+    slots: &BTreeMap<String, i32>,
+) -> Result<(), StoreError> {
     if slots.is_empty() {
         return Ok(());
     }
@@ -178,7 +189,10 @@ async fn give_slots_back(tx: &mut Transaction<'_, Postgres>, slots: &BTreeMap<St
 }
 
 /// Which reservations change, and how; those of these resources change with their jobs alone.
-async fn rereserved(tx: &mut Transaction<'_, Postgres>, kept: &BTreeMap<Uuid, Kept>) -> Result<Vec<Reserved>, StoreError> {
+async fn rereserved(
+    tx: &mut Transaction<'_, Postgres>,
+    kept: &BTreeMap<Uuid, Kept>,
+) -> Result<Vec<Reserved>, StoreError> {
     if kept.is_empty() {
         return Ok(Vec::new());
     }
@@ -192,13 +206,22 @@ async fn rereserved(tx: &mut Transaction<'_, Postgres>, kept: &BTreeMap<Uuid, Ke
     .await?;
     let changed = rows.into_iter().filter_map(|row| {
         let kept = kept.get(&row.resource_id)?;
-        let before = Demand { vcpus: row.vcpus, memory_mib: row.memory_mib, disk_gib: row.disk_gib };
+        let before = Demand {
+            vcpus: row.vcpus,
+            memory_mib: row.memory_mib,
+            disk_gib: row.disk_gib,
+        };
         let demand = Demand {
             vcpus: kept.vcpus.unwrap_or(row.vcpus),
             memory_mib: kept.memory_mib.unwrap_or(row.memory_mib),
             disk_gib: kept.disk_gib.unwrap_or(row.disk_gib),
         };
-        (demand != before).then_some(Reserved { resource: row.resource_id, host: row.host, demand, before })
+        (demand != before).then_some(Reserved {
+            resource: row.resource_id,
+            host: row.host,
+            demand,
+            before,
+        })
     });
     Ok(changed.collect())
 }
@@ -207,9 +230,12 @@ async fn lock_hosts(tx: &mut Transaction<'_, Postgres>, hosts: Vec<String>) -> R
     if hosts.is_empty() {
         return Ok(());
     }
-    sqlx::query!("SELECT name FROM hosts WHERE name = ANY($1) ORDER BY name FOR NO KEY UPDATE", &hosts)
-        .fetch_all(&mut **tx)
-        .await?;
+    sqlx::query!(
+        "SELECT name FROM hosts WHERE name = ANY($1) ORDER BY name FOR NO KEY UPDATE",
+        &hosts
+    )
+    .fetch_all(&mut **tx)
+    .await?;
     Ok(())
 }
 
@@ -263,7 +289,11 @@ async fn drop_copies(
     Ok(())
 }
 
-async fn rereserve(tx: &mut Transaction<'_, Postgres>, changed: &[Reserved], freed: &mut Freed) -> Result<(), StoreError> {
+async fn rereserve(
+    tx: &mut Transaction<'_, Postgres>,
+    changed: &[Reserved],
+    freed: &mut Freed,
+) -> Result<(), StoreError> {
     if changed.is_empty() {
         return Ok(());
     }
@@ -309,7 +339,10 @@ async fn give_hosts_back(
     let vcpus: Vec<i64> = names.iter().map(|n| of(n).vcpus).collect();
     let memory: Vec<i64> = names.iter().map(|n| of(n).memory_mib).collect();
     let disk: Vec<i64> = names.iter().map(|n| of(n).disk_gib).collect();
-    let out: Vec<i32> = names.iter().map(|n| orders.get(*n).copied().unwrap_or(0)).collect();
+    let out: Vec<i32> = names
+        .iter()
+        .map(|n| orders.get(*n).copied().unwrap_or(0))
+        .collect();
     let names: Vec<String> = names.into_iter().cloned().collect();
     sqlx::query!(
         "UPDATE hosts h SET used_vcpus = h.used_vcpus - q.vcpus, used_memory_mib = h.used_memory_mib - q.memory_mib,

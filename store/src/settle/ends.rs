@@ -106,11 +106,17 @@ pub(super) async fn apply_ends_with(
     mut books: Books,
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    let removed: Vec<Uuid> =
-        ends.iter().filter(|e| matches!(e.effect, Effect::Removed)).map(|e| e.resource.0).collect();
+    let removed: Vec<Uuid> = ends
+        .iter()
+        .filter(|e| matches!(e.effect, Effect::Removed))
+        .map(|e| e.resource.0)
+        .collect();
     if !ends.is_empty() {
         end_jobs(tx, ends, now).await?;
-        let applied: Vec<&End> = ends.iter().filter(|e| matches!(e.effect, Effect::Applied { .. })).collect();
+        let applied: Vec<&End> = ends
+            .iter()
+            .filter(|e| matches!(e.effect, Effect::Applied { .. }))
+            .collect();
         apply(tx, &applied, now).await?;
         give_reasons(tx, ends, now).await?;
         // Others' jobs before any of the books: the order of all locks.
@@ -124,12 +130,22 @@ pub(super) async fn apply_ends_with(
     remove(tx, &removed, now).await
 }
 
-async fn end_jobs(tx: &mut Transaction<'_, Postgres>, ends: &[End], now: DateTime<Utc>) -> Result<(), StoreError> {
+async fn end_jobs(
+    tx: &mut Transaction<'_, Postgres>,
+    ends: &[End],
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
     let ids: Vec<Uuid> = ends.iter().map(|e| e.job.0).collect();
     let states: Vec<String> = ends.iter().map(|e| e.state.to_string()).collect();
     let errors: Vec<Option<Value>> = ends
         .iter()
-        .map(|e| e.error.as_ref().map(serde_json::to_value).transpose().map_err(|e| StoreError::row("jobs", e)))
+        .map(|e| {
+            e.error
+                .as_ref()
+                .map(serde_json::to_value)
+                .transpose()
+                .map_err(|e| StoreError::row("jobs", e))
+        })
         .collect::<Result<_, _>>()?;
     let steps: Vec<Option<Value>> = ends.iter().map(|e| e.steps.as_deref().map(steps_json)).collect();
     sqlx::query!(
@@ -151,7 +167,11 @@ async fn end_jobs(tx: &mut Transaction<'_, Postgres>, ends: &[End], now: DateTim
     Ok(())
 }
 
-async fn apply(tx: &mut Transaction<'_, Postgres>, ends: &[&End], now: DateTime<Utc>) -> Result<(), StoreError> {
+async fn apply(
+    tx: &mut Transaction<'_, Postgres>,
+    ends: &[&End],
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
     if ends.is_empty() {
         return Ok(());
     }
@@ -166,7 +186,15 @@ async fn apply(tx: &mut Transaction<'_, Postgres>, ends: &[&End], now: DateTime<
     let mut observed: Vec<Option<Value>> = Vec::new();
     let mut unless_since: Vec<Option<DateTime<Utc>>> = Vec::new();
     for end in ends {
-        if let Effect::Applied { spec, generation, facts: found, metered: meter, observed: seen, .. } = &end.effect {
+        if let Effect::Applied {
+            spec,
+            generation,
+            facts: found,
+            metered: meter,
+            observed: seen,
+            ..
+        } = &end.effect
+        {
             observed.push(seen.as_ref().map(|s| s.0.clone()));
             unless_since.push(seen.as_ref().map(|s| s.1));
             ids.push(end.resource.0);
@@ -220,7 +248,11 @@ async fn apply(tx: &mut Transaction<'_, Postgres>, ends: &[&End], now: DateTime<
     Ok(())
 }
 
-async fn give_reasons(tx: &mut Transaction<'_, Postgres>, ends: &[End], now: DateTime<Utc>) -> Result<(), StoreError> {
+async fn give_reasons(
+    tx: &mut Transaction<'_, Postgres>,
+    ends: &[End],
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
     let mut ids = Vec::new();
     let mut reasons: Vec<Option<Value>> = Vec::new();
     for end in ends {
@@ -251,7 +283,11 @@ async fn give_reasons(tx: &mut Transaction<'_, Postgres>, ends: &[End], now: Dat
     Ok(())
 }
 
-async fn remove(tx: &mut Transaction<'_, Postgres>, resources: &[Uuid], now: DateTime<Utc>) -> Result<(), StoreError> {
+async fn remove(
+    tx: &mut Transaction<'_, Postgres>,
+    resources: &[Uuid],
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
     if resources.is_empty() {
         return Ok(());
     }
@@ -262,7 +298,9 @@ async fn remove(tx: &mut Transaction<'_, Postgres>, resources: &[Uuid], now: Dat
     )
     .execute(&mut **tx)
     .await?;
-    sqlx::query!("DELETE FROM resources WHERE id = ANY($1)", resources).execute(&mut **tx).await?;
+    sqlx::query!("DELETE FROM resources WHERE id = ANY($1)", resources)
+        .execute(&mut **tx)
+        .await?;
     Ok(())
 }
 

@@ -243,13 +243,19 @@ impl Stack {
     /// The end of each log.
     pub fn logs(&self) -> String {
         let mut text = String::new();
-        let folder = self.try_file().map_or_else(|| self.data().join("log"), |file| file.log_dir);
+        let folder = self
+            .try_file()
+            .map_or_else(|| self.data().join("log"), |file| file.log_dir);
         for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
             let log = std::fs::read(entry.path()).unwrap_or_default();
             let log = String::from_utf8_lossy(&log);
             let lines: Vec<&str> = log.lines().collect();
             let tail = &lines[lines.len().saturating_sub(15)..];
-            text.push_str(&format!("--- {}\n{}\n", entry.path().display(), tail.join("\n")));
+            text.push_str("--- ");
+            text.push_str(&entry.path().display().to_string());
+            text.push('\n');
+            text.push_str(&tail.join("\n"));
+            text.push('\n');
         }
         text
     }
@@ -257,10 +263,16 @@ impl Stack {
     /// A command of the binary with `--data` of this stack.
     pub fn command(&self, name: &str) -> Command {
         let mut command = Command::new(tools::binary());
-        command.arg(name).arg("--data").arg(self.data()).env(guard::MARK, &self.folder);
+        command
+            .arg(name)
+            .arg("--data")
+            .arg(self.data())
+            .env(guard::MARK, &self.folder);
         // A configuration or a secret of whoever runs the tests is no part of them.
         for (key, _) in std::env::vars_os() {
-            if key.to_str().is_some_and(|key| key.starts_with("RHYZOME_") && (key.contains("__") || key == "RHYZOME_CONFIG")) {
+            if key.to_str().is_some_and(|key| {
+                key.starts_with("RHYZOME_") && (key.contains("__") || key == "RHYZOME_CONFIG")
+            }) {
                 command.env_remove(key);
             }
         }
