@@ -160,6 +160,19 @@ struct Document<'a> {
 }
 
 impl Problem {
+    /// Several problems of one document as one: the first one's code, everybody's faults.
+    pub fn several(problems: Vec<Self>) -> Self {
+        let mut all = problems.into_iter();
+        let Some(mut first) = all.next() else {
+            return Self::internal("problem", &"several problems that are none");
+        };
+        for other in all {
+            first.errors.extend(other.errors);
+            first.conflicts.extend(other.conflicts);
+        }
+        first
+    }
+
     /// A problem with a sentence for the user.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {

@@ -47,7 +47,7 @@ impl Default for SchedulerConfig {
             dispatch_batch: 200,
             retry_first: Span::millis(500),
             retry_most: Span::minutes(1),
-            exclusion: Span::minutes(1),
+            exclusion: Span::seconds(10),
             quiet: Span::seconds(5),
             capacity_recheck: Span::seconds(15),
             watch_lease: Span::seconds(10),

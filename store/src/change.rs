@@ -410,7 +410,10 @@ impl Store {
             let job = delete_job(&mut tx, before.id).await?;
             return Ok(Err(Refusal::Deleting { job }));
         }
-        if before.generation != old.generation || before.active_job.is_some() {
+        if before.generation != old.generation
+            || before.observed_generation >= old.generation
+            || before.active_job.is_some()
+        {
             return Ok(Err(Refusal::NotRetryable {
                 detail: format!(
                     "the {} has moved on since: it is at generation {}",

@@ -1,4 +1,4 @@
-//! Every metric of stack.md, on the role that it is about, with bounded labels.
+//! Every metric of stack.md, on the role that it is about (steps are done by agents), with bounded labels.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
@@ -44,7 +44,15 @@ const METRICS: [(&str, &[&str]); 4] = [
             "rhyzome_agent_calls_total",
         ],
     ),
-    ("agent", &["rhyzome_build_info", "rhyzome_guests"]),
+    (
+        "agent",
+        &[
+            "rhyzome_build_info",
+            "rhyzome_guests",
+            "rhyzome_steps_total",
+            "rhyzome_step_duration_seconds",
+        ],
+    ),
 ];
 
 async fn scrape(url: &str) -> String {
@@ -120,9 +128,8 @@ async fn every_metric_is_on_its_role() {
 #[tokio::test]
 async fn counters_with_known_labels_are_there_from_the_start() {
     let stack = Stack::shared();
-    let worker = stack.processes("worker");
     let mut all = String::new();
-    for process in worker {
+    for process in stack.processes("agent") {
         all += &scrape(&process.metrics_url.unwrap()).await;
     }
     for step in ["ensure_network", "ensure_disk", "remove_instance", "reboot"] {

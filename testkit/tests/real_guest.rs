@@ -34,17 +34,72 @@ fn why_not() -> Option<&'static str> {
 }
 
 #[tokio::test]
+async fn an_image_with_a_wrong_digest_fails_and_cannot_be_used() {
+    if let Some(why) = why_not() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let stack = real_stack();
+    let operator = stack.operator();
+    let spec = json!({ "source": { "file": "tiny.qcow2" }, "format": "qcow2", "visibility": "public", "sha256": "0".repeat(64) });
+    let image = operator.create("images", "wrong", spec).await;
+    let job = operator.fail(&image.job).await;
+    assert_eq!(
+        (&job["error"]["step"], &job["error"]["retryable"]),
+        (&json!("ensure_image"), &json!(false)),
+        "{job:#}"
+    );
+    assert!(
+        job["error"]["code"].is_string() && job["error"]["detail"].is_string(),
+        "{job:#}"
+    );
+    let failed = operator.resource("images", &image.id).await;
+    assert_eq!(
+        (&failed["state"], &failed["reason"]["job"]),
+        (&json!("failed"), &json!(image.job)),
+        "{failed:#}"
+    );
+    assert_eq!(failed["reason"]["code"], job["error"]["code"]);
+    let host = stack.file().agents[0].host.clone();
+    assert!(stack.inventory(&host).traces_of(&image.id).is_empty());
+
+    let rest = stack.demo();
+    let network = rest.network("lan").await;
+    let mut spec = small_instance(&network);
+    spec["image"] = json!(image.id);
+    let problem = rest
+        .post("/v1/instances", &json!({ "name": "guest", "spec": spec }))
+        .await
+        .refused(422);
+    assert!(problem.to_string().contains("REFERENCE_FAILED"), "{problem:#}");
+    operator.remove("images", &image.id).await;
+
+    // Another format than it is, and a file that isn't there.
+    for (file, format) in [("tiny.qcow2", "raw"), ("no-such-file.qcow2", "qcow2")] {
+        let spec = json!({ "source": { "file": file }, "format": format });
+        let image = operator.create("images", &format!("wrong-{format}"), spec).await;
+        let job = operator.fail(&image.job).await;
+        assert_eq!(job["error"]["step"], "ensure_image", "{job:#}");
+        assert!(stack.inventory(&host).traces_of(&image.id).is_empty());
+    }
+}
+
+fn real_stack() -> Stack {
+    Stack::start(Options {
+        simulated_hosts: 0,
+        local_host: LocalHost::Yes,
+        ..Options::default()
+    })
+}
+
+#[tokio::test]
 async fn guests_from_request_to_nothing() {
     if let Some(why) = why_not() {
         eprintln!("skipped: {why}");
         return;
     }
     let links_before = links();
-    let stack = Stack::start(Options {
-        simulated_hosts: 0,
-        local_host: LocalHost::Yes,
-        ..Options::default()
-    });
+    let stack = real_stack();
     let (demo, other) = (stack.demo(), stack.tenant("other"));
     let (lan, same) = (demo.network("lan").await, other.network("lan").await);
 
@@ -66,6 +121,11 @@ async fn guests_from_request_to_nothing() {
         namespace(&stack, "other", &same).await,
     );
     assert_ne!(spaces.0, spaces.1, "a namespace for each network");
+    let own = demo.resource("networks", &lan).await;
+    assert!(
+        own["status"].get("namespace").is_none_or(Value::is_null),
+        "namespaces are for operators: {own:#}"
+    );
     let second = text(&demo.resource("instances", &two.id).await, "/status/addresses/0");
     let guests = [
         (spaces.0.as_str(), "web-1", "10.20.0.7"),

@@ -301,8 +301,17 @@ impl World {
                     output,
                 }
             }
-            Action::EnsureNetwork(_)
-            | Action::DropNetwork(_)
+            Action::EnsureNetwork(a) => {
+                let namespace = format!("simulated-{}", a.network.0.simple());
+                let output = serde_json::json!({
+                    "network": a.network, "namespace": namespace, "networking": "simulated"
+                });
+                Effect {
+                    detail: String::new(),
+                    output,
+                }
+            }
+            Action::DropNetwork(_)
             | Action::DropImage(_)
             | Action::EnsureDisk(_)
             | Action::RemoveDisk(_)

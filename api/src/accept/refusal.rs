@@ -14,7 +14,7 @@ pub fn problem(refusal: Refusal, kind: Kind, what: &str) -> Problem {
         ),
         Refusal::NotFound => Problem::new(Code::NotFound, format!("There is no {what}.")),
         Refusal::NameTaken { holder } => {
-            let detail = format!("Another {kind} of the tenant has this name.");
+            let detail = format!("Another {kind} of the tenant has this name: {what}.");
             at(Code::NameTaken, "/name", detail).with_conflicts(vec![conflict(kind.as_str(), holder, None)])
         }
         Refusal::ReferenceNotFound {
@@ -101,6 +101,10 @@ pub fn problem(refusal: Refusal, kind: Kind, what: &str) -> Problem {
             Code::NotRetryable,
             format!("The job can not be tried again: {detail}."),
         ),
+        Refusal::Several(refusals) => {
+            let problems: Vec<Problem> = refusals.into_iter().map(|r| problem(r, kind, what)).collect();
+            Problem::several(problems)
+        }
         Refusal::Invalid(error) => Problem::validation(vec![FieldError::new("", &error.code, error.detail)]),
     }
 }

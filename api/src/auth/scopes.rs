@@ -85,8 +85,8 @@ pub enum IssuerRole {
 }
 
 impl Scopes {
-    /// Permissions of a token of an issuer.
-    pub fn of_claims(claims: &ScopeClaims, issuer: IssuerRole) -> Self {
+    /// Permissions of a token of an issuer: of a client's roles only those of the one that the token is for.
+    pub fn of_claims(claims: &ScopeClaims, audience: &str, issuer: IssuerRole) -> Self {
         let listed: Vec<&str> = match &claims.scope {
             Value::String(text) => text.split_ascii_whitespace().collect(),
             Value::Array(items) => items.iter().filter_map(Value::as_str).collect(),
@@ -94,7 +94,8 @@ impl Scopes {
         };
         let roles = claims
             .resource_access
-            .values()
+            .get(audience)
+            .into_iter()
             .chain([&claims.realm_access])
             .flat_map(|r| &r.roles);
         Self::parse(listed.into_iter().chain(roles.map(String::as_str)), issuer)
@@ -333,17 +334,17 @@ mod tests {
         let claims: ScopeClaims = serde_json::from_value(serde_json::json!({
             "scope": "openid instance:read",
             "realm_access": {"roles": ["network:create", "offline_access"]},
-            "resource_access": {"rhyzome": {"roles": ["image:*"]}, "account": {"roles": ["manage-account"]}}
+            "resource_access": {"rhyzome": {"roles": ["image:*"]}, "account": {"roles": ["instance:create"]}}
         }))
         .unwrap();
-        let scopes = Scopes::of_claims(&claims, IssuerRole::Tenant);
+        let scopes = Scopes::of_claims(&claims, "rhyzome", IssuerRole::Tenant);
         for (kind, verb) in [("instance", "read"), ("network", "create"), ("image", "delete")] {
             assert_eq!(scopes.reach(kind, verb), Reach::All, "{kind}:{verb}");
         }
         assert_eq!(scopes.reach("instance", "create"), Reach::Nothing);
         let list: ScopeClaims = serde_json::from_value(serde_json::json!({"scope": ["disk:read"]})).unwrap();
         assert_eq!(
-            Scopes::of_claims(&list, IssuerRole::Tenant).reach("disk", "read"),
+            Scopes::of_claims(&list, "rhyzome", IssuerRole::Tenant).reach("disk", "read"),
             Reach::All
         );
     }

@@ -189,7 +189,7 @@ impl Verifier {
         } else {
             IssuerRole::Tenant
         };
-        let scopes = Scopes::of_claims(&claims.scopes, role);
+        let scopes = Scopes::of_claims(&claims.scopes, &issuer.audience, role);
         let actor = claims
             .sub
             .or(claims.client_id)

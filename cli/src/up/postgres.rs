@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::{Uid, User};
@@ -21,6 +21,8 @@ use super::layout::{Layout, remove};
 pub(crate) const NAME: &str = "rhyzome";
 /// A socket's path must fit into 108 bytes (unix(7)); `/.s.PGSQL.65535.lock` comes after.
 const SOCKET_FOLDER_MAX: usize = 80;
+/// How long a former server may take to end.
+const FORMER_ENDS: Duration = Duration::from_secs(30);
 
 /// Where the programs are and as whom they run.
 #[derive(Debug, Clone)]
@@ -120,6 +122,7 @@ impl Postgres {
 
     /// The server on a port.
     pub(crate) fn server(&self, port: u16) -> Result<Command> {
+        wait_for_former(&self.data())?;
         remove_stale_socket(&self.sockets, port)?;
         let mut settings: Vec<OsString> = Vec::new();
         for setting in [
@@ -277,6 +280,27 @@ fn newest_bin() -> Result<PathBuf> {
     std::env::var_os("PATH")
         .and_then(|path| std::env::split_paths(&path).find(|folder| folder.join("initdb").is_file()))
         .context("no Postgres here: `apt-get install postgresql` gets it, --postgres-bin says where it is")
+}
+
+/// A server whose stack was killed is still on its way out: the data folder is its until it is gone.
+fn wait_for_former(data: &Path) -> Result<()> {
+    let deadline = Instant::now() + FORMER_ENDS;
+    while let Some(pid) = former(data) {
+        if Instant::now() >= deadline {
+            bail!("a former Postgres (process {pid}) still holds {}", data.display());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// The process of the lock file, if it lives and is a Postgres on this folder.
+fn former(data: &Path) -> Option<u32> {
+    let lock = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
+    let pid: u32 = lock.lines().next()?.trim().parse().ok()?;
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let folder = data.as_os_str().as_encoded_bytes();
+    line.split(|b| *b == 0).any(|word| word == folder).then_some(pid)
 }
 
 /// A server that was killed leaves its socket and its lock file.

@@ -31,6 +31,7 @@ pub(super) async fn resolve_references(
     let found = find_references(tx, &wanted).await?;
 
     for entry in open(entries) {
+        let mut refusals = Vec::new();
         for reference in entry.request.references.clone() {
             let key = (
                 entry.request.tenant.clone(),
@@ -45,7 +46,7 @@ pub(super) async fn resolve_references(
             );
             match verdict {
                 None => {
-                    entry.refusal = Some(Refusal::ReferenceNotFound {
+                    refusals.push(Refusal::ReferenceNotFound {
                         pointer,
                         kind,
                         target,
@@ -55,7 +56,7 @@ pub(super) async fn resolve_references(
                     state: FoundState::Deleting,
                     ..
                 }) => {
-                    entry.refusal = Some(Refusal::ReferenceDeleting {
+                    refusals.push(Refusal::ReferenceDeleting {
                         pointer,
                         kind,
                         target,
@@ -65,7 +66,7 @@ pub(super) async fn resolve_references(
                     state: FoundState::Failed,
                     ..
                 }) => {
-                    entry.refusal = Some(Refusal::ReferenceFailed {
+                    refusals.push(Refusal::ReferenceFailed {
                         pointer,
                         kind,
                         target,
@@ -79,11 +80,14 @@ pub(super) async fn resolve_references(
                         *slot = Value::String(id.to_string());
                     }
                     entry.refs.push((reference.pointer.clone(), *id));
-                    continue;
                 }
             }
-            break;
         }
+        entry.refusal = match refusals.len() {
+            0 => None,
+            1 => refusals.pop(),
+            _ => Some(Refusal::Several(refusals)),
+        };
     }
     // What leases need to know of their networks travels with them.
     for entry in open(entries) {

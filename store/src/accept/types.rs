@@ -199,6 +199,8 @@ pub enum Refusal {
         /// A sentence.
         detail: String,
     },
+    /// Several at once, each of them of the document.
+    Several(Vec<Refusal>),
     /// A fault of the caller with its own words.
     Invalid(JobError),
 }
