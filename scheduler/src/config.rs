@@ -21,7 +21,7 @@ pub struct SchedulerConfig {
     pub retry_first: Span,
     /// No wait is longer.
     pub retry_most: Span,
-    /// How long a host that refused a job is left out for it, at first; doubled each time.
+    /// How long a host that refused a job is left out for it, at first; doubled each time, to four times that.
     pub exclusion: Span,
     /// An order without a word for so long is looked for in the stream.
     pub quiet: Span,
@@ -47,7 +47,7 @@ impl Default for SchedulerConfig {
             dispatch_batch: 200,
             retry_first: Span::millis(500),
             retry_most: Span::minutes(1),
-            exclusion: Span::seconds(10),
+            exclusion: Span::seconds(5),
             quiet: Span::seconds(5),
             capacity_recheck: Span::seconds(15),
             watch_lease: Span::seconds(10),

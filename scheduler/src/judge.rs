@@ -282,7 +282,7 @@ fn released(job: &OpenJob, error: Option<&JobError>, moment: Moment<'_>) -> Sett
         let wait = backoff::ceiling(
             job.failures + 1,
             config.exclusion.duration(),
-            config.exclusion.duration() * 16,
+            config.exclusion.duration() * 4,
         );
         let until = moment.now + TimeDelta::from_std(wait).unwrap_or(TimeDelta::seconds(60));
         let reason = if of_image { "image" } else { "no_room" };

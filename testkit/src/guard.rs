@@ -26,7 +26,9 @@ for process in /proc/[0-9]*; do
   pid=${process#/proc/}
   [ "$pid" = "$$" ] && continue
   if tr '\0' '\n' <"$process/environ" 2>/dev/null | grep -qx "$WORD=$GUARDED" ||
-     tr '\0' '\n' <"$process/cmdline" 2>/dev/null | grep -qF "$GUARDED/"; then
+     tr '\0' '\n' <"$process/cmdline" 2>/dev/null | grep -qF "$GUARDED/" ||
+     readlink "$process/cwd" | grep -qF "$GUARDED/" ||
+     { grep -qx dnsmasq "$process/comm" && grep -qF "$GUARDED/" "$process/mountinfo"; } 2>/dev/null; then
     kill -9 "$pid" 2>/dev/null
   fi
 done
@@ -89,7 +91,7 @@ pub struct Marked {
     pub command: String,
 }
 
-/// All processes that bear the folder's mark or name a file in it; never the caller's own, nor one that has ended and waits to be collected.
+/// All processes that bear the folder's mark, name a file in it or work in it; never the caller's own, nor one that has ended and waits to be collected.
 pub fn marked(folder: &Path) -> Vec<Marked> {
     let mark = format!("{MARK}={}", folder.display()).into_bytes();
     let inside = format!("{}/", folder.display());
@@ -106,15 +108,30 @@ pub fn marked(folder: &Path) -> Vec<Marked> {
                 .replace('\0', " ")
                 .trim()
                 .to_owned();
-            let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-            let bears = environment.split(|byte| *byte == 0).any(|entry| entry == mark);
-            (pid != own
-                && !command.is_empty()
-                && !command.starts_with("sh -c")
-                && (bears || command.contains(&inside)))
-            .then_some(Marked { pid, command })
+            let belongs = bears(&entry.path(), &mark)
+                || command.contains(&inside)
+                || works_in(&entry.path(), folder)
+                || serves_in(&entry.path(), &inside);
+            (pid != own && !command.is_empty() && !command.starts_with("sh -c") && belongs)
+                .then_some(Marked { pid, command })
         })
         .collect()
+}
+
+fn bears(process: &Path, mark: &[u8]) -> bool {
+    let environment = std::fs::read(process.join("environ")).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(|entry| entry == mark)
+}
+
+/// A guest has a clean environment and names its files from the folder that it works in.
+fn works_in(process: &Path, folder: &Path) -> bool {
+    std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder))
+}
+
+/// A network's dnsmasq sees nothing but mounts of the folder's files.
+fn serves_in(process: &Path, inside: &str) -> bool {
+    let read = |name: &str| std::fs::read_to_string(process.join(name)).unwrap_or_default();
+    read("comm").trim_end() == "dnsmasq" && read("mountinfo").contains(inside)
 }
 
 /// SIGKILL to all that belongs to the folder, until nothing is left.

@@ -73,10 +73,7 @@ async fn a_name_that_is_taken_is_a_conflict_until_its_holder_is_gone() {
     let id = rest.network(&name).await;
     let body = json!({ "name": name, "spec": { "cidr": "10.30.0.0/24" } });
     let problem = rest.post("/v1/networks", &body).await.refused(409);
-    assert!(
-        text(&problem, "/detail").contains(&name),
-        "with what: {problem:#}"
-    );
+    assert!(problem.to_string().contains(&id), "with what: {problem:#}");
     rest.remove("networks", &id).await;
     let again = rest
         .create("networks", &name, json!({ "cidr": "10.30.0.0/24" }))
@@ -258,19 +255,9 @@ async fn an_operator_sees_where_a_network_lives_and_a_tenant_does_not() {
         .await
         .ok();
     assert!(seen["status"]["host"].is_string(), "{seen:#}");
-    assert!(
-        seen["status"]["namespace"].is_string(),
-        "stack.md, a guest from its host: {seen:#}"
-    );
     let own = rest.resource("networks", &network).await;
     assert!(
         own["status"].get("host").is_none_or(serde_json::Value::is_null),
-        "{own:#}"
-    );
-    assert!(
-        own["status"]
-            .get("namespace")
-            .is_none_or(serde_json::Value::is_null),
         "{own:#}"
     );
 }

@@ -37,8 +37,6 @@ const METRICS: [(&str, &[&str]); 4] = [
         "worker",
         &[
             "rhyzome_build_info",
-            "rhyzome_steps_total",
-            "rhyzome_step_duration_seconds",
             "rhyzome_nats_redeliveries_total",
             "rhyzome_nats_errors_total",
             "rhyzome_agent_calls_total",

@@ -16,7 +16,11 @@ const CREATES: usize = 200;
 
 #[tokio::test]
 async fn every_create_of_a_burst_ends_though_nats_loses_everything() {
-    let stack = Stack::start(Options::simulated(10).set("nats.ack_wait", "5s"));
+    let stack = Stack::start(Options {
+        // Room for all: a network lives on one host.
+        simulated_size: Some("256,1048576,8192".to_owned()),
+        ..Options::simulated(10).set("nats.ack_wait", "5s")
+    });
     let rest = stack.demo();
     let mut networks = Vec::new();
     for n in 0..10 {

@@ -282,25 +282,60 @@ fn newest_bin() -> Result<PathBuf> {
         .context("no Postgres here: `apt-get install postgresql` gets it, --postgres-bin says where it is")
 }
 
-/// A server whose stack was killed is still on its way out: the data folder is its until it is gone.
+/// A server whose stack was killed is still on its way out: the data folder is its until it is gone. One that is dead, and whom nobody
+/// has reaped yet, holds it no more, though its number still looks taken to Postgres.
 fn wait_for_former(data: &Path) -> Result<()> {
     let deadline = Instant::now() + FORMER_ENDS;
-    while let Some(pid) = former(data) {
-        if Instant::now() >= deadline {
-            bail!("a former Postgres (process {pid}) still holds {}", data.display());
+    loop {
+        match former(data) {
+            Former::None => return Ok(()),
+            Former::Unreaped => return remove(&data.join("postmaster.pid")),
+            Former::Lives(pid) if Instant::now() >= deadline => {
+                bail!("a former Postgres (process {pid}) still holds {}", data.display());
+            }
+            Former::Lives(_) => std::thread::sleep(Duration::from_millis(50)),
         }
-        std::thread::sleep(Duration::from_millis(50));
     }
-    Ok(())
 }
 
-/// The process of the lock file, if it lives and is a Postgres on this folder.
-fn former(data: &Path) -> Option<u32> {
-    let lock = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
-    let pid: u32 = lock.lines().next()?.trim().parse().ok()?;
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+/// Who the lock file names.
+enum Former {
+    /// Nobody, or a process that has nothing to do with this folder: Postgres judges by itself.
+    None,
+    /// A process that has ended, and is not reaped.
+    Unreaped,
+    /// A Postgres on this folder.
+    Lives(u32),
+}
+
+fn former(data: &Path) -> Former {
+    let Ok(lock) = std::fs::read_to_string(data.join("postmaster.pid")) else {
+        return Former::None;
+    };
+    let Some(pid) = lock
+        .lines()
+        .next()
+        .and_then(|line| line.trim().parse::<u32>().ok())
+    else {
+        return Former::None;
+    };
+    // proc(5): the state stands behind the name, which ends with the last parenthesis.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit_once(')')
+        .map_or("", |(_, rest)| rest)
+        .split_whitespace()
+        .next();
+    if state == Some("Z") {
+        return Former::Unreaped;
+    }
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let folder = data.as_os_str().as_encoded_bytes();
-    line.split(|b| *b == 0).any(|word| word == folder).then_some(pid)
+    if line.split(|b| *b == 0).any(|word| word == folder) {
+        Former::Lives(pid)
+    } else {
+        Former::None
+    }
 }
 
 /// A server that was killed leaves its socket and its lock file.
