@@ -32,6 +32,7 @@ for process in /proc/[0-9]*; do
     kill -9 "$pid" 2>/dev/null
   fi
 done
+rm -f "$GUARDED.lock"
 [ -n "$LEFT" ] || rm -rf "$GUARDED"
 "#;
 

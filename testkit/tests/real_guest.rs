@@ -88,7 +88,7 @@ fn real_stack() -> Stack {
     Stack::start(Options {
         simulated_hosts: 0,
         local_host: LocalHost::Yes,
-        ..Options::default()
+        ..Options::default().set("agent.disk_reserve_gib", "1")
     })
 }
 

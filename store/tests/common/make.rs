@@ -95,6 +95,7 @@ pub fn with_ip(tenant: &TenantId, name: &str, image: &str, network: &str, ip: &s
     create(tenant, Kind::Instance, name, &spec)
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "as a request takes it")]
 pub fn key(name: &str, body: u8) -> Option<IdempotencyKey> {
     Some(IdempotencyKey {
         method: "POST".into(),

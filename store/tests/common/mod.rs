@@ -39,7 +39,7 @@ pub async fn store() -> Store {
     .await;
     let pool = PgPoolOptions::new()
         .max_connections(16)
-        .acquire_timeout(Duration::from_secs(60))
+        .acquire_timeout(Duration::from_mins(1))
         .connect_with(server.admin.clone().database(&name))
         .await
         .unwrap();
@@ -163,7 +163,7 @@ async fn answers(options: &PgConnectOptions, folder: &Path) {
     loop {
         match PgConnection::connect_with(options).await {
             Ok(_) => return,
-            Err(error) if begun.elapsed() > Duration::from_secs(120) => {
+            Err(error) if begun.elapsed() > Duration::from_mins(2) => {
                 let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
                 panic!("PostgreSQL did not start: {error}\n{log}");
             }
