@@ -240,7 +240,6 @@ async fn a_failed_update_leaves_what_was() {
 }
 
 #[tokio::test]
-#[ignore = "not seen to pass yet: run it with --run-ignored only"]
 async fn everything_fails_now_and_then_and_every_job_ends() {
     let stack = Stack::shared_for_hosts();
     let agent = Agent::start(&stack, &unique("dice"), 3, AgentSize::default());

@@ -93,7 +93,6 @@ fn real_stack() -> Stack {
 }
 
 #[tokio::test]
-#[ignore = "not seen to pass yet: run it with --run-ignored only"]
 async fn guests_from_request_to_nothing() {
     if let Some(why) = why_not() {
         eprintln!("skipped: {why}");

@@ -17,9 +17,20 @@ pub(crate) fn workspace() -> Result<PathBuf> {
 }
 
 /// `cargo`, run in the workspace's root.
+///
+/// It doesn't inherit what the cargo that runs this program says of this package: ring's build script looks at these variables,
+/// and half of the workspace would be built anew whenever builds with and without `xtask` take turns.
 pub(crate) fn cargo() -> Result<Command> {
     let mut command = run::program(env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
     command.current_dir(workspace()?);
+    for (name, _) in env::vars_os() {
+        let of_package = name.to_str().is_some_and(|name| {
+            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_BIN_")
+        });
+        if of_package {
+            command.env_remove(name);
+        }
+    }
     Ok(command)
 }
 
