@@ -373,6 +373,33 @@ fn a_network_stays_where_its_first_instance_is() {
 }
 
 #[test]
+fn new_networks_are_spread_over_roomy_hosts() {
+    // So large that sixty instances leave a host as good as empty; one of them keeps the image already.
+    let mut views: Vec<HostView> = (0..10)
+        .map(|n| host(n, demand(10_000, 1_000_000, 100_000)))
+        .collect();
+    views[3].images.insert(id(1));
+    let homes = HashMap::from([(id(100), name(0)), (id(101), name(0))]);
+    let mut cluster = Cluster::new(views, &homes, 5);
+    let mut made: BTreeMap<HostName, usize> = BTreeMap::from([(name(0), 2)]);
+    for n in 0..58 {
+        let request = Request {
+            networks: vec![id(200 + n)],
+            image: Some(ImageNeed {
+                image: id(1),
+                disk_gib: 1,
+            }),
+            ..small()
+        };
+        let Verdict::Placed(home) = cluster.place(&request) else {
+            panic!("there is room")
+        };
+        *made.entry(home).or_default() += 1;
+    }
+    assert_eq!(made.into_values().collect::<Vec<_>>(), [6; 10]);
+}
+
+#[test]
 fn networks_with_two_homes_fit_nowhere() {
     let homes = HashMap::from([
         (id(10), name(0)),

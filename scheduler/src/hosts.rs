@@ -15,7 +15,7 @@ use rhyzome_proto::agent::host_report::Report;
 use rhyzome_proto::agent::{GuestSeen, Heartbeat, HostCapacity, HostHello, Inventory, WatchControl};
 use rhyzome_runtime::tls::{TlsError, connect_agent};
 use rhyzome_store::StoreError;
-use rhyzome_store::hosts::{Greeting, GuestRow, Watch, WatchLease};
+use rhyzome_store::hosts::{Greeting, GuestRow, Held, Watch, WatchLease};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -93,7 +93,11 @@ fn follow(
     for lease in leases {
         let host = lease.host.clone();
         let kept = match gone.remove(&host) {
-            Some(known) if known.lease.borrow().address == lease.address && !known.task.is_finished() => {
+            Some(known)
+                if lease.held == Held::Before
+                    && known.lease.borrow().address == lease.address
+                    && !known.task.is_finished() =>
+            {
                 known.lease.send_replace(lease);
                 known
             }

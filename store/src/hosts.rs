@@ -64,6 +64,17 @@ pub struct WatchLease {
     pub ledger_id: Option<String>,
     /// The lowest first fence among the open jobs that have this host; above all drawn, if there is none.
     pub floor: i64,
+    /// Whether the owner had it before: else the host counts as unheard until it is greeted.
+    pub held: Held,
+}
+
+/// Since when an owner has a watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// It goes on, even if it had expired in between: nobody else took it.
+    Before,
+    /// It was free, or another's.
+    JustNow,
 }
 
 /// What a hello of an agent led to.
@@ -277,15 +288,15 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         let rows = sqlx::query!(
             r#"WITH mine AS (
-                   SELECT name FROM hosts WHERE watch_owner = $1 AND watch_until > now() ORDER BY name FOR NO KEY UPDATE
+                   SELECT name FROM hosts WHERE watch_owner = $1 ORDER BY name FOR NO KEY UPDATE
                ), free AS (
-                   SELECT name FROM hosts WHERE watch_owner IS NULL OR watch_until IS NULL OR watch_until <= now()
+                   SELECT name FROM hosts WHERE watch_owner IS DISTINCT FROM $1 AND coalesce(watch_until <= now(), true)
                    ORDER BY name LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
                )
                UPDATE hosts h SET watch_owner = $1, watch_until = now() + make_interval(secs => $2),
                       watch_up = CASE WHEN h.name IN (SELECT name FROM mine) THEN h.watch_up ELSE false END
                WHERE h.name IN (SELECT name FROM mine UNION SELECT name FROM free)
-               RETURNING h.name, h.address, h.epoch, h.ledger_id"#,
+               RETURNING h.name, h.address, h.epoch, h.ledger_id, h.name IN (SELECT name FROM mine) AS "kept!""#,
             owner,
             lease_s,
             more
@@ -317,6 +328,7 @@ impl Store {
                 address: r.address,
                 epoch: r.epoch,
                 ledger_id: r.ledger_id,
+                held: if r.kept { Held::Before } else { Held::JustNow },
             })
             .collect())
     }

@@ -57,6 +57,7 @@ impl Store {
                 .collect()
         });
         let (after_at, after_id) = page.after.map_or((None, None), |(at, id)| (Some(at), Some(id)));
+        let mut tx = self.begin_survey().await?;
         let rows = sqlx::query_as!(
             RawJob,
             "SELECT id, tenant, kind, action, resource_id, resource_name, generation, state, mode, steps, attempt, host, waiting,
@@ -73,7 +74,7 @@ impl Store {
             after_id,
             page.limit
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *tx)
         .await?;
         rows.into_iter().map(JobRow::try_from).collect()
     }

@@ -8,6 +8,7 @@ use super::{Cordon, FitsWith, HostView, Reach, Reason, Refusal, Request, Verdict
 use crate::ids::{HostName, ResourceId};
 use crate::kinds::Demand;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// Hosts compared for one request where there are many, of those that may fit.
 const PROBES: usize = 64;
@@ -28,6 +29,8 @@ struct Row {
     free: Amounts,
     capacity: Amounts,
     shut: Option<Reason>,
+    /// Networks that live here.
+    homes: u32,
 }
 
 /// Where a network lives.
@@ -88,6 +91,8 @@ struct Asked<'a> {
     demand: Amounts,
     labels: Vec<&'a [u32]>,
     home: Option<Home>,
+    /// It has a network that lives nowhere yet.
+    brings_network: bool,
     keepers: Option<&'a Keepers>,
     image_gib: i64,
     image_refused: Vec<u32>,
@@ -151,6 +156,7 @@ impl Cluster {
             free: amounts(host.free),
             capacity: amounts(host.capacity),
             shut,
+            homes: 0,
         });
         for (key, value) in host.labels {
             self.labels
@@ -198,13 +204,26 @@ impl Cluster {
     /// Says where a network lives, or that it lives nowhere yet.
     pub fn set_home(&mut self, network: ResourceId, home: Option<&HostName>) {
         self.refused = None;
-        match home {
+        let before = match home {
             None => self.homes.remove(&network),
             Some(host) => {
                 let home = self.index.get(host).map_or(Home::Elsewhere, |at| Home::Host(*at));
+                if let Some(row) = self.row_of(home) {
+                    row.homes += 1;
+                }
                 self.homes.insert(network, home)
             }
         };
+        if let Some(row) = before.and_then(|before| self.row_of(before)) {
+            row.homes = row.homes.saturating_sub(1);
+        }
+    }
+
+    fn row_of(&mut self, home: Home) -> Option<&mut Row> {
+        match home {
+            Home::Elsewhere => None,
+            Home::Host(at) => self.rows.get_mut(at as usize),
+        }
     }
 
     /// Places a request and reserves what it takes, or says why it can't.
@@ -272,6 +291,7 @@ impl Cluster {
             demand: amounts(request.demand),
             labels: request.host_labels.iter().map(labelled).collect(),
             home,
+            brings_network: request.networks.iter().any(|n| !self.homes.contains_key(n)),
             keepers: request
                 .image
                 .map(|i| self.keepers.get(&i.image).unwrap_or(Keepers::NONE)),
@@ -368,6 +388,7 @@ impl Cluster {
         let row = &self.rows[host as usize];
         Score::new(
             score::load(&row.capacity, &row.free, take),
+            if asked.brings_network { row.homes } else { 0 },
             asked.fetch(host),
             self.tie.of(host),
         )
@@ -419,7 +440,10 @@ impl Cluster {
             *free -= taken;
         }
         for network in &request.networks {
-            self.homes.entry(*network).or_insert(Home::Host(host));
+            if let Entry::Vacant(nowhere) = self.homes.entry(*network) {
+                nowhere.insert(Home::Host(host));
+                self.rows[host as usize].homes += 1;
+            }
         }
     }
 }

@@ -129,11 +129,11 @@ async fn settle_homes(
     // First the lock, then statements with a snapshot of their own: a dispatch that just brought an instance here is seen.
     let homes = sqlx::query_scalar!(
         "SELECT n.network_id FROM network_homes n
-         WHERE n.network_id IN (
+         WHERE n.network_id = ANY(ARRAY(
              SELECT to_id FROM resource_refs WHERE from_id = ANY($1)
              UNION
              SELECT h.network_id FROM unnest($2::uuid[], $3::jsonb[]) AS q(id, facts) JOIN network_homes h ON h.network_id = q.id
-             WHERE h.facts IS DISTINCT FROM q.facts)
+             WHERE h.facts IS DISTINCT FROM q.facts))
          ORDER BY n.network_id FOR UPDATE",
         &instances,
         &ids,
