@@ -23,5 +23,6 @@ mod wait;
 
 pub use ends::unplannable;
 pub use job::decide;
+pub use plan::held_back;
 pub use types::{Around, Next, ToPlace};
 pub use wait::wait_for_room;

@@ -136,6 +136,15 @@ fn networks(around: &Around<'_>) -> Vec<ResourceId> {
     distinct.into_iter().collect()
 }
 
+/// What is asked of placement when enough hosts have refused a job: none of those that could take it is asked further, so that it
+/// waits, and each host is counted under its own cause.
+pub fn held_back(to_place: &ToPlace, up: &BTreeSet<HostName>) -> Request {
+    Request {
+        refused: up.iter().cloned().collect(),
+        ..to_place.request.clone()
+    }
+}
+
 pub(super) fn to_place(
     job: &DueJob,
     around: &Around<'_>,
@@ -154,8 +163,8 @@ pub(super) fn to_place(
             .map(|(h, _)| (*h).clone())
             .collect()
     };
-    let refused_until =
-        (live.len() >= REFUSALS).then(|| live.values().map(|e| e.until).min().unwrap_or(around.now));
+    let lapses = live.values().map(|e| e.until).min();
+    let refused_until = lapses.filter(|_| live.len() >= REFUSALS);
     let request = Request {
         demand: ops.demand_resolved(resolved)?,
         host_labels: ops.host_labels(&job.spec)?,
@@ -171,5 +180,6 @@ pub(super) fn to_place(
         order,
         apart_from,
         refused_until,
+        lapses,
     })))
 }

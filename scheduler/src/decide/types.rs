@@ -41,4 +41,6 @@ pub struct ToPlace {
     pub apart_from: Vec<String>,
     /// When a host that refused it may be asked again, if it must wait for that.
     pub refused_until: Option<DateTime<Utc>>,
+    /// When the first of the hosts that refused it may be asked again.
+    pub lapses: Option<DateTime<Utc>>,
 }
