@@ -3,7 +3,7 @@
 //! What is published was committed before; what was committed and not published, the sweep finds.
 
 use crate::backoff::Pause;
-use crate::decide::{Around, Next, ToPlace, decide, unplannable, wait_for_room};
+use crate::decide::{Around, Next, ToPlace, decide, held_back, unplannable, wait_for_room};
 use crate::place::View;
 use crate::{Context, order, stats};
 use chrono::TimeDelta;
@@ -215,29 +215,22 @@ fn place_or_wait(
     let recheck =
         TimeDelta::from_std(context.config.capacity_recheck.duration()).unwrap_or(TimeDelta::seconds(15));
     let verdict = match to_place.refused_until {
-        Some(_) => view.cluster.judge(&to_place.request),
+        Some(_) => view.cluster.judge(&held_back(to_place, &view.up)),
         None => view.cluster.place(&to_place.request),
     };
-    match (verdict, to_place.refused_until) {
-        (place::Verdict::Placed(host), None) => Decision::Order(at(&to_place.order, host)),
-        (place::Verdict::Placed(_), Some(until)) => {
-            let refusal = place::Refusal {
-                total: u32::try_from(view.cluster.len()).unwrap_or(u32::MAX),
-                excluded: [(
-                    place::Reason::Refused,
-                    u32::try_from(view.cluster.len()).unwrap_or(u32::MAX),
-                )]
-                .into(),
-                fits_with: None,
-            };
-            wait_for_room(job, &refusal, until, batch.now)
-        }
-        (place::Verdict::NoRoom(refusal), until) => {
+    match verdict {
+        place::Verdict::Placed(host) => Decision::Order(at(&to_place.order, host)),
+        place::Verdict::NoRoom(refusal) => {
             for (reason, hosts) in &refusal.excluded {
                 metrics::counter!("rhyzome_placement_refusals_total", "reason" => reason.as_str())
                     .increment(u64::from(*hosts));
             }
-            wait_for_room(job, &refusal, until.unwrap_or(batch.now + recheck), batch.now)
+            let due = match (to_place.refused_until, to_place.lapses) {
+                (Some(until), _) => until,
+                (None, Some(lapses)) => lapses.min(batch.now + recheck),
+                (None, None) => batch.now + recheck,
+            };
+            wait_for_room(job, &refusal, due, batch.now)
         }
     }
 }

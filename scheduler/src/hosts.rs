@@ -16,6 +16,7 @@ use rhyzome_proto::agent::{GuestSeen, Heartbeat, HostCapacity, HostHello, Invent
 use rhyzome_runtime::tls::{TlsError, connect_agent};
 use rhyzome_store::StoreError;
 use rhyzome_store::hosts::{Greeting, GuestRow, Held, Watch, WatchLease};
+use rhyzome_store::sweep::Place;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +28,8 @@ use tokio::task::JoinHandle;
 const TICK: Duration = Duration::from_secs(2);
 /// Guests that one statement writes.
 const GUESTS: usize = 500;
+/// Jobs that are looked at for each reason when a host comes; the others look again by themselves.
+const WOKEN: i64 = 2000;
 
 #[derive(Debug, thiserror::Error)]
 enum WatchError {
@@ -224,10 +227,9 @@ async fn watch_once(
                 context.store.watch_set(owner, &host, Watch::Up).await?;
                 pause.reset();
                 // Who waited for this host, or for any room, looks again.
-                context
-                    .store
-                    .capacity_wake(&["capacity", "host_unreachable"], 2000)
-                    .await?;
+                for reason in ["capacity", "host_unreachable"] {
+                    context.store.capacity_wake(reason, Place::START, WOKEN).await?;
+                }
                 context.due.notify_one();
             }
             Some(Report::Heartbeat(beat)) => {

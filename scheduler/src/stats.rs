@@ -19,7 +19,7 @@ pub const WAITS: [&str; 7] = [
 /// Registers what is known at the start, at 0.
 pub fn register() {
     for kind in Kind::ALL {
-        let actions = [Action::Create, Action::Update, Action::Delete]
+        let actions = [Action::Create, Action::Update, Action::Delete, Action::Repair]
             .into_iter()
             .chain(kind.ops().actions().iter().copied());
         for action in actions {

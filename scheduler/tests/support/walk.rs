@@ -21,6 +21,7 @@ use rhyzome_store::dispatch::{Decision, DispatchLimits, NewOrder, OrderRow};
 use rhyzome_store::hosts::Watch;
 use rhyzome_store::resources::{Page, ResourceFilter, Scope};
 use rhyzome_store::rows::ResourceRow;
+use rhyzome_store::sweep::Place;
 use std::collections::BTreeMap;
 
 const LIMITS: DispatchLimits = DispatchLimits {
@@ -290,7 +291,7 @@ impl Walk {
                 .await
                 .unwrap();
         }
-        self.store.deadlines_pass(100).await.unwrap();
+        self.store.deadlines_pass(Place::START, 100).await.unwrap();
     }
 
     async fn host_changes(&mut self) {
