@@ -14,7 +14,7 @@ use rhyzome_model::job::{Action, JobState, Mode, Verdict};
 use rhyzome_model::kinds::{
     AssignedLease, Demand, Kind, KindOps, PlanError, Resolved, ResolvedRef, Venue, kept_gib,
 };
-use rhyzome_model::place::{ImageNeed, Refusal, Request};
+use rhyzome_model::place::{HostVerdict, ImageNeed, Reason, Refusal, Request};
 use rhyzome_model::problem::JobError;
 use rhyzome_model::step::{HostLease, ImageFacts, Step};
 use rhyzome_store::dispatch::{Decision, DueJob, Exclusion, NewOrder, RefRow};
@@ -351,6 +351,7 @@ fn to_place(
         (live.len() >= REFUSALS).then(|| live.values().map(|e| e.until).min().unwrap_or(around.now));
     let request = Request {
         demand: ops.demand_resolved(resolved)?,
+        least: ops.least_resolved(resolved)?,
         host_labels: ops.host_labels(&job.spec)?,
         networks: networks(around),
         image: image_need(around),
@@ -369,7 +370,36 @@ fn to_place(
 
 /// It waits for room: says what excluded how many hosts.
 pub fn wait_for_room(job: &DueJob, refusal: &Refusal, due: DateTime<Utc>, now: DateTime<Utc>) -> Decision {
-    let detail = room_sentence(refusal);
+    wait_as_capacity(job, refusal, room_sentence(refusal), due, now)
+}
+
+/// As many hosts as may refused it, so that it waits although others seem to fit: only the hosts that something excludes are counted.
+pub fn wait_after_refusals(
+    job: &DueJob,
+    hosts: &[HostVerdict],
+    due: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Decision {
+    let mut excluded: BTreeMap<Reason, u32> = BTreeMap::new();
+    for reason in hosts.iter().filter_map(|h| h.excluded) {
+        *excluded.entry(reason).or_default() += 1;
+    }
+    let refusal = Refusal {
+        total: u32::try_from(hosts.len()).unwrap_or(u32::MAX),
+        excluded,
+        fits_with: None,
+    };
+    let detail = "Several hosts could not take it after all; it waits a while before it is tried on another.";
+    wait_as_capacity(job, &refusal, detail.to_owned(), due, now)
+}
+
+fn wait_as_capacity(
+    job: &DueJob,
+    refusal: &Refusal,
+    detail: String,
+    due: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Decision {
     let hosts = serde_json::json!({ "total": refusal.total, "excluded": refusal.excluded });
     let waiting = Waiting {
         reason: "capacity".to_owned(),

@@ -3,7 +3,7 @@
 //! What is published was committed before; what was committed and not published, the sweep finds.
 
 use crate::backoff::Pause;
-use crate::decide::{Around, Next, ToPlace, decide, unplannable, wait_for_room};
+use crate::decide::{Around, Next, ToPlace, decide, unplannable, wait_after_refusals, wait_for_room};
 use crate::place::View;
 use crate::{Context, order, stats};
 use chrono::TimeDelta;
@@ -221,16 +221,8 @@ fn place_or_wait(
     match (verdict, to_place.refused_until) {
         (place::Verdict::Placed(host), None) => Decision::Order(at(&to_place.order, host)),
         (place::Verdict::Placed(_), Some(until)) => {
-            let refusal = place::Refusal {
-                total: u32::try_from(view.cluster.len()).unwrap_or(u32::MAX),
-                excluded: [(
-                    place::Reason::Refused,
-                    u32::try_from(view.cluster.len()).unwrap_or(u32::MAX),
-                )]
-                .into(),
-                fits_with: None,
-            };
-            wait_for_room(job, &refusal, until, batch.now)
+            let hosts = view.cluster.explain(&to_place.request);
+            wait_after_refusals(job, &hosts, until, batch.now)
         }
         (place::Verdict::NoRoom(refusal), until) => {
             for (reason, hosts) in &refusal.excluded {
