@@ -6,6 +6,7 @@
 
 pub mod accept;
 pub mod change;
+pub mod check;
 pub mod config;
 pub mod dispatch;
 pub mod error;

@@ -141,6 +141,8 @@ async fn counters_with_known_labels_are_there_from_the_start() {
         ("rhyzome_jobs_total", "kind=\"instance.reboot\""),
         ("rhyzome_placement_refusals_total", "reason=\"memory\""),
         ("rhyzome_jobs_waiting", "reason=\"capacity\""),
+        ("rhyzome_invariant_violations", "invariant=\"1\""),
+        ("rhyzome_invariant_violations", "invariant=\"13\""),
     ] {
         let found = scheduler
             .lines()
