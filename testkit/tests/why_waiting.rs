@@ -93,14 +93,14 @@ async fn why_a_job_waits_is_told_and_follows_the_hosts() {
         .await
         .ok();
     let mut told = by_host(&seen["waiting_on"]["by_host"]);
-    told.sort();
+    told.sort_by(|a, b| a.0.cmp(&b.0));
     let mut wanted = vec![
         (small.hosts()[0].clone(), json!("memory"), 4096),
         (small.hosts()[1].clone(), json!("memory"), 4096),
         (narrow.hosts()[0].clone(), json!("vcpus"), 65_536),
         (other.hosts()[0].clone(), json!("label"), 262_144),
     ];
-    wanted.sort();
+    wanted.sort_by(|a, b| a.0.cmp(&b.0));
     told.retain(|h| h.0 != "sim-1");
     assert_eq!(told, wanted, "{seen:#}");
     assert_eq!(seen["waiting_on"]["hosts"], want, "{seen:#}");
