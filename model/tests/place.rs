@@ -141,6 +141,7 @@ fn any_request() -> impl Strategy<Value = Request> {
         .prop_map(
             |(d, host_labels, networks, image, (apart_from, refused, image_refused))| Request {
                 demand: demand(d.0, d.1, d.2),
+                least: Demand::default(),
                 host_labels,
                 networks,
                 image: image.map(|(image, disk_gib)| ImageNeed {

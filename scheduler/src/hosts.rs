@@ -6,13 +6,14 @@
 
 use crate::Context;
 use crate::backoff::Pause;
+use crate::inventory::{document, keep_fresh};
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_model::kinds::{Demand, Kind};
 use rhyzome_nats::notices::Change;
 use rhyzome_proto::agent::agent_client::AgentClient;
 use rhyzome_proto::agent::host_report::Report;
-use rhyzome_proto::agent::{GuestSeen, Heartbeat, HostCapacity, HostHello, Inventory, WatchControl};
+use rhyzome_proto::agent::{GuestSeen, Heartbeat, HostCapacity, HostHello, WatchControl};
 use rhyzome_runtime::tls::{TlsError, connect_agent};
 use rhyzome_store::StoreError;
 use rhyzome_store::hosts::{Greeting, GuestRow, Held, Watch, WatchLease};
@@ -22,7 +23,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// How often leases are renewed and loads written.
 const TICK: Duration = Duration::from_secs(2);
@@ -179,6 +180,8 @@ async fn watch_once(
         (lease.host.clone(), lease.address.clone())
     };
     let channel = connect_agent(&address, host.as_str(), &context.identity)?;
+    // What the agent tells of what it holds, it looked at after this.
+    let opened_at = context.store.now().await?;
     let (say, said) = mpsc::channel(8);
     let send = |control: WatchControl| {
         let say = say.clone();
@@ -192,6 +195,8 @@ async fn watch_once(
     };
     send(control(0, 0, false)).await?;
     let silence = context.config.host_silence.duration();
+    let mut asking = JoinSet::new();
+    asking.spawn(keep_fresh(context.clone(), host.clone(), channel.clone()));
     let mut client = AgentClient::new(channel).max_decoding_message_size(64 << 20);
     let call = client.watch(tokio_stream::wrappers::ReceiverStream::new(said));
     let mut reports = tokio::time::timeout(silence, call)
@@ -241,7 +246,7 @@ async fn watch_once(
             Some(Report::Inventory(inventory)) => {
                 context
                     .store
-                    .host_inventory(&host, &inventory_json(&inventory))
+                    .host_inventory(&host, &document(&inventory), opened_at)
                     .await?;
             }
             Some(Report::Guest(guest)) => {
@@ -260,7 +265,7 @@ async fn watch_once(
                             Some(Report::Inventory(inventory)) => {
                                 context
                                     .store
-                                    .host_inventory(&host, &inventory_json(&inventory))
+                                    .host_inventory(&host, &document(&inventory), opened_at)
                                     .await?;
                             }
                             Some(Report::Capacity(capacity)) => {
@@ -326,27 +331,6 @@ fn load(beat: &Heartbeat) -> Value {
         "disk_used_gib": beat.disk_used_gib,
         "guests_running": beat.guests_running,
     })
-}
-
-fn inventory_json(inventory: &Inventory) -> Value {
-    let objects: Vec<Value> = inventory
-        .objects
-        .iter()
-        .map(|o| {
-            json!({ "kind": o.kind, "id": o.id, "state": o.state, "claims": o.claims, "generation": o.generation, "facts": o.facts })
-        })
-        .collect();
-    let resources: Vec<Value> = inventory
-        .resources
-        .iter()
-        .map(|r| json!({ "id": r.id, "fence": r.fence }))
-        .collect();
-    let jobs: Vec<Value> = inventory
-        .jobs
-        .iter()
-        .map(|j| json!({ "id": j.id, "phase": j.phase }))
-        .collect();
-    json!({ "host": inventory.host, "epoch": inventory.epoch, "objects": objects, "resources": resources, "jobs": jobs })
 }
 
 async fn write_guests(context: &Context, host: &HostName, guests: &[GuestSeen]) -> Result<(), StoreError> {

@@ -10,14 +10,18 @@
 //! | `made` | what a job that succeeded made so; pure |
 //! | `judge` | what one report comes to; pure |
 //! | `sweep` | quiet orders, deadlines, streams that went, old rows |
+//! | `check` | the books, checked now and then |
 //! | `hosts` | watches of agents: capacity, load, guests, epoch |
+//! | `inventory` | what a watched host holds, asked for now and then |
 //! | `backoff` | when something is tried again |
 
 pub mod backoff;
+pub mod check;
 pub mod config;
 pub mod decide;
 pub mod dispatch;
 pub mod hosts;
+mod inventory;
 pub mod judge;
 pub mod made;
 pub mod order;
@@ -122,6 +126,7 @@ pub async fn run(
         ("settle", tokio::spawn(settle::run(context.clone()))),
         ("sweep", tokio::spawn(sweep::run(context.clone()))),
         ("hosts", tokio::spawn(hosts::run(context.clone()))),
+        ("check", tokio::spawn(check::run(context.clone()))),
     ];
     process.ready(None)?;
     for (part, task) in parts {

@@ -1,5 +1,6 @@
 //! Metrics of the scheduler. Counters whose labels are known are there from the start.
 
+use rhyzome_model::check::Invariant;
 use rhyzome_model::job::{Action, JobState};
 use rhyzome_model::kinds::Kind;
 use rhyzome_model::place::Reason;
@@ -40,8 +41,9 @@ pub fn register() {
     for state in ["ready", "cordoned", "unreachable"] {
         metrics::gauge!("rhyzome_host_state", "state" => state).set(0.0);
     }
-    for invariant in 1..=13 {
-        metrics::gauge!("rhyzome_invariant_violations", "invariant" => invariant.to_string()).set(0.0);
+    for invariant in Invariant::all() {
+        metrics::gauge!("rhyzome_invariant_violations", "invariant" => invariant.number().to_string())
+            .set(0.0);
     }
 }
 

@@ -390,7 +390,7 @@ impl Store {
         Ok(Greeting::Epoch(epoch))
     }
 
-    /// What a host has, as its agent says.
+    /// What a host has, as its agent says. Where that is less than what is reserved, it is so with open eyes.
     pub async fn host_capacity(
         &self,
         host: &HostName,
@@ -399,7 +399,10 @@ impl Store {
         facts: &Value,
     ) -> Result<(), StoreError> {
         sqlx::query!(
-            "UPDATE hosts SET vcpus = $2, memory_mib = $3, disk_gib = $4, labels = $5, facts = $6, seen_at = now() WHERE name = $1",
+            "UPDATE hosts SET vcpus = $2, memory_mib = $3, disk_gib = $4, labels = $5, facts = $6, seen_at = now(),
+                    over_vcpus = greatest(used_vcpus - $2, 0), over_memory_mib = greatest(used_memory_mib - $3, 0),
+                    over_disk_gib = greatest(used_disk_gib - $4, 0)
+             WHERE name = $1",
             host.as_str(),
             offered.vcpus,
             offered.memory_mib,
@@ -422,18 +425,6 @@ impl Store {
              FROM l, unnest($1::text[], $2::jsonb[]) AS q(name, load) WHERE h.name = q.name AND l.name = h.name",
             &names,
             &values
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(())
-    }
-
-    /// A host's inventory as it was reported.
-    pub async fn host_inventory(&self, host: &HostName, inventory: &Value) -> Result<(), StoreError> {
-        sqlx::query!(
-            "UPDATE hosts SET inventory = $2, inventory_at = now() WHERE name = $1",
-            host.as_str(),
-            inventory
         )
         .execute(&self.pool)
         .await?;

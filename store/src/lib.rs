@@ -7,6 +7,7 @@
 pub mod accept;
 pub mod backlog;
 pub mod change;
+pub mod check;
 pub mod config;
 pub mod dispatch;
 pub mod error;
@@ -46,6 +47,12 @@ const SESSION: [(&str, &str); 8] = [
 /// Back to the server's own planning, until the transaction ends.
 const SURVEY: &str = "SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = on; SET LOCAL enable_bitmapscan = on;
     SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_material = on";
+
+/// Of a transaction that reads much: see [`SESSION`].
+pub(crate) async fn plan_as_survey(tx: &mut Transaction<'_, Postgres>) -> Result<(), StoreError> {
+    sqlx::raw_sql(SURVEY).execute(&mut **tx).await?;
+    Ok(())
+}
 
 fn session(options: PgConnectOptions) -> PgConnectOptions {
     options.application_name("rhyzome").options(SESSION)
@@ -90,7 +97,7 @@ impl Store {
     /// Begins what reads much, or by filters that are there or not: its plans follow what is asked for and what is there.
     pub(crate) async fn begin_survey(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
         let mut tx = self.pool.begin().await?;
-        sqlx::raw_sql(SURVEY).execute(&mut *tx).await?;
+        plan_as_survey(&mut tx).await?;
         Ok(tx)
     }
 

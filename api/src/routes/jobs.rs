@@ -1,7 +1,7 @@
 //! `/v1/jobs`: read, wait, list, cancel, retry.
 
 use super::table::{Answer, Body, Endpoint, Need};
-use crate::accept::{refusal, reply};
+use crate::accept::{placement, refusal, reply};
 use crate::auth::caller::missing;
 use crate::ctx::{Ctx, deadline};
 use crate::extract::headers::{WAIT_MAX_S, prefer_wait};
@@ -191,7 +191,9 @@ async fn read(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
             None => ctx.app.store.job_get(row.id).await?.unwrap_or(row),
         };
     }
-    let mut response = reply::json(StatusCode::OK, &job::document(&row, ctx.reader(), Utc::now()))?;
+    let by_host = placement::by_host(&ctx, &row).await?;
+    let document = job::document(&row, ctx.reader(), Utc::now()).with_hosts(by_host);
+    let mut response = reply::json(StatusCode::OK, &document)?;
     if !row.state.is_done() {
         response
             .headers_mut()

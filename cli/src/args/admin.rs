@@ -20,6 +20,11 @@ pub(crate) enum AdminTask {
     /// Hypervisor hosts
     #[command(subcommand)]
     Host(HostTask),
+    /// Look whether the books hold: ends with 0 if so, with 1 if something is broken, with 2 if it could not look at all of it
+    Check {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
 }
 
 #[derive(Debug, Clone, Subcommand)]

@@ -4,7 +4,7 @@
 //! host: a scheduler keeps it and corrects it.
 
 use super::score::{self, Fetch, Score, Tie};
-use super::{Cordon, FitsWith, HostView, Reach, Reason, Refusal, Request, Verdict};
+use super::{Cordon, FitsWith, HostVerdict, HostView, Reach, Reason, Refusal, Request, Verdict};
 use crate::ids::{HostName, ResourceId};
 use crate::kinds::Demand;
 use std::collections::HashMap;
@@ -21,6 +21,14 @@ const DISK: usize = 2;
 
 fn amounts(d: Demand) -> Amounts {
     [d.vcpus, d.memory_mib, d.disk_gib]
+}
+
+fn demand([vcpus, memory_mib, disk_gib]: Amounts) -> Demand {
+    Demand {
+        vcpus,
+        memory_mib,
+        disk_gib,
+    }
 }
 
 /// The part of a host that every look at it needs.
@@ -89,6 +97,7 @@ impl Keepers {
 /// A request in the cluster's terms.
 struct Asked<'a> {
     demand: Amounts,
+    least: Amounts,
     labels: Vec<&'a [u32]>,
     home: Option<Home>,
     /// It has a network that lives nowhere yet.
@@ -185,12 +194,7 @@ impl Cluster {
 
     /// What is free on a host, after what was placed.
     pub fn free(&self, host: &HostName) -> Option<Demand> {
-        let [vcpus, memory_mib, disk_gib] = self.rows.get(self.at(host)?)?.free;
-        Some(Demand {
-            vcpus,
-            memory_mib,
-            disk_gib,
-        })
+        Some(demand(self.rows.get(self.at(host)?)?.free))
     }
 
     /// Says what is free on a host, where the database knows better than this.
@@ -252,11 +256,25 @@ impl Cluster {
         }
     }
 
+    /// What each host has to say to a request, in the order of the hosts; nothing is reserved.
+    pub fn explain(&self, request: &Request) -> Vec<HostVerdict> {
+        let asked = self.asked(request);
+        (0_u32..)
+            .zip(self.names.iter().zip(&self.rows))
+            .map(|(at, (name, row))| HostVerdict {
+                host: name.clone(),
+                excluded: self.exclusion(&asked, at, &asked.take(at)),
+                free: demand(row.free),
+            })
+            .collect()
+    }
+
     /// Equal but for networks that bind neither of them.
     fn refused_before(&self, request: &Request) -> Option<&Refusal> {
         let (before, refusal) = self.refused.as_ref()?;
         let free = |r: &Request| r.networks.iter().all(|n| !self.homes.contains_key(n));
         let same = before.demand == request.demand
+            && before.least == request.least
             && before.host_labels == request.host_labels
             && before.image == request.image
             && before.apart_from == request.apart_from
@@ -289,6 +307,7 @@ impl Cluster {
         }
         Asked {
             demand: amounts(request.demand),
+            least: amounts(request.least),
             labels: request.host_labels.iter().map(labelled).collect(),
             home,
             brings_network: request.networks.iter().any(|n| !self.homes.contains_key(n)),
@@ -470,7 +489,7 @@ impl Asked<'_> {
         }
     }
 
-    /// The largest demand, no larger than the one asked for, that a host has free; none where something is used up.
+    /// The largest demand, no larger than the one asked for, that a host has free; none where that is less than can be done with.
     fn shrunk(&self, host: u32, free: &Amounts) -> Option<Amounts> {
         let extra = self.extra(host);
         let mut left = *free;
@@ -480,9 +499,9 @@ impl Asked<'_> {
             return None;
         }
         let mut smaller = self.demand;
-        for (amount, left) in smaller.iter_mut().zip(left) {
+        for ((amount, left), least) in smaller.iter_mut().zip(left).zip(self.least) {
             if *amount > 0 && *amount > left {
-                if left <= 0 {
+                if left < least.max(1) {
                     return None;
                 }
                 *amount = left;

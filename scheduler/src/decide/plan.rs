@@ -167,6 +167,7 @@ pub(super) fn to_place(
     let refused_until = lapses.filter(|_| live.len() >= REFUSALS);
     let request = Request {
         demand: ops.demand_resolved(resolved)?,
+        least: ops.least_resolved(resolved)?,
         host_labels: ops.host_labels(&job.spec)?,
         networks: networks(around),
         image: image_need(around),

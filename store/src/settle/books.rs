@@ -345,8 +345,14 @@ async fn give_hosts_back(
         .collect();
     let names: Vec<String> = names.into_iter().cloned().collect();
     sqlx::query!(
+        // What turned out larger than was reserved is there already: it is judged so, and kept in mind while the host has it.
         "UPDATE hosts h SET used_vcpus = h.used_vcpus - q.vcpus, used_memory_mib = h.used_memory_mib - q.memory_mib,
-                used_disk_gib = h.used_disk_gib - q.disk_gib, orders_out = h.orders_out - q.out
+                used_disk_gib = h.used_disk_gib - q.disk_gib, orders_out = h.orders_out - q.out,
+                over_vcpus = CASE WHEN q.vcpus < 0 THEN greatest(h.over_vcpus, h.used_vcpus - q.vcpus - h.vcpus) ELSE h.over_vcpus END,
+                over_memory_mib = CASE WHEN q.memory_mib < 0 THEN greatest(h.over_memory_mib, h.used_memory_mib - q.memory_mib - h.memory_mib)
+                                       ELSE h.over_memory_mib END,
+                over_disk_gib = CASE WHEN q.disk_gib < 0 THEN greatest(h.over_disk_gib, h.used_disk_gib - q.disk_gib - h.disk_gib)
+                                     ELSE h.over_disk_gib END
          FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int8[], $5::int4[]) AS q(name, vcpus, memory_mib, disk_gib, out)
          WHERE h.name = q.name",
         &names,
