@@ -13,6 +13,7 @@ use rhyzome_model::place;
 use rhyzome_nats::notices::{Change, JobWakeups, publish_changes, publish_control};
 use rhyzome_nats::orders::{Publication, publish_all};
 use rhyzome_proto::job::Control;
+use rhyzome_runtime::fault::{self, Point, Side};
 use rhyzome_store::StoreError;
 use rhyzome_store::dispatch::{Decision, DispatchLimits, DispatchOutcome, DispatchTx, DueJob, NewOrder};
 use rhyzome_store::settle::End;
@@ -95,7 +96,9 @@ async fn round(context: &Context, view: &mut View) -> Result<Round, StoreError> 
     };
     let decisions = decide_all(context, view, &batch).await?;
     let decided = decisions.len();
+    fault::point(Point::DispatchCommit, Side::Before);
     let outcome = batch.commit(decisions).await?;
+    fault::point(Point::DispatchCommit, Side::After);
     let left = outcome.left.len();
     if left > 0 {
         view.forget();
@@ -239,6 +242,9 @@ fn place_or_wait(
 async fn publish(context: &Context, outcome: DispatchOutcome) {
     let orders: Vec<_> = outcome.orders.iter().map(order::message).collect();
     let mut lost = 0;
+    if !orders.is_empty() {
+        fault::point(Point::OrderPublish, Side::Before);
+    }
     for (row, answer) in outcome
         .orders
         .iter()
@@ -248,6 +254,9 @@ async fn publish(context: &Context, outcome: DispatchOutcome) {
             lost += 1;
             tracing::debug!(job = %row.job, fence = row.fence, %error, "order not published");
         }
+    }
+    if !orders.is_empty() {
+        fault::point(Point::OrderPublish, Side::After);
     }
     if lost > 0 {
         tracing::warn!(lost, "orders were not published; the sweep will publish them");
@@ -313,7 +322,9 @@ pub async fn notify(context: &Context, changes: &[Change]) {
     if changes.is_empty() {
         return;
     }
+    fault::point(Point::Notify, Side::Before);
     if let Err(error) = publish_changes(&context.nats, &changes).await {
         tracing::debug!(%error, "change notices not sent");
     }
+    fault::point(Point::Notify, Side::After);
 }

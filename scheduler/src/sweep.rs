@@ -9,6 +9,7 @@ use chrono::{TimeDelta, Utc};
 use rhyzome_model::ids::JobId;
 use rhyzome_nats::orders::{self, ConsumerState, OrderPresence, Publication};
 use rhyzome_nats::{NatsError, events, streams};
+use rhyzome_runtime::fault::{self, Mutant};
 use rhyzome_store::StoreError;
 use rhyzome_store::dispatch::OrderRow;
 use rhyzome_store::sweep::{More, Place};
@@ -159,6 +160,9 @@ async fn measure(context: &Context) -> Result<(), StoreError> {
 
 /// An order without an outcome whose subject is empty, and stayed so until every event of that time was settled, is lost: published again.
 async fn republish(context: &Context, scans: &mut Scans) -> Result<(), SweepError> {
+    if fault::is_mutant(Mutant::SweepSleeps) {
+        return Ok(());
+    }
     let quiet = TimeDelta::from_std(context.config.quiet.duration()).unwrap_or(TimeDelta::seconds(5));
     let page = context
         .store

@@ -15,6 +15,7 @@ use super::record::{Accepted, Change, Ending, StepHash};
 use rhyzome_model::ids::{Epoch, Fence, HostName, JobId, ResourceId};
 use rhyzome_model::job::Verdict;
 use rhyzome_proto::event::StepResult;
+use rhyzome_runtime::fault::{self, Mutant};
 use std::collections::HashMap;
 use uuid::Uuid;
 
@@ -208,7 +209,9 @@ impl HostState {
             }
             Change::Undone { job, result } => {
                 if let Some(step) = self.step(*job, result.index) {
-                    step.result = None;
+                    if !fault::is_mutant(Mutant::ResultsKept) {
+                        step.result = None;
+                    }
                     step.undone = Some(result.clone());
                 }
             }
@@ -220,7 +223,7 @@ impl HostState {
                         ending: *ending,
                         error: error.clone(),
                     };
-                    if *ending != Ending::Succeeded {
+                    if *ending != Ending::Succeeded && !fault::is_mutant(Mutant::ResultsKept) {
                         entry.steps.iter_mut().for_each(|step| step.result = None);
                     }
                 }
@@ -247,7 +250,13 @@ impl HostState {
             });
         if opens {
             self.accept(accepted.job, accepted.resource, accepted.fence);
-            self.jobs.insert(accepted.job, JobEntry::new(accepted, phase));
+            let mut entry = JobEntry::new(accepted, phase);
+            if fault::is_mutant(Mutant::ResultsKept)
+                && let Some(before) = self.jobs.remove(&accepted.job)
+            {
+                entry.steps = before.steps;
+            }
+            self.jobs.insert(accepted.job, entry);
         }
     }
 
