@@ -16,11 +16,14 @@ pub(crate) async fn print(seed: u64, journal: &Journal, points: &Points, logs: &
     section("answers", &journal.all_answers());
     section("done from outside", &journal.all_done());
     let mut hits: BTreeMap<String, u64> = BTreeMap::new();
+    let mut roles: BTreeMap<String, u64> = BTreeMap::new();
     for hit in points.hits() {
-        *hits.entry(hit.at).or_default() += 1;
+        *hits.entry(hit.at.clone()).or_default() += 1;
+        *roles.entry(hit.role).or_default() += 1;
     }
     if !hits.is_empty() {
         section("fault points hit", &hits);
+        section("of these in", &roles);
         let missed: Vec<String> = Point::ALL
             .iter()
             .flat_map(|point| Side::ALL.map(|side| format!("{} {} abort", point.as_str(), side.as_str())))
