@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::Parser;
+use rhyzome_runtime::fault::Mutant;
 
 use crate::scenarios::Scenario;
 
@@ -22,4 +23,14 @@ pub(crate) struct Args {
     /// Take a rule away, one after the other, and see that each time something is found broken
     #[arg(long)]
     pub(crate) mutants: bool,
+    /// Only this rule is taken away; can be given again
+    #[arg(long, value_name = "NAME", value_parser = mutant)]
+    pub(crate) mutant: Vec<Mutant>,
+}
+
+fn mutant(name: &str) -> Result<Mutant, String> {
+    Mutant::parse(name).ok_or_else(|| {
+        let all = Mutant::ALL.map(Mutant::as_str).join(", ");
+        format!("no mutant; there are {all}")
+    })
 }

@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use rhyzome_runtime::fault::Mutant;
 
 use crate::args::Args;
 use crate::run::{Keep, Run};
@@ -56,7 +57,9 @@ fn main() -> ExitCode {
     let outcome = runtime.and_then(|runtime| {
         runtime.block_on(async {
             if args.mutants {
-                mutants::all(seed).await
+                mutants::each(&Mutant::ALL, seed).await
+            } else if !args.mutant.is_empty() {
+                mutants::each(&args.mutant, seed).await
             } else {
                 chaos(&args, seed).await
             }

@@ -107,7 +107,7 @@ impl Run {
         let began = Instant::now();
         let stop = Arc::new(AtomicBool::new(false));
         let actors = if scenario.wants_load() {
-            load::start(&self.clients, 3, self.seed, self.round, &self.journal, &stop)
+            load::start(&self.clients, 2, self.seed, self.round, &self.journal, &stop)
         } else {
             Vec::new()
         };

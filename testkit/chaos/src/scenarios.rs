@@ -148,7 +148,8 @@ async fn points(run: &mut Run) -> Result<()> {
         // Now and then two processes in a row.
         let times = run.dice.random_range(1..3);
         run.points.arm(&[(point, side, times, 1.0, Hit::Abort)])?;
-        let patience = Instant::now() + Duration::from_secs(8);
+        // A part that dies often is started again only after a pause of up to ten seconds.
+        let patience = Instant::now() + Duration::from_secs(20);
         while run.points.hits().len() == before && Instant::now() < patience {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

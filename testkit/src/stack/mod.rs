@@ -433,12 +433,14 @@ impl Stack {
     ///
     /// # Errors
     /// The folder can't be renamed.
-    pub fn keep_as(self, place: &Path) -> std::io::Result<()> {
+    pub fn keep_as(mut self, place: &Path) -> std::io::Result<()> {
         let output = self.try_run(&["down"]);
         if !output.status.success() {
             eprintln!("rhyzome down: {}", String::from_utf8_lossy(&output.stderr));
         }
         guard::kill_marked(&self.folder);
+        // Nothing is left to do when the value is dropped.
+        self.ending = Ending::WithTheRun;
         std::fs::rename(&self.folder, place)
     }
 
