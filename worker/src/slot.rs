@@ -70,7 +70,7 @@ impl Shop {
     async fn work(&self, job: JobId, order: Order, delivery: &Delivery, begun: &OnceLock<Arc<Live>>) {
         let fence = order.fence;
         let _room = self.room(job, delivery).await;
-        let place = self.reporter.begin(job, order);
+        let place = self.reporter.begin(job, order, delivery.sequence());
         fault::point(Point::OrderReceived, Side::After);
         let live = begun.get_or_init(|| Arc::clone(&place.live));
         let outcome = match drive(&self.config, &self.channels, live).await {
@@ -187,6 +187,9 @@ impl Shop {
 
     fn unbegun(&self, delivery: &Delivery) -> Option<Live> {
         let order = Order::decode(delivery.payload().clone()).ok()?;
-        Some(self.reporter.live(order.job_id().ok()?, order))
+        Some(
+            self.reporter
+                .live(order.job_id().ok()?, order, delivery.sequence()),
+        )
     }
 }
