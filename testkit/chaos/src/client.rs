@@ -10,7 +10,7 @@ use rhyzome_testkit::Stack;
 use serde_json::Value;
 
 /// A request that isn't answered for so long is given up: the run has failed.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 /// One try; longer than an API server may take while its database starts.
 const TRY: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(150);

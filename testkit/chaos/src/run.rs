@@ -21,7 +21,7 @@ use crate::scenarios::Scenario;
 use crate::{CAP, check, load, logs, watcher};
 
 /// How long everything may take to end once nothing is broken any more.
-const REST_WITHIN: Duration = Duration::from_secs(120);
+const REST_WITHIN: Duration = Duration::from_mins(2);
 /// How long hosts may take to be heard again.
 const HEAL_WITHIN: Duration = Duration::from_secs(90);
 /// How long workers have an order before others get it.
@@ -112,14 +112,18 @@ impl Run {
             Vec::new()
         };
         let played = scenario.play(self, Instant::now() + time).await;
-        self.heal().await?;
+        let healed = self.heal().await;
         stop.store(true, Ordering::Relaxed);
         for actor in actors {
-            if let Err(error) = actor.await? {
-                self.journal
-                    .broken(1, &format!("a request is never answered: {error:#}"));
+            match actor.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => self
+                    .journal
+                    .broken(1, &format!("a request is never answered: {error:#}")),
+                Err(error) => self.journal.broken(0, &format!("an actor died: {error}")),
             }
         }
+        healed?;
         played?;
         self.rest().await?;
         let before = self.journal.all_broken().len();
@@ -168,7 +172,7 @@ impl Run {
     async fn rest(&self) -> Result<()> {
         let until = Instant::now() + REST_WITHIN;
         loop {
-            let rows = sqlx::query(
+            let asked = sqlx::query(
                 "SELECT id::text || ' ' || kind || '.' || action || ' ' || state || ' attempt ' || attempt || ' fence ' || coalesce(fence, 0)
                         || ' on ' || coalesce(host, '-') || CASE WHEN dispatched_at IS NULL THEN '' ELSE ', order out' END
                         || ', due ' || coalesce(due::text, 'never') || ', waits: ' || coalesce(waiting->>'reason', '-') || ' '
@@ -176,7 +180,16 @@ impl Run {
                  FROM jobs WHERE ended_at IS NULL ORDER BY id",
             )
             .fetch_all(&self.db)
-            .await?;
+            .await;
+            let rows = match asked {
+                Ok(rows) => rows,
+                // A connection from before Postgres crashed.
+                Err(_) if Instant::now() < until => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    continue;
+                }
+                Err(error) => return Err(error).context("looking for jobs that didn't end"),
+            };
             if rows.is_empty() {
                 return Ok(());
             }
@@ -205,6 +218,9 @@ impl Run {
         self.db.close().await;
         drop(self.history);
         drop(self.clients);
+        if let Err(error) = &played {
+            eprintln!("error: {error:#}");
+        }
         let stack = Arc::into_inner(self.stack).ok_or_else(|| anyhow!("the stack is still in use"))?;
         if whole || keep == Keep::Never {
             tokio::task::spawn_blocking(move || drop(stack)).await?;

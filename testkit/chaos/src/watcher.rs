@@ -36,11 +36,10 @@ async fn jobs(db: &PgPool, journal: &Journal, ended: &mut BTreeMap<String, Strin
             Some(before) if *before != state => {
                 journal.broken(4, &format!("job {id} was {before} and then {state}"));
             }
-            Some(_) => {}
             None if is_end => {
                 ended.insert(id, state);
             }
-            None => {}
+            Some(_) | None => {}
         }
     }
     Ok(())

@@ -15,7 +15,7 @@ use crate::control::Hit;
 use crate::run::Run;
 
 /// How long one thing may take to come about.
-const SOON: Duration = Duration::from_secs(120);
+const SOON: Duration = Duration::from_mins(2);
 /// A change of `faults.toml` is in force by then: it is looked at four times a second.
 const IN_FORCE: Duration = Duration::from_secs(1);
 
