@@ -87,7 +87,7 @@ impl Violation {
     pub fn host(&self) -> Option<HostName> {
         match (self.check.source(), self.ids.as_slice()) {
             (Source::Inventory | Source::Both, [host, _, ..]) => Some(HostName(host.clone())),
-            (Source::Inventory | Source::Both, _) | (Source::Postgres, _) => None,
+            (Source::Inventory | Source::Both | Source::Postgres, _) => None,
         }
     }
 

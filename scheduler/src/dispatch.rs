@@ -3,8 +3,8 @@
 //! What is published was committed before; what was committed and not published, the sweep finds.
 
 use crate::backoff::Pause;
-use crate::decide::{Around, Next, ToPlace, decide, held_back, unplannable, wait_for_room};
-use crate::place::View;
+use crate::decide::{Around, Next, ToPlace, decide, held_back, unplannable, wait_for_room, wait_to_grow};
+use crate::place::{View, grow};
 use crate::{Context, order, stats};
 use chrono::TimeDelta;
 use rhyzome_model::ids::HostName;
@@ -120,6 +120,7 @@ async fn decide_all(
     metrics::histogram!("rhyzome_dispatch_batch_size").record(batch.jobs.len() as f64);
     let mut decisions = Vec::with_capacity(batch.jobs.len());
     let mut refused = Vec::new();
+    let mut cramped = Vec::new();
     for job in &batch.jobs {
         let around = Around {
             refs: batch.refs.get(&job.resource).map_or(&[], Vec::as_slice),
@@ -129,7 +130,12 @@ async fn decide_all(
             now: batch.now,
         };
         match decide(job, &around) {
-            Ok(Next::Decided(decision)) => decisions.push(*decision),
+            Ok(Next::Decided(decision)) => match *decision {
+                Decision::Order(order) if grow(&mut view.cluster, job, &order).is_some() => {
+                    cramped.push((job, order));
+                }
+                decision => decisions.push(decision),
+            },
             Ok(Next::Place(mut to_place)) => {
                 keep_apart(context, job, batch, &decisions, &mut to_place).await?;
                 if let Some(order) = placed(view, &to_place) {
@@ -144,9 +150,15 @@ async fn decide_all(
             }
         }
     }
-    if !refused.is_empty() {
+    if !refused.is_empty() || !cramped.is_empty() {
         // Nobody waits because of a view that is older than what was freed since.
         view.read(&context.store).await?;
+        for (job, order) in cramped {
+            decisions.push(match grow(&mut view.cluster, job, &order) {
+                None => Decision::Order(order),
+                Some(refusal) => wait_to_grow(job, &refusal, batch.now + recheck(context), batch.now),
+            });
+        }
         for (job, to_place) in refused {
             decisions.push(place_or_wait(context, view, job, &to_place, batch));
         }
@@ -208,6 +220,11 @@ fn at(order: &NewOrder, host: HostName) -> NewOrder {
     }
 }
 
+/// How long who waits for room waits at most until it is judged anew.
+fn recheck(context: &Context) -> TimeDelta {
+    TimeDelta::from_std(context.config.capacity_recheck.duration()).unwrap_or(TimeDelta::seconds(15))
+}
+
 fn place_or_wait(
     context: &Context,
     view: &mut View,
@@ -215,8 +232,7 @@ fn place_or_wait(
     to_place: &ToPlace,
     batch: &DispatchTx,
 ) -> Decision {
-    let recheck =
-        TimeDelta::from_std(context.config.capacity_recheck.duration()).unwrap_or(TimeDelta::seconds(15));
+    let recheck = recheck(context);
     let verdict = match to_place.refused_until {
         Some(_) => view.cluster.judge(&held_back(to_place, &view.up)),
         None => view.cluster.place(&to_place.request),

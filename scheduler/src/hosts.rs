@@ -6,17 +6,16 @@
 
 use crate::Context;
 use crate::backoff::Pause;
+use crate::guests::Guests;
 use crate::inventory::{document, keep_fresh};
-use chrono::{DateTime, Utc};
-use rhyzome_model::ids::{HostName, ResourceId};
-use rhyzome_model::kinds::{Demand, Kind};
-use rhyzome_nats::notices::Change;
+use rhyzome_model::ids::HostName;
+use rhyzome_model::kinds::Demand;
 use rhyzome_proto::agent::agent_client::AgentClient;
 use rhyzome_proto::agent::host_report::Report;
-use rhyzome_proto::agent::{GuestSeen, Heartbeat, HostCapacity, HostHello, WatchControl};
+use rhyzome_proto::agent::{Heartbeat, HostCapacity, HostHello, WatchControl};
 use rhyzome_runtime::tls::{TlsError, connect_agent};
 use rhyzome_store::StoreError;
-use rhyzome_store::hosts::{Greeting, GuestRow, Held, Watch, WatchLease};
+use rhyzome_store::hosts::{Greeting, Held, Watch, WatchLease};
 use rhyzome_store::sweep::Place;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -27,8 +26,6 @@ use tokio::task::{JoinHandle, JoinSet};
 
 /// How often leases are renewed and loads written.
 const TICK: Duration = Duration::from_secs(2);
-/// Guests that one statement writes.
-const GUESTS: usize = 500;
 /// Jobs that are looked at for each reason when a host comes; the others look again by themselves.
 const WOKEN: i64 = 2000;
 
@@ -50,7 +47,12 @@ enum WatchError {
     SetBack { seen: i64, last: i64 },
 }
 
-type Loads = Arc<Mutex<HashMap<HostName, Value>>>;
+/// What the watches hear that is written for all hosts together.
+#[derive(Clone, Default)]
+struct Heard {
+    loads: Arc<Mutex<HashMap<HostName, Value>>>,
+    guests: Guests,
+}
 
 struct Watched {
     lease: watch::Sender<WatchLease>,
@@ -60,7 +62,8 @@ struct Watched {
 /// The loop: keeps leases, and a task for each.
 pub async fn run(context: Context) {
     let owner = format!("{}-{:08x}", context.identity.name(), rand::random::<u32>());
-    let loads: Loads = Arc::default();
+    let heard = Heard::default();
+    let guests = tokio::spawn(heard.guests.clone().write_on(context.clone()));
     let mut watched: HashMap<HostName, Watched> = HashMap::new();
     let lease_s = context.config.watch_lease.duration().as_secs_f64();
     loop {
@@ -69,10 +72,10 @@ pub async fn run(context: Context) {
             .watch_take(&owner, lease_s, context.config.watch_take)
             .await
         {
-            Ok(leases) => follow(&context, &owner, &loads, &mut watched, leases),
+            Ok(leases) => follow(&context, &owner, &heard, &mut watched, leases),
             Err(error) => tracing::warn!(%error, "watches not renewed"),
         }
-        write_loads(&context, &loads).await;
+        write_loads(&context, &heard).await;
         tokio::select! {
             () = context.shutdown.triggered() => break,
             () = tokio::time::sleep(TICK) => {}
@@ -81,6 +84,7 @@ pub async fn run(context: Context) {
     for (_, watched) in watched {
         watched.task.abort();
     }
+    guests.abort();
     if let Err(error) = context.store.watch_release(&owner).await {
         tracing::warn!(%error, "watches not given back; they expire");
     }
@@ -89,7 +93,7 @@ pub async fn run(context: Context) {
 fn follow(
     context: &Context,
     owner: &str,
-    loads: &Loads,
+    heard: &Heard,
     watched: &mut HashMap<HostName, Watched>,
     leases: Vec<WatchLease>,
 ) {
@@ -110,12 +114,7 @@ fn follow(
                     old.task.abort();
                 }
                 let (sender, receiver) = watch::channel(lease);
-                let task = tokio::spawn(keep(
-                    context.clone(),
-                    owner.to_owned(),
-                    Arc::clone(loads),
-                    receiver,
-                ));
+                let task = tokio::spawn(keep(context.clone(), owner.to_owned(), heard.clone(), receiver));
                 Watched { lease: sender, task }
             }
         };
@@ -127,8 +126,9 @@ fn follow(
     }
 }
 
-async fn write_loads(context: &Context, loads: &Loads) {
-    let batch: Vec<(HostName, Value)> = loads
+async fn write_loads(context: &Context, heard: &Heard) {
+    let batch: Vec<(HostName, Value)> = heard
+        .loads
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .drain()
@@ -142,11 +142,11 @@ async fn write_loads(context: &Context, loads: &Loads) {
 }
 
 /// Watches one host for as long as its lease is held.
-async fn keep(context: Context, owner: String, loads: Loads, mut lease: watch::Receiver<WatchLease>) {
+async fn keep(context: Context, owner: String, heard: Heard, mut lease: watch::Receiver<WatchLease>) {
     let host = lease.borrow().host.clone();
     let mut pause = Pause::new();
     loop {
-        let error = match watch_once(&context, &owner, &loads, &mut lease, &mut pause).await {
+        let error = match watch_once(&context, &owner, &heard, &mut lease, &mut pause).await {
             Ok(never) => match never {},
             Err(error) => error,
         };
@@ -171,7 +171,7 @@ async fn keep(context: Context, owner: String, loads: Loads, mut lease: watch::R
 async fn watch_once(
     context: &Context,
     owner: &str,
-    loads: &Loads,
+    heard: &Heard,
     lease: &mut watch::Receiver<WatchLease>,
     pause: &mut Pause,
 ) -> Result<std::convert::Infallible, WatchError> {
@@ -238,7 +238,8 @@ async fn watch_once(
                 context.due.notify_one();
             }
             Some(Report::Heartbeat(beat)) => {
-                loads
+                heard
+                    .loads
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .insert(host.clone(), load(&beat));
@@ -249,37 +250,7 @@ async fn watch_once(
                     .host_inventory(&host, &document(&inventory), opened_at)
                     .await?;
             }
-            Some(Report::Guest(guest)) => {
-                let mut guests = vec![guest];
-                // More of them come together at the start; they are written together.
-                while guests.len() < GUESTS {
-                    match tokio::time::timeout(Duration::ZERO, reports.message()).await {
-                        Ok(Ok(Some(next))) => match next.report {
-                            Some(Report::Guest(guest)) => guests.push(guest),
-                            Some(Report::Heartbeat(beat)) => {
-                                loads
-                                    .lock()
-                                    .unwrap_or_else(PoisonError::into_inner)
-                                    .insert(host.clone(), load(&beat));
-                            }
-                            Some(Report::Inventory(inventory)) => {
-                                context
-                                    .store
-                                    .host_inventory(&host, &document(&inventory), opened_at)
-                                    .await?;
-                            }
-                            Some(Report::Capacity(capacity)) => {
-                                write_capacity(context, &host, &capacity).await?;
-                            }
-                            Some(Report::Hello(_)) | None => return Err(WatchError::NoHello),
-                        },
-                        Ok(Ok(None)) => return Err(WatchError::Ended),
-                        Ok(Err(status)) => return Err(status.into()),
-                        Err(_) => break,
-                    }
-                }
-                write_guests(context, &host, &guests).await?;
-            }
+            Some(Report::Guest(guest)) => heard.guests.hear(&host, &guest),
             None => {}
         }
     }
@@ -331,32 +302,4 @@ fn load(beat: &Heartbeat) -> Value {
         "disk_used_gib": beat.disk_used_gib,
         "guests_running": beat.guests_running,
     })
-}
-
-async fn write_guests(context: &Context, host: &HostName, guests: &[GuestSeen]) -> Result<(), StoreError> {
-    let rows: Vec<GuestRow> = guests
-        .iter()
-        .filter_map(|g| {
-            let instance = rhyzome_proto::convert::uuid(&g.instance).ok()?;
-            Some(GuestRow {
-                instance: ResourceId(instance),
-                observed: json!({ "power": g.power, "detail": g.detail, "metrics": g.metrics }),
-                at: DateTime::from_timestamp_millis(g.at_ms).unwrap_or_else(Utc::now),
-            })
-        })
-        .collect();
-    let changed = context.store.guests_observed(host, &rows).await?;
-    let changes: Vec<Change> = context
-        .store
-        .tenants_of(&changed)
-        .await?
-        .into_iter()
-        .map(|(tenant, id)| Change {
-            tenant,
-            kind: Kind::Instance.to_string(),
-            id: id.0,
-        })
-        .collect();
-    crate::dispatch::notify(context, &changes).await;
-    Ok(())
 }

@@ -11,7 +11,8 @@
 //! | `judge` | what one report comes to; pure |
 //! | `sweep` | quiet orders, deadlines, streams that went, old rows |
 //! | `check` | the books, checked now and then |
-//! | `hosts` | watches of agents: capacity, load, guests, epoch |
+//! | `hosts` | watches of agents: capacity, load, epoch |
+//! | `guests` | what agents say of guests, written together |
 //! | `inventory` | what a watched host holds, asked for now and then |
 //! | `backoff` | when something is tried again |
 
@@ -20,6 +21,7 @@ pub mod check;
 pub mod config;
 pub mod decide;
 pub mod dispatch;
+mod guests;
 pub mod hosts;
 mod inventory;
 pub mod judge;

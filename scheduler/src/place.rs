@@ -1,8 +1,10 @@
 //! The view of the hosts that placement works on: read from Postgres, reserved on as a batch goes, judged again under locks at the commit.
 
 use rhyzome_model::ids::HostName;
+use rhyzome_model::job::Mode;
 use rhyzome_model::kinds::Demand;
-use rhyzome_model::place::{Cluster, Cordon, HostView, Reach};
+use rhyzome_model::place::{Cluster, Cordon, FitsWith, HostView, Reach, Reason, Refusal};
+use rhyzome_store::dispatch::{DueJob, NewOrder};
 use rhyzome_store::hosts::{ClusterView, HostRow};
 use rhyzome_store::{Store, StoreError};
 use std::collections::{BTreeSet, HashMap};
@@ -62,6 +64,40 @@ impl View {
     pub fn forget(&mut self) {
         self.read_at = None;
     }
+}
+
+/// What keeps an order from taking more of the host that holds its resource already; none where there is room, which is then taken
+/// from the view. Such a resource can go nowhere else, so that only its host counts.
+pub fn grow(cluster: &mut Cluster, job: &DueJob, order: &NewOrder) -> Option<Refusal> {
+    let wanted = order.reserve.filter(|_| order.mode == Mode::Forward)?;
+    let free = cluster.free(&order.host)?;
+    let amounts = |d: Demand| [d.vcpus, d.memory_mib, d.disk_gib];
+    let (wanted, before, free) = (amounts(wanted), amounts(job.reserved), amounts(free));
+    let more = [0, 1, 2].map(|i| wanted[i] - before[i]);
+    let short = [0, 1, 2].map(|i| more[i] > 0 && more[i] > free[i]);
+    let reasons = [Reason::Vcpus, Reason::Memory, Reason::Disk];
+    let Some((_, reason)) = short.into_iter().zip(reasons).find(|(short, _)| *short) else {
+        if more != [0; 3] {
+            let [vcpus, memory_mib, disk_gib] = [0, 1, 2].map(|i| free[i] - more[i]);
+            let left = Demand {
+                vcpus,
+                memory_mib,
+                disk_gib,
+            };
+            cluster.set_free(&order.host, left);
+        }
+        return None;
+    };
+    let [vcpus, memory_mib, disk_gib] = [0, 1, 2].map(|i| short[i].then(|| before[i] + free[i].max(0)));
+    Some(Refusal {
+        total: 1,
+        excluded: [(reason, 1)].into(),
+        fits_with: Some(FitsWith {
+            vcpus,
+            memory_mib,
+            disk_gib,
+        }),
+    })
 }
 
 fn cluster(view: ClusterView, seed: u64) -> Cluster {

@@ -5,15 +5,18 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState, Mode, Verdict};
-use rhyzome_model::kinds::Kind;
-use rhyzome_model::place::Refusal;
-use rhyzome_scheduler::decide::{Around, Next, ToPlace, decide, held_back, unplannable, wait_for_room};
-use rhyzome_store::dispatch::{Decision, DueJob, Exclusion, RefRow};
+use rhyzome_model::kinds::{Demand, Kind};
+use rhyzome_model::place::{Cluster, Cordon, FitsWith, HostView, Reach, Reason, Refusal};
+use rhyzome_scheduler::decide::{
+    Around, Next, ToPlace, decide, held_back, unplannable, wait_for_room, wait_to_grow,
+};
+use rhyzome_scheduler::place::grow;
+use rhyzome_store::dispatch::{Decision, DueJob, Exclusion, NewOrder, RefRow};
 use rhyzome_store::leases::LeaseView;
 use rhyzome_store::rows::Waiting;
 use rhyzome_store::settle::Effect;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 fn id(n: u128) -> ResourceId {
     ResourceId(uuid::Uuid::from_u128(n))
@@ -45,6 +48,7 @@ fn job(action: Action) -> DueJob {
         state: JobState::Queued,
         host: None,
         resource_host: made.then(|| HostName::from("host-1")),
+        reserved: Demand::default(),
         home: None,
         frozen: None,
         mode: Mode::Forward,
@@ -541,4 +545,97 @@ fn a_wait_says_since_when_it_has_that_reason() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn an_update_grows_into_what_its_host_has_free_or_says_what_is_short() {
+    let demand = |vcpus, memory_mib, disk_gib| Demand {
+        vcpus,
+        memory_mib,
+        disk_gib,
+    };
+    let host = HostView {
+        name: HostName::from("host-1"),
+        capacity: demand(8, 4096, 100),
+        free: demand(2, 512, 0),
+        labels: BTreeMap::new(),
+        reach: Reach::Reachable,
+        cordon: Cordon::Open,
+        images: BTreeSet::new(),
+    };
+    let held = with(job(Action::Update), |j| j.reserved = demand(1, 256, 10));
+    let order = |reserve| NewOrder {
+        job: held.id,
+        host: HostName::from("host-1"),
+        mode: Mode::Forward,
+        verdict: None,
+        frozen: Vec::new(),
+        names: None,
+        reserve,
+        image: None,
+        networks: Vec::new(),
+    };
+    // What is reserved for it afterwards; the first cause that keeps it from that, and what would fit.
+    let rows = [
+        (None, None),
+        (Some(demand(1, 256, 10)), None),
+        (Some(demand(1, 128, 10)), None),
+        (Some(demand(3, 768, 10)), None),
+        (
+            Some(demand(4, 256, 10)),
+            Some((Reason::Vcpus, [Some(3), None, None])),
+        ),
+        (
+            Some(demand(4, 900, 10)),
+            Some((Reason::Vcpus, [Some(3), Some(768), None])),
+        ),
+        (
+            Some(demand(1, 900, 10)),
+            Some((Reason::Memory, [None, Some(768), None])),
+        ),
+        (
+            Some(demand(1, 256, 11)),
+            Some((Reason::Disk, [None, None, Some(10)])),
+        ),
+    ];
+    for (reserve, short) in rows {
+        let mut cluster = Cluster::new(vec![host.clone()], &HashMap::new(), 1);
+        let refusal = grow(&mut cluster, &held, &order(reserve));
+        let expected = short.map(|(reason, [vcpus, memory_mib, disk_gib])| Refusal {
+            total: 1,
+            excluded: [(reason, 1)].into(),
+            fits_with: Some(FitsWith {
+                vcpus,
+                memory_mib,
+                disk_gib,
+            }),
+        });
+        assert_eq!(refusal, expected, "{reserve:?}");
+        let taken = reserve.filter(|_| expected.is_none()).unwrap_or(held.reserved);
+        assert_eq!(
+            cluster.free(&host.name),
+            Some(demand(
+                2 - (taken.vcpus - 1),
+                512 - (taken.memory_mib - 256),
+                10 - taken.disk_gib
+            )),
+            "{reserve:?}"
+        );
+        if let Some(refusal) = refusal {
+            match wait_to_grow(&held, &refusal, now(), now()) {
+                Decision::Wait { waiting, .. } => assert_eq!(waiting.reason, "capacity"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let back = NewOrder {
+        mode: Mode::Undo,
+        ..order(Some(demand(4, 900, 10)))
+    };
+    let mut cluster = Cluster::new(vec![host], &HashMap::new(), 1);
+    assert_eq!(
+        grow(&mut cluster, &held, &back),
+        None,
+        "an undo waits for no room"
+    );
 }

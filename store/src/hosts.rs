@@ -94,6 +94,8 @@ pub enum Greeting {
 /// A guest as seen, for settle's tables.
 #[derive(Clone, Debug)]
 pub struct GuestRow {
+    /// Whose agent said so.
+    pub host: HostName,
     /// The instance.
     pub instance: ResourceId,
     /// `{power, detail, metrics}`.
@@ -447,22 +449,25 @@ impl Store {
     }
 
     /// Guests as an agent sees them; only of the host that holds them, and never an older sight over a newer.
-    pub async fn guests_observed(
-        &self,
-        host: &HostName,
-        guests: &[GuestRow],
-    ) -> Result<Vec<ResourceId>, StoreError> {
+    pub async fn guests_observed(&self, guests: &[GuestRow]) -> Result<Vec<ResourceId>, StoreError> {
         let ids: Vec<uuid::Uuid> = guests.iter().map(|g| g.instance.0).collect();
+        let hosts: Vec<String> = guests.iter().map(|g| g.host.to_string()).collect();
         let observed: Vec<Value> = guests.iter().map(|g| g.observed.clone()).collect();
         let times: Vec<DateTime<Utc>> = guests.iter().map(|g| g.at).collect();
         let changed = sqlx::query_scalar!(
-            "WITH l AS (SELECT id FROM resources WHERE id = ANY($2) AND host = $1 ORDER BY id FOR NO KEY UPDATE)
-             UPDATE resources r SET observed = q.observed, observed_at = q.at
-             FROM l, unnest($2::uuid[], $3::jsonb[], $4::timestamptz[]) AS q(id, observed, at)
-             WHERE r.id = q.id AND l.id = r.id AND r.host = $1 AND (r.observed_at IS NULL OR r.observed_at <= q.at)
-             RETURNING r.id",
-            host.as_str(),
+            "WITH q AS (
+                 SELECT * FROM unnest($1::uuid[], $2::text[], $3::jsonb[], $4::timestamptz[]) AS q(id, host, observed, at) ORDER BY id
+             ), l AS (
+                 SELECT r.id, q.observed, q.at FROM q JOIN resources r ON r.id = q.id
+                 WHERE r.host = q.host AND (r.observed_at IS NULL OR r.observed_at <= q.at)
+                   AND (r.observed_at IS NULL OR r.observed_at < q.at - interval '10 seconds'
+                        OR r.observed ->> 'power' IS DISTINCT FROM q.observed ->> 'power'
+                        OR r.observed ->> 'detail' IS DISTINCT FROM q.observed ->> 'detail')
+                 FOR NO KEY UPDATE OF r
+             )
+             UPDATE resources r SET observed = l.observed, observed_at = l.at FROM l WHERE r.id = l.id RETURNING r.id",
             &ids,
+            &hosts,
             &observed,
             &times
         )

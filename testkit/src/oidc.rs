@@ -4,6 +4,7 @@
 //! Its packages are fetched once, by `npm ci`, into the user's cache, and never into the source tree. Where Node.js, npm or the packages can't
 //! be had, [`OidcProvider::start`] says why.
 
+use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -207,12 +208,15 @@ fn packages(npm: &Path) -> Result<PathBuf, String> {
         return Err("there is no folder for a cache: neither XDG_CACHE_HOME nor HOME is set".to_owned());
     };
     let digest = ring::digest::digest(&ring::digest::SHA256, format!("{LOCK}\n{PROGRAM}").as_bytes());
-    let name: String = digest
+    let name = digest
         .as_ref()
         .iter()
         .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+        .fold(String::new(), |mut name, byte| {
+            // Writing to a string can't fail.
+            let _ = write!(name, "{byte:02x}");
+            name
+        });
     let parent = cache.join("oidc-provider");
     let folder = parent.join(name);
     if folder.is_dir() {

@@ -183,3 +183,52 @@ async fn a_network_lives_on_one_host() {
     assert_eq!(homes, 1, "never a network that is split");
     rest.remove("instances", &second.id).await;
 }
+
+#[tokio::test]
+async fn an_update_that_its_host_has_no_room_for_waits_and_goes_on() {
+    let stack = Stack::shared_for_hosts();
+    let rest = stack.demo();
+    let size = AgentSize {
+        memory_mib: 4096,
+        ..AgentSize::default()
+    };
+    let agent = Agent::start(&stack, &unique("grow"), 1, size);
+    let network = rest.network(&unique("net")).await;
+    let spec = |memory_mib: u32| {
+        let mut spec = small_instance_on(&network, agent.label());
+        spec["memory_mib"] = json!(memory_mib);
+        spec["power"] = json!("off");
+        spec
+    };
+    let grows = text(&rest.make("instances", &unique("grows"), spec(512)).await, "/id");
+    let other = text(&rest.make("instances", &unique("other"), spec(2048)).await, "/id");
+    let patched = rest
+        .patch(
+            &format!("/v1/instances/{grows}"),
+            &json!({ "spec": { "memory_mib": 3000 } }),
+        )
+        .await
+        .accepted();
+    let job = rest
+        .job_until(&patched.job, "the job to say that its host lacks memory", |job| {
+            job["waiting_on"]["reason"] == "capacity"
+        })
+        .await;
+    let waiting = &job["waiting_on"];
+    assert_eq!(
+        waiting["hosts"],
+        json!({ "total": 1, "excluded": { "memory": 1 } }),
+        "{job:#}"
+    );
+    let fits = waiting["fits_with"]["memory_mib"]
+        .as_i64()
+        .expect("what would fit");
+    assert!((512..3000).contains(&fits), "{job:#}");
+
+    rest.remove("instances", &other).await;
+    rest.succeed(&patched.job).await;
+    assert_eq!(
+        rest.resource("instances", &grows).await["spec"]["memory_mib"],
+        json!(3000)
+    );
+}

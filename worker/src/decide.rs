@@ -180,7 +180,8 @@ fn step_failed(state: State, class: ErrorClass, outcome: Outcome, host: &str) ->
         ..outcome
     };
     match (state.mode, class, state.undo) {
-        (Mode::Forward, ErrorClass::Unavailable | ErrorClass::Busy, _) => {
+        (Mode::Forward, ErrorClass::Unavailable | ErrorClass::Busy, _)
+        | (Mode::Forward, ErrorClass::NotHereNow, Undo::InPlace | Undo::Never) => {
             again(state, Budget::Quick, suspended, host)
         }
         (Mode::Forward, ErrorClass::Timeout, _) => again(state, Budget::Unknown, suspended, host),
@@ -194,9 +195,6 @@ fn step_failed(state: State, class: ErrorClass, outcome: Outcome, host: &str) ->
                 },
                 next => next,
             }
-        }
-        (Mode::Forward, ErrorClass::NotHereNow, Undo::InPlace | Undo::Never) => {
-            again(state, Budget::Quick, suspended, host)
         }
         (Mode::Forward, ErrorClass::NoRoom | ErrorClass::NotHere, Undo::AndPlaceAnew) => Next::TurnToUndo {
             verdict: Verdict::Released,

@@ -25,4 +25,4 @@ pub use ends::unplannable;
 pub use job::decide;
 pub use plan::held_back;
 pub use types::{Around, Next, ToPlace};
-pub use wait::wait_for_room;
+pub use wait::{wait_for_room, wait_to_grow};

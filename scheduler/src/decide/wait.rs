@@ -9,7 +9,26 @@ use rhyzome_store::rows::Waiting;
 
 /// It waits for room: says what excluded how many hosts.
 pub fn wait_for_room(job: &DueJob, refusal: &Refusal, due: DateTime<Utc>, now: DateTime<Utc>) -> Decision {
-    let detail = room_sentence(refusal);
+    wait_as_capacity(job, refusal, room_sentence(refusal), due, now)
+}
+
+/// It waits for room on the host that holds its resource.
+pub fn wait_to_grow(job: &DueJob, refusal: &Refusal, due: DateTime<Utc>, now: DateTime<Utc>) -> Decision {
+    let short: Vec<&str> = refusal.excluded.keys().map(|reason| reason.as_str()).collect();
+    let detail = format!(
+        "The host that holds it has too little free for the change ({}); it goes on by itself when there is enough.",
+        short.join(", ")
+    );
+    wait_as_capacity(job, refusal, detail, due, now)
+}
+
+fn wait_as_capacity(
+    job: &DueJob,
+    refusal: &Refusal,
+    detail: String,
+    due: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Decision {
     let hosts = serde_json::json!({ "total": refusal.total, "excluded": refusal.excluded });
     let waiting = Waiting {
         reason: "capacity".to_owned(),

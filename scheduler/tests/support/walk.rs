@@ -13,9 +13,9 @@ use rhyzome_model::kinds::Kind;
 use rhyzome_model::place::Verdict;
 use rhyzome_proto::event::{OutcomeKind, Report};
 use rhyzome_scheduler::SchedulerConfig;
-use rhyzome_scheduler::decide::{Around, Next, decide, unplannable, wait_for_room};
+use rhyzome_scheduler::decide::{Around, Next, decide, unplannable, wait_for_room, wait_to_grow};
 use rhyzome_scheduler::judge::{Moment, judge};
-use rhyzome_scheduler::place::View;
+use rhyzome_scheduler::place::{View, grow};
 use rhyzome_store::Store;
 use rhyzome_store::dispatch::{Decision, DispatchLimits, NewOrder, OrderRow};
 use rhyzome_store::hosts::Watch;
@@ -326,7 +326,15 @@ impl Walk {
                 now: batch.now,
             };
             decisions.push(match decide(job, &around) {
-                Ok(Next::Decided(decision)) => *decision,
+                Ok(Next::Decided(decision)) => match *decision {
+                    Decision::Order(order) => match grow(&mut self.view.cluster, job, &order) {
+                        None => Decision::Order(order),
+                        Some(refusal) => {
+                            wait_to_grow(job, &refusal, batch.now + TimeDelta::seconds(15), batch.now)
+                        }
+                    },
+                    decision => decision,
+                },
                 Ok(Next::Place(to_place)) => match self.view.cluster.place(&to_place.request) {
                     Verdict::Placed(host) => Decision::Order(NewOrder {
                         host,

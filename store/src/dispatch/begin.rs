@@ -6,7 +6,7 @@ use crate::rows::{json, parse};
 use crate::{Store, StoreError};
 use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState, Mode, Verdict};
-use rhyzome_model::kinds::Kind;
+use rhyzome_model::kinds::{Demand, Kind};
 use sqlx::{Postgres, Transaction};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -44,7 +44,8 @@ impl Store {
         }
         let rows = sqlx::query!(
             r#"SELECT j.id, j.tenant, j.kind, j.action, j.resource_id, r.name, j.generation, j.spec, r.applied, r.facts, j.state, j.host,
-                      r.host AS resource_host, h.host AS "home?", j.frozen, j.mode, j.verdict, j.error, j.attempt, j.failures, j.excluded,
+                      r.host AS resource_host, h.host AS "home?", coalesce(v.vcpus, 0) AS "vcpus!", coalesce(v.memory_mib, 0) AS "memory_mib!",
+                      coalesce(v.disk_gib, 0) AS "disk_gib!", j.frozen, j.mode, j.verdict, j.error, j.attempt, j.failures, j.excluded,
                       j.deadline_at, j.cancel_requested_at, j.holds_slot, j.dispatched_at IS NOT NULL AS "order_out!", j.waiting,
                       j.traceparent, j.created_at,
                       coalesce((SELECT true FROM job_resources own JOIN job_resources q ON q.resource_id = own.resource_id AND q.seq < own.seq
@@ -53,6 +54,7 @@ impl Store {
                            THEN (SELECT count(*) FROM resource_refs f WHERE f.to_id = r.id) ELSE 0 END AS "referrers!",
                       now() AS "now!"
                FROM jobs j JOIN resources r ON r.id = j.resource_id LEFT JOIN network_homes h ON h.network_id = r.id
+                    LEFT JOIN reservations v ON v.resource_id = r.id AND v.host = r.host
                WHERE j.id = ANY($1) ORDER BY j.due, j.seq"#,
             &ids
         )
@@ -77,6 +79,11 @@ impl Store {
                 state: parse("jobs", &r.state, JobState::parse)?,
                 host: r.host.map(HostName),
                 resource_host: r.resource_host.map(HostName),
+                reserved: Demand {
+                    vcpus: r.vcpus,
+                    memory_mib: r.memory_mib,
+                    disk_gib: r.disk_gib,
+                },
                 home: r.home.map(HostName),
                 frozen: r.frozen,
                 mode: parse("jobs", &r.mode, Mode::parse)?,

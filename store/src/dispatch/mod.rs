@@ -76,6 +76,8 @@ pub struct DueJob {
     pub host: Option<HostName>,
     /// The host that holds the resource.
     pub resource_host: Option<HostName>,
+    /// What it has reserved on that host.
+    pub reserved: Demand,
     /// For a network: where it lives.
     pub home: Option<HostName>,
     /// Frozen steps, JSON texts.
