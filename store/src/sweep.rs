@@ -173,17 +173,16 @@ impl Store {
     pub async fn blocked_recheck(&self, from: Place, limit: i64) -> Result<Woken, StoreError> {
         let done = sqlx::query!(
             r#"WITH page AS (
-                   SELECT id, action, resource_id FROM jobs
-                   WHERE state = 'blocked' AND due IS NULL AND id > $1 ORDER BY id LIMIT $2
+                   SELECT id FROM jobs WHERE state = 'blocked' AND due IS NULL AND id > $1 ORDER BY id LIMIT $2
                ), l AS (
-                   SELECT j.id FROM page p JOIN jobs j ON j.id = p.id
-                   WHERE j.state = 'blocked' AND j.due IS NULL
+                   SELECT j.id FROM jobs j
+                   WHERE j.id = ANY(ARRAY(SELECT id FROM page)) AND j.state = 'blocked' AND j.due IS NULL
                      AND NOT EXISTS (SELECT FROM job_resources own JOIN job_resources q ON q.resource_id = own.resource_id AND q.seq < own.seq
-                                     WHERE own.job_id = p.id)
-                     AND CASE WHEN p.action = 'delete'
-                         THEN NOT EXISTS (SELECT FROM resource_refs f WHERE f.to_id = p.resource_id)
+                                     WHERE own.job_id = j.id)
+                     AND CASE WHEN j.action = 'delete'
+                         THEN NOT EXISTS (SELECT FROM resource_refs f WHERE f.to_id = j.resource_id)
                          ELSE NOT EXISTS (SELECT FROM resource_refs f JOIN resources r ON r.id = f.to_id
-                                          WHERE f.from_id = p.resource_id AND r.applied IS NULL
+                                          WHERE f.from_id = j.resource_id AND r.applied IS NULL
                                             AND EXISTS (SELECT FROM job_resources q WHERE q.resource_id = r.id)) END
                    FOR NO KEY UPDATE OF j SKIP LOCKED
                ), woken AS (

@@ -7,9 +7,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::faults::FaultsFile;
-use crate::patience::eventually_blocking;
+use crate::patience::{eventually, eventually_blocking};
 use crate::stack::Stack;
 use crate::{guard, tools};
+
+/// Waits until the schedulers hear all of these hosts.
+pub async fn hosts_up(stack: &Stack, hosts: &[String]) {
+    let operator = &stack.operator();
+    for host in hosts {
+        let path = &format!("/v1/hosts/{host}");
+        eventually(&format!("{host} to be up"), || async move {
+            (operator.get(path).await.body["state"] == "up").then_some(())
+        })
+        .await;
+    }
+}
 
 /// What each host has.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-use rhyzome_testkit::agents::{Agent, AgentSize};
+use rhyzome_testkit::agents::{Agent, AgentSize, hosts_up};
 use rhyzome_testkit::faults::{Fault, FaultError};
 use rhyzome_testkit::rest::{small_instance_on, unique};
 use rhyzome_testkit::{Stack, eventually};
@@ -17,14 +17,7 @@ async fn hosts_with(stack: &Stack, name: &str, hosts: u32, faults: &[Fault]) -> 
         told.log().contains("faults in force").then_some(())
     })
     .await;
-    let operator = &stack.operator();
-    for host in agent.hosts() {
-        let path = &format!("/v1/hosts/{host}");
-        eventually(&format!("{host} to be up"), || async move {
-            (operator.get(path).await.body["state"] == "up").then_some(())
-        })
-        .await;
-    }
+    hosts_up(stack, &agent.hosts()).await;
     agent
 }
 

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 use rhyzome_testkit::Stack;
-use rhyzome_testkit::agents::{Agent, AgentSize};
+use rhyzome_testkit::agents::{Agent, AgentSize, hosts_up};
 use rhyzome_testkit::rest::{Rest, small_instance_on, text, unique};
 use rhyzome_testkit::stack::Options;
 use serde_json::{Value, json};
@@ -51,6 +51,7 @@ async fn why_a_job_waits_is_told_and_follows_the_hosts() {
         .flat_map(|a| a.hosts())
         .chain(["sim-1".to_owned()])
         .collect();
+    hosts_up(&stack, &names).await;
     // One processor is offered four times: the narrow host has four.
     let mut spec = small_instance_on(&rest.network(&unique("net")).await, &ours);
     spec["memory_mib"] = json!(6000);
