@@ -107,11 +107,15 @@ fn undo_wanted(job: &DueJob, now: DateTime<Utc>) -> Option<Verdict> {
     if job.action.forward_only() {
         return None;
     }
-    if job.mode == Mode::Undo {
-        return Some(job.verdict.unwrap_or(Verdict::Failed));
+    if job.mode == Mode::Undo && job.verdict.is_some() {
+        return job.verdict;
     }
     if job.cancel_requested_at.is_some() {
         return Some(Verdict::Cancelled);
+    }
+    // The agent said that it is being undone, and knows why; this verdict counts only should it have lost that.
+    if job.mode == Mode::Undo || job.state == JobState::Undoing {
+        return Some(Verdict::Failed);
     }
     job.deadline_at
         .is_some_and(|d| d <= now)
@@ -453,11 +457,15 @@ fn too_late(job: &DueJob) -> JobError {
     }
 }
 
-/// An end without an order: nothing of it is on any host.
+/// An end without an order: it did nothing on any host.
 fn ended(job: &DueJob, state: JobState, error: JobError) -> End {
     let reason = serde_json::json!({ "code": error.code, "detail": error.detail, "job": job.id });
     let effect = if job.applied.is_none() && job.action != Action::Delete {
-        Effect::NotMade { reason }
+        // What an abandoned job may have left on a host keeps what it holds there.
+        Effect::NotChanged {
+            reason: Some(reason),
+            reserve: None,
+        }
     } else {
         Effect::NotChanged {
             reason: (state == JobState::Failed).then_some(reason),

@@ -15,16 +15,18 @@ use rhyzome_proto::agent::host_report::Report;
 use rhyzome_proto::agent::{GuestSeen, Heartbeat, HostCapacity, HostHello, Inventory, WatchControl};
 use rhyzome_runtime::tls::{TlsError, connect_agent};
 use rhyzome_store::StoreError;
-use rhyzome_store::hosts::{Greeting, GuestRow, Watch, WatchLease};
+use rhyzome_store::hosts::{Greeting, GuestRow, Hello, Watch, WatchLease};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// How often leases are renewed and loads written.
 const TICK: Duration = Duration::from_secs(2);
+/// How often a host is asked what it holds while something of abandoned jobs may be there.
+const LEFT_BEHIND: Duration = Duration::from_secs(5);
 /// Guests that one statement writes.
 const GUESTS: usize = 500;
 
@@ -144,7 +146,7 @@ async fn keep(context: Context, owner: String, loads: Loads, mut lease: watch::R
         };
         match &error {
             WatchError::SetBack { .. } => {
-                tracing::error!(%host, %error, "nothing is dispatched to this host until an operator has looked");
+                tracing::error!(%host, %error, "nothing is dispatched to any host until an operator has looked: `rhyzome admin postgres-set-back`");
             }
             WatchError::Tls(_)
             | WatchError::Call(_)
@@ -194,15 +196,24 @@ async fn watch_once(
 
     let mut epoch = 0;
     let mut floor = 0;
+    let mut asked_at = Instant::now();
     loop {
         let next = tokio::select! {
             next = tokio::time::timeout(silence, reports.message()) => next.map_err(|_| WatchError::Silent(silence))??,
             changed = lease.changed() => {
                 changed.map_err(|_| WatchError::Ended)?;
-                let now = lease.borrow_and_update().floor;
-                if epoch > 0 && now != floor {
+                let (now, left_behind) = {
+                    let lease = lease.borrow_and_update();
+                    (lease.floor, lease.left_behind)
+                };
+                // Whether what was left behind is gone, only an inventory tells.
+                let ask = left_behind && asked_at.elapsed() >= LEFT_BEHIND;
+                if epoch > 0 && (now != floor || ask) {
                     floor = now;
-                    send(control(epoch, floor, false)).await?;
+                    send(control(epoch, floor, ask)).await?;
+                    if ask {
+                        asked_at = Instant::now();
+                    }
                 }
                 continue;
             }
@@ -233,10 +244,7 @@ async fn watch_once(
                     .insert(host.clone(), load(&beat));
             }
             Some(Report::Inventory(inventory)) => {
-                context
-                    .store
-                    .host_inventory(&host, &inventory_json(&inventory))
-                    .await?;
+                write_inventory(context, &host, &inventory).await?;
             }
             Some(Report::Guest(guest)) => {
                 let mut guests = vec![guest];
@@ -252,10 +260,7 @@ async fn watch_once(
                                     .insert(host.clone(), load(&beat));
                             }
                             Some(Report::Inventory(inventory)) => {
-                                context
-                                    .store
-                                    .host_inventory(&host, &inventory_json(&inventory))
-                                    .await?;
+                                write_inventory(context, &host, &inventory).await?;
                             }
                             Some(Report::Capacity(capacity)) => {
                                 write_capacity(context, &host, &capacity).await?;
@@ -277,7 +282,14 @@ async fn watch_once(
 async fn greet(context: &Context, host: &HostName, hello: &HostHello) -> Result<i64, WatchError> {
     match context
         .store
-        .host_greet(host, &hello.ledger_id, hello.max_fence)
+        .host_greet(
+            host,
+            &Hello {
+                ledger_id: hello.ledger_id.clone(),
+                epoch: hello.epoch,
+                max_fence: hello.max_fence,
+            },
+        )
         .await?
     {
         Greeting::Epoch(epoch) => {
@@ -320,6 +332,24 @@ fn load(beat: &Heartbeat) -> Value {
         "disk_used_gib": beat.disk_used_gib,
         "guests_running": beat.guests_running,
     })
+}
+
+async fn write_inventory(
+    context: &Context,
+    host: &HostName,
+    inventory: &Inventory,
+) -> Result<(), StoreError> {
+    context
+        .store
+        .host_inventory(host, &inventory_json(inventory))
+        .await?;
+    for rest in context.store.abandoned(Some(host)).await? {
+        if crate::left_behind::is_gone(&rest, inventory) && context.store.abandoned_gone(&rest).await? {
+            tracing::info!(%host, job = %rest.job, resource = %rest.resource, "nothing is left of an abandoned job");
+            context.freed.notify_one();
+        }
+    }
+    Ok(())
 }
 
 fn inventory_json(inventory: &Inventory) -> Value {

@@ -1,6 +1,6 @@
 //! Metrics of the scheduler. Counters whose labels are known are there from the start.
 
-use rhyzome_model::job::{Action, JobState};
+use rhyzome_model::job::{Action, JobState, Mode};
 use rhyzome_model::kinds::Kind;
 use rhyzome_model::place::Reason;
 use rhyzome_store::settle::End;
@@ -15,6 +15,9 @@ pub const WAITS: [&str; 7] = [
     "retry",
     "undo",
 ];
+
+/// The label of hosts whose agents know a fence above the sequence.
+pub const SET_BACK: &str = "set_back";
 
 /// Registers what is known at the start, at 0.
 pub fn register() {
@@ -39,6 +42,10 @@ pub fn register() {
     metrics::gauge!("rhyzome_jobs_undoing").set(0.0);
     for state in ["ready", "cordoned", "unreachable"] {
         metrics::gauge!("rhyzome_host_state", "state" => state).set(0.0);
+    }
+    metrics::gauge!("rhyzome_invariant_violations", "invariant" => SET_BACK).set(0.0);
+    for mode in [Mode::Forward, Mode::Undo] {
+        metrics::counter!("rhyzome_orders_poisoned_total", "mode" => mode.as_str()).increment(0);
     }
     for invariant in 1..=13 {
         metrics::gauge!("rhyzome_invariant_violations", "invariant" => invariant.to_string()).set(0.0);

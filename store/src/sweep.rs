@@ -23,12 +23,13 @@ pub struct Backlog {
 
 impl Store {
     /// Orders that went out before `before` and have no outcome: to be looked for in the stream, and published again with the same fence.
+    /// Those of jobs that are due are left out: a later order takes their place.
     pub async fn orders_quiet(&self, before: DateTime<Utc>, limit: i64) -> Result<Vec<OrderRow>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT j.id, j.tenant, j.kind, j.action, j.resource_id, j.generation, h.name AS host, h.address, j.epoch AS "epoch!",
                       j.fence AS "fence!", j.mode, j.verdict, j.error, j.attempt, j.frozen AS "frozen!", j.deadline_at, j.traceparent
                FROM jobs j JOIN hosts h ON h.name = j.host
-               WHERE j.ended_at IS NULL AND j.dispatched_at < $1 AND j.state IN ('running', 'undoing')
+               WHERE j.ended_at IS NULL AND j.dispatched_at < $1 AND j.state IN ('running', 'undoing') AND j.due IS NULL
                ORDER BY j.dispatched_at LIMIT $2"#,
             before,
             limit
@@ -80,14 +81,19 @@ impl Store {
         Ok(())
     }
 
-    /// Makes due what passed its deadline going forward: dispatch turns it to undo. Delete and repair have none.
+    /// Makes due what passed its deadline going forward, and marks what a host has for undo. Delete and repair have none.
     pub async fn deadlines_pass(&self, limit: i64) -> Result<u64, StoreError> {
         let done = sqlx::query!(
             "WITH l AS (
-                 SELECT id FROM jobs WHERE ended_at IS NULL AND deadline_at < now() AND mode = 'forward' AND (due IS NULL OR due > now())
+                 SELECT id FROM jobs WHERE ended_at IS NULL AND deadline_at < now() AND mode = 'forward'
+                    AND action NOT IN ('delete', 'repair') AND (host IS NOT NULL OR due IS NULL OR due > now())
                  LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
              )
-             UPDATE jobs j SET due = now(), state = CASE WHEN j.state = 'blocked' THEN 'queued' ELSE j.state END FROM l WHERE j.id = l.id",
+             UPDATE jobs j SET due = now(), state = CASE WHEN j.state = 'blocked' THEN 'queued' ELSE j.state END,
+                    mode = CASE WHEN j.host IS NULL THEN j.mode ELSE 'undo' END,
+                    verdict = CASE WHEN j.host IS NULL THEN j.verdict
+                                   WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE 'deadline' END
+             FROM l WHERE j.id = l.id",
             limit
         )
         .execute(&self.pool)

@@ -25,7 +25,9 @@ pub(crate) fn cargo() -> Result<Command> {
     command.current_dir(workspace()?);
     for (name, _) in env::vars_os() {
         let of_package = name.to_str().is_some_and(|name| {
-            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_BIN_")
+            name.starts_with("CARGO_PKG_")
+                || name.starts_with("CARGO_MANIFEST_")
+                || name.starts_with("CARGO_BIN_")
         });
         if of_package {
             command.env_remove(name);

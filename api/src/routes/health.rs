@@ -32,6 +32,8 @@ struct Readiness {
     migrations: Part,
     nats: Part,
     missing: Vec<&'static str>,
+    /// What an operator must look at. It serves all the same: what is accepted waits.
+    alarms: Vec<&'static str>,
 }
 
 /// See the module.
@@ -78,6 +80,12 @@ async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
         .filter(|(_, part)| *part != Part::Ok)
         .map(|(name, _)| *name)
         .collect();
+    let set_backs = tokio::time::timeout(TIME, app.store.set_backs()).await;
+    let alarms = match set_backs {
+        Ok(Ok(hosts)) if !hosts.is_empty() => vec!["set_back"],
+        // That it can't be read is told above.
+        Ok(Ok(_) | Err(_)) | Err(_) => Vec::new(),
+    };
     let ready = missing.is_empty();
     let status = if ready {
         StatusCode::OK
@@ -92,6 +100,7 @@ async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
             migrations,
             nats,
             missing,
+            alarms,
         },
     )
 }

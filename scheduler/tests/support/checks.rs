@@ -24,8 +24,10 @@ const RULES: &[(&str, &str)] = &[
         "SELECT h.name, to_jsonb(h) FROM hosts h WHERE orders_out <> (SELECT count(*) FROM jobs WHERE host = h.name AND dispatched_at IS NOT NULL)",
     ),
     (
-        "an order that is out holds a slot",
-        "SELECT id::text, to_jsonb(j) FROM jobs j WHERE (dispatched_at IS NOT NULL) <> holds_slot",
+        "an order that goes forward holds a slot, and what is not out holds none",
+        "SELECT id::text, to_jsonb(j) FROM jobs j
+         WHERE (holds_slot AND dispatched_at IS NULL)
+            OR (dispatched_at IS NOT NULL AND mode = 'forward' AND NOT holds_slot)",
     ),
     (
         "a network lives where an instance of it is, and nowhere else",
@@ -87,6 +89,13 @@ const RULES: &[(&str, &str)] = &[
     (
         "the resource's fence is that of its newest order",
         "SELECT r.id::text, to_jsonb(r) FROM resources r WHERE fence < (SELECT max(fence) FROM jobs WHERE resource_id = r.id)",
+    ),
+    (
+        "what may be left of an abandoned job keeps its host, and what it reserved there",
+        "SELECT a.job_id::text, to_jsonb(a) FROM abandoned a LEFT JOIN resources r ON r.id = a.resource_id
+         WHERE r.id IS NULL OR (r.kind <> 'network' AND r.host IS DISTINCT FROM a.host)
+            OR (r.kind <> 'network' AND NOT EXISTS (
+                SELECT FROM reservations v WHERE v.resource_id = a.resource_id AND v.host = a.host))",
     ),
     (
         "what is being deleted has a delete that is open",
