@@ -80,11 +80,9 @@ async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
         .filter(|(_, part)| *part != Part::Ok)
         .map(|(name, _)| *name)
         .collect();
-    let set_backs = tokio::time::timeout(TIME, app.store.set_backs()).await;
-    let alarms = match set_backs {
-        Ok(Ok(hosts)) if !hosts.is_empty() => vec!["set_back"],
-        // That it can't be read is told above.
-        Ok(Ok(_) | Err(_)) | Err(_) => Vec::new(),
+    let alarms = match migrations {
+        Part::Ok => alarms(&app).await,
+        Part::Unreachable | Part::Missing => Vec::new(),
     };
     let ready = missing.is_empty();
     let status = if ready {
@@ -103,4 +101,12 @@ async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
             alarms,
         },
     )
+}
+
+/// What can't be read is no alarm: that the database doesn't answer is told elsewhere.
+async fn alarms(app: &App) -> Vec<&'static str> {
+    match tokio::time::timeout(TIME, app.store.set_backs()).await {
+        Ok(Ok(hosts)) if !hosts.is_empty() => vec!["set_back"],
+        Ok(Ok(_) | Err(_)) | Err(_) => Vec::new(),
+    }
 }
