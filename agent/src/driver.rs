@@ -42,6 +42,22 @@ impl StepError {
         }
     }
 
+    /// Of an image that a host doesn't get though another has it: its bytes are known to be good, so the fault is this host's, or lies
+    /// between it and the source.
+    #[must_use]
+    pub fn not_here(self) -> Self {
+        let class = match self.class {
+            ErrorClass::Permanent => ErrorClass::NotHere,
+            ErrorClass::Unavailable => ErrorClass::NotHereNow,
+            class @ (ErrorClass::Busy
+            | ErrorClass::Timeout
+            | ErrorClass::NoRoom
+            | ErrorClass::NotHere
+            | ErrorClass::NotHereNow) => class,
+        };
+        Self { class, ..self }
+    }
+
     /// With what only operators read.
     #[must_use]
     pub fn inside(mut self, inside: impl std::fmt::Display) -> Self {

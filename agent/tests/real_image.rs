@@ -49,6 +49,15 @@ fn file(name: &str) -> EnsureImage {
     ensure(ImageSource::File(name.to_owned()), ImageFormat::Qcow2)
 }
 
+/// As the create of an image asks for it.
+fn for_itself(name: &str) -> EnsureImage {
+    let action = file(name);
+    EnsureImage {
+        holder: action.image,
+        ..action
+    }
+}
+
 async fn make(host: &Host, action: &EnsureImage) -> Result<Effect, StepError> {
     host.make(Action::EnsureImage(action.clone())).await
 }
@@ -132,13 +141,36 @@ async fn files_that_are_not_what_they_should_be_are_refused_for_good() {
         ("../folder/good.qcow2", "FILE_REFUSED"),
         ("missing", "FILE_NOT_FOUND"),
     ] {
-        let error = make(&host, &file(name)).await.unwrap_err();
+        let error = make(&host, &for_itself(name)).await.unwrap_err();
         assert_eq!(
             (error.code.as_str(), error.class),
             (code, ErrorClass::Permanent),
             "{name}: {error:?}"
         );
     }
+    // For an instance, on a host that is not the one that checked the image: the fault is this host's.
+    let digest = Some("0".repeat(64));
+    for (name, code) in [("missing", "FILE_NOT_FOUND"), ("good.qcow2", "DIGEST_MISMATCH")] {
+        let further = EnsureImage {
+            holder: ResourceId::new(),
+            sha256: digest.clone(),
+            ..file(name)
+        };
+        let error = make(&host, &further).await.unwrap_err();
+        assert_eq!(
+            (error.code.as_str(), error.class),
+            (code, ErrorClass::NotHere),
+            "{name}: {error:?}"
+        );
+    }
+    let unreachable = EnsureImage {
+        holder: ResourceId::new(),
+        sha256: digest,
+        source: ImageSource::Url("https://name.invalid/image.qcow2".into()),
+        ..file("good.qcow2")
+    };
+    let error = make(&host, &unreachable).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::NotHereNow, "{error:?}");
     let as_raw = EnsureImage {
         format: ImageFormat::Raw,
         ..file("good.qcow2")

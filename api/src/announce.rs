@@ -9,6 +9,7 @@ use rhyzome_nats::Connection;
 use rhyzome_nats::notices::{Change, JobAnnouncer, publish_changes};
 use rhyzome_proto::VERSION;
 use rhyzome_proto::job::JobNotice;
+use rhyzome_runtime::fault::{self, Point, Side};
 use rhyzome_store::rows::{JobRow, ResourceRow};
 use tokio::sync::mpsc;
 
@@ -65,6 +66,7 @@ impl Announcer {
     }
 
     fn wake(&self, tenant: &TenantId, kind: Kind, action: Action, job: JobId) {
+        fault::point(Point::WakeUp, Side::Before);
         if let Some(channels) = &self.0 {
             channels.jobs.announce(JobNotice {
                 version: VERSION,
@@ -74,6 +76,7 @@ impl Announcer {
                 action: action.to_string(),
             });
         }
+        fault::point(Point::WakeUp, Side::After);
     }
 
     fn change(&self, tenant: &TenantId, kind: &str, id: uuid::Uuid) {

@@ -1,11 +1,19 @@
 //! The command line, as `--help` shows it.
 
+mod admin;
+mod up;
+
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rhyzome_runtime::{Role, Span};
+
+pub(crate) use admin::{
+    AdminArgs, AdminJobTask, AdminTask, DeadLettersTask, HostTask, SetBackTask, TenantTask,
+};
+pub(crate) use up::{DownArgs, UnderArgs, UpArgs};
 
 /// Rhyzome: a cloud of one's own. REST requests become durable jobs, workers drive them on hypervisor hosts.
 ///
@@ -287,281 +295,6 @@ pub(crate) enum Format {
     Json,
 }
 
-#[derive(Debug, Clone, Args)]
-pub(crate) struct AdminArgs {
-    #[command(subcommand)]
-    pub(crate) task: AdminTask,
-    #[command(flatten)]
-    pub(crate) data: DataArgs,
-}
-
-#[derive(Debug, Clone, Subcommand)]
-pub(crate) enum AdminTask {
-    /// Customers, and where their tokens come from
-    #[command(subcommand)]
-    Tenant(TenantTask),
-    /// Hypervisor hosts
-    #[command(subcommand)]
-    Host(HostTask),
-    /// Jobs: what an operator may see and do of them
-    #[command(subcommand)]
-    Job(AdminJobTask),
-    /// Messages that nobody could read or carry out
-    #[command(subcommand)]
-    DeadLetters(DeadLettersTask),
-    /// A database that was set back, by a restore or a failover: agents know more than it does
-    #[command(subcommand)]
-    PostgresSetBack(SetBackTask),
-}
-
-#[derive(Debug, Clone, Subcommand)]
-pub(crate) enum AdminJobTask {
-    /// Show a job, with its host
-    Show {
-        /// Which
-        id: uuid::Uuid,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// Give the undo of a job up: it ends, and keeps what it holds on its host until nothing of it is there
-    Abandon {
-        /// Which; it must be undoing
-        id: uuid::Uuid,
-    },
-    /// List abandoned jobs of which something may be on their host still
-    Abandoned {
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-}
-
-#[derive(Debug, Clone, Subcommand)]
-pub(crate) enum DeadLettersTask {
-    /// List them, oldest first
-    List {
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// Show one, with the order that it was
-    Show {
-        /// Its number in the list
-        sequence: u64,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// Retry the job of its order by a new job, then drop the letter
-    Replay {
-        /// Its number in the list
-        sequence: u64,
-    },
-    /// Drop one
-    Drop {
-        /// Its number in the list
-        sequence: u64,
-    },
-}
-
-#[derive(Debug, Clone, Subcommand)]
-pub(crate) enum SetBackTask {
-    /// Show the hosts whose agents know a fence that the database has not drawn
-    Show {
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// Go on: above every fence that an agent said it knows
-    Clear,
-}
-
-#[derive(Debug, Clone, Subcommand)]
-pub(crate) enum TenantTask {
-    /// Make a tenant and bind its issuer
-    Create {
-        /// Lower-case letters and digits
-        id: String,
-        /// The issuer of its tokens, as in `iss`
-        #[arg(long, value_name = "URL")]
-        issuer: String,
-        /// For whom the tokens must be, as in `aud`
-        #[arg(long, value_name = "AUD")]
-        audience: String,
-        /// What else is to be known of it; can be given again
-        #[arg(long = "property", value_name = "KEY=VALUE", value_parser = key_value)]
-        properties: Vec<(String, String)>,
-    },
-    /// List all tenants
-    List {
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// Show one tenant
-    Show {
-        /// Which
-        id: String,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// Change a tenant: add an issuer, set or remove properties
-    Update {
-        /// Which
-        id: String,
-        /// A further issuer, as in `iss`
-        #[arg(long, value_name = "URL", requires = "audience")]
-        issuer: Option<String>,
-        /// Its audience, as in `aud`
-        #[arg(long, value_name = "AUD", requires = "issuer")]
-        audience: Option<String>,
-        /// Set a property; can be given again
-        #[arg(long = "property", value_name = "KEY=VALUE", value_parser = key_value)]
-        properties: Vec<(String, String)>,
-        /// Remove a property; can be given again
-        #[arg(long = "remove-property", value_name = "KEY")]
-        removed: Vec<String>,
-    },
-    /// Delete a tenant that owns nothing any more
-    Delete {
-        /// Which
-        id: String,
-    },
-}
-
-#[derive(Debug, Clone, Subcommand)]
-pub(crate) enum HostTask {
-    /// Add a host
-    Add {
-        /// Its name, as in its agent's certificate
-        name: String,
-        /// Where its agent listens
-        #[arg(long, value_name = "HOST:PORT")]
-        address: String,
-    },
-    /// List all hosts
-    List {
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// Ask a host's agent itself what it holds
-    Inventory {
-        /// Which
-        name: String,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// Remove a host that holds nothing any more
-    Remove {
-        /// Which
-        name: String,
-    },
-}
-
-/// The stack on one machine.
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag on the command line")]
-#[derive(Debug, Clone, Args)]
-pub(crate) struct UpArgs {
-    /// Where the stack keeps everything
-    #[arg(long, value_name = "DIR", default_value = "./.rhyzome")]
-    pub(crate) data: PathBuf,
-    /// Begin with empty data
-    #[arg(long)]
-    pub(crate) fresh: bool,
-    /// How many workers
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    pub(crate) workers: u32,
-    /// How many schedulers
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) schedulers: u32,
-    /// How many API servers
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) apis: u32,
-    /// How many simulated hosts, besides this machine
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) simulated_hosts: u32,
-    /// What each simulated host has
-    #[arg(
-        long,
-        value_name = "VCPUS,MEMORY_MIB,DISK_GIB",
-        default_value = "32,131072,2048"
-    )]
-    pub(crate) simulated_size: Size,
-    /// A label of the simulated hosts; can be given again
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
-    pub(crate) simulated_label: Vec<(String, String)>,
-    /// Run no agent for this machine
-    #[arg(long)]
-    pub(crate) no_local_host: bool,
-    /// Return as soon as all is ready
-    #[arg(long)]
-    pub(crate) detach: bool,
-    /// Leave a process dead that dies
-    #[arg(long)]
-    pub(crate) no_restart: bool,
-    /// The nats-server program
-    #[arg(long, value_name = "FILE", env = "RHYZOME_NATS_SERVER")]
-    pub(crate) nats_server: Option<PathBuf>,
-    /// The folder with initdb and postgres
-    #[arg(long, value_name = "DIR", env = "RHYZOME_POSTGRES_BIN")]
-    pub(crate) postgres_bin: Option<PathBuf>,
-    /// The operator's folder of images; tiny.qcow2 in it becomes the public image `tiny`
-    #[arg(long, value_name = "DIR", env = "RHYZOME_IMAGE_DIR")]
-    pub(crate) image_dir: Option<PathBuf>,
-    /// This process is the one that stays, started by `up --detach`
-    #[arg(long, hide = true)]
-    pub(crate) stays: bool,
-}
-
-#[derive(Debug, Clone, Args)]
-pub(crate) struct DownArgs {
-    /// Where the stack keeps everything
-    #[arg(long, value_name = "DIR", default_value = "./.rhyzome")]
-    pub(crate) data: PathBuf,
-    /// Leave the guests running; the next `up` on the same data adopts them
-    #[arg(long)]
-    pub(crate) keep_guests: bool,
-}
-
-/// See `up/under.rs`.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct UnderArgs {
-    /// Whose end is to be this one's too
-    #[arg(long, value_name = "PID")]
-    pub(crate) parent: i32,
-    /// The signal that says so
-    #[arg(long, value_name = "SIGNAL", default_value = "SIGTERM")]
-    pub(crate) signal: String,
-    /// As whom
-    #[arg(long, value_name = "USER")]
-    pub(crate) user: Option<String>,
-    /// The program and its arguments
-    #[arg(last = true, required = true)]
-    pub(crate) program: Vec<std::ffi::OsString>,
-}
-
-/// What a host has: `VCPUS,MEMORY_MIB,DISK_GIB`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Size {
-    pub(crate) vcpus: u32,
-    pub(crate) memory_mib: u64,
-    pub(crate) disk_gib: u64,
-}
-
-impl std::str::FromStr for Size {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` isn't VCPUS,MEMORY_MIB,DISK_GIB, as in 32,131072,2048");
-        let mut parts = text.split(',').map(str::trim);
-        let (Some(vcpus), Some(memory), Some(disk), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(wrong());
-        };
-        Ok(Self {
-            vcpus: vcpus.parse().map_err(|_| wrong())?,
-            memory_mib: memory.parse().map_err(|_| wrong())?,
-            disk_gib: disk.parse().map_err(|_| wrong())?,
-        })
-    }
-}
-
 fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -573,6 +306,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 mod tests {
     use clap::CommandFactory;
 
+    use super::up::Size;
     use super::*;
 
     #[test]

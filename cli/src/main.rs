@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     rhyzome_runtime::install_crypto();
     match perform(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -29,22 +29,23 @@ fn main() -> ExitCode {
     }
 }
 
-fn perform(cli: Cli) -> Result<()> {
+fn perform(cli: Cli) -> Result<ExitCode> {
     let configured = cli.configured;
     match cli.command {
-        Command::Api(args) => threads(&args.process)?.block_on(roles::api(&configured, &args)),
-        Command::Scheduler(args) => threads(&args.process)?.block_on(roles::scheduler(&configured, &args)),
-        Command::Worker(args) => threads(&args.process)?.block_on(roles::worker(&configured, &args)),
-        Command::Agent(args) => threads(&args.process)?.block_on(roles::agent(&configured, &args)),
-        Command::DevIssuer(args) => threads(&args.process)?.block_on(issuer::serve(&configured, &args)),
-        Command::Migrate(args) => single()?.block_on(migrate::run(&configured, &args)),
-        Command::Token(args) => issuer::token::print(&args),
-        Command::Pki(args) => pki::run(&configured, &args),
-        Command::Admin(args) => single()?.block_on(admin::run(&configured, &args)),
-        Command::Up(args) => up::run(&configured, &args),
-        Command::Down(args) => single()?.block_on(up::down::run(&configured, &args)),
-        Command::Under(args) => up::under::run(&args),
+        Command::Api(args) => threads(&args.process)?.block_on(roles::api(&configured, &args))?,
+        Command::Scheduler(args) => threads(&args.process)?.block_on(roles::scheduler(&configured, &args))?,
+        Command::Worker(args) => threads(&args.process)?.block_on(roles::worker(&configured, &args))?,
+        Command::Agent(args) => threads(&args.process)?.block_on(roles::agent(&configured, &args))?,
+        Command::DevIssuer(args) => threads(&args.process)?.block_on(issuer::serve(&configured, &args))?,
+        Command::Migrate(args) => single()?.block_on(migrate::run(&configured, &args))?,
+        Command::Token(args) => issuer::token::print(&args)?,
+        Command::Pki(args) => pki::run(&configured, &args)?,
+        Command::Admin(args) => return single()?.block_on(admin::run(&configured, &args)),
+        Command::Up(args) => up::run(&configured, &args)?,
+        Command::Down(args) => single()?.block_on(up::down::run(&configured, &args))?,
+        Command::Under(args) => up::under::run(&args)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// For roles: as many threads as the machine has processors, or as `--threads` says.

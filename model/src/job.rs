@@ -150,7 +150,7 @@ text_enum! {
         Cancelled = "cancelled",
         /// It took longer than it may: ends as failed.
         Deadline = "deadline",
-        /// No room on this host after all: nothing is left, placed anew.
+        /// Not on this host after all (no room, no image): nothing is left, placed anew.
         Released = "released",
     }
 }
@@ -168,6 +168,10 @@ text_enum! {
         NoRoom = "no_room",
         /// Can't succeed.
         Permanent = "permanent",
+        /// Can't succeed on this host; it did on another.
+        NotHere = "not_here",
+        /// This host doesn't get what another has: again, and where that doesn't help, elsewhere.
+        NotHereNow = "not_here_now",
     }
 }
 

@@ -9,8 +9,10 @@
 //! | `step` | a plan as data: what is done on a host beside what undoes it |
 //! | `job` | job states and their legal transitions |
 //! | `place` | placement: hosts and requests in, a host or the counted reasons out |
+//! | `check` | what the books are checked for, and hosts' inventories against Postgres |
 //! | `shown` | the state a user reads, computed from intent, applied, observed and the active job |
 
+pub mod check;
 pub mod ids;
 pub mod job;
 pub mod kinds;

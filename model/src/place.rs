@@ -95,6 +95,8 @@ pub struct ImageNeed {
 pub struct Request {
     /// What it takes.
     pub demand: Demand,
+    /// What it can't do with less of, however it is changed: no hint goes below this, nor to nothing.
+    pub least: Demand,
     /// Labels that its host must have.
     pub host_labels: BTreeMap<String, String>,
     /// Networks that it is on: their homes must be its host.
@@ -116,8 +118,21 @@ pub struct Refusal {
     pub total: u32,
     /// How many were excluded under each cause; they sum to `total`.
     pub excluded: BTreeMap<Reason, u32>,
-    /// The smallest change of the demand that would fit, where one does.
+    /// The smallest change of the demand that would fit, where one does: by the sum of what is given up in each dimension, each
+    /// relative to what was asked for, in parts per million.
     pub fits_with: Option<FitsWith>,
+}
+
+/// What one host has to say to a request; for operators.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct HostVerdict {
+    /// The host.
+    #[schema(value_type = String)]
+    pub host: HostName,
+    /// The first cause for which it can't take it; none where it can.
+    pub excluded: Option<Reason>,
+    /// What isn't reserved of it.
+    pub free: Demand,
 }
 
 /// A smaller demand; only what differs from the one asked for.

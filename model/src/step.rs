@@ -132,6 +132,9 @@ pub enum ObjectKind {
 }
 
 impl ObjectKind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Network, Self::Image, Self::Disk, Self::Instance];
+
     /// As in inventories.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -140,6 +143,11 @@ impl ObjectKind {
             Self::Disk => "disk",
             Self::Instance => "instance",
         }
+    }
+
+    /// The kind of a text.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
 }
 

@@ -141,6 +141,7 @@ fn any_request() -> impl Strategy<Value = Request> {
         .prop_map(
             |(d, host_labels, networks, image, (apart_from, refused, image_refused))| Request {
                 demand: demand(d.0, d.1, d.2),
+                least: Demand::default(),
                 host_labels,
                 networks,
                 image: image.map(|(image, disk_gib)| ImageNeed {
@@ -370,6 +371,33 @@ fn a_network_stays_where_its_first_instance_is() {
     assert_eq!(refusal.fits_with, None);
     cluster.set_free(&home, demand(1, 1024, 10));
     assert_eq!(cluster.place(&request), Verdict::Placed(home));
+}
+
+#[test]
+fn new_networks_are_spread_over_roomy_hosts() {
+    // So large that sixty instances leave a host as good as empty; one of them keeps the image already.
+    let mut views: Vec<HostView> = (0..10)
+        .map(|n| host(n, demand(10_000, 1_000_000, 100_000)))
+        .collect();
+    views[3].images.insert(id(1));
+    let homes = HashMap::from([(id(100), name(0)), (id(101), name(0))]);
+    let mut cluster = Cluster::new(views, &homes, 5);
+    let mut made: BTreeMap<HostName, usize> = BTreeMap::from([(name(0), 2)]);
+    for n in 0..58 {
+        let request = Request {
+            networks: vec![id(200 + n)],
+            image: Some(ImageNeed {
+                image: id(1),
+                disk_gib: 1,
+            }),
+            ..small()
+        };
+        let Verdict::Placed(home) = cluster.place(&request) else {
+            panic!("there is room")
+        };
+        *made.entry(home).or_default() += 1;
+    }
+    assert_eq!(made.into_values().collect::<Vec<_>>(), [6; 10]);
 }
 
 #[test]

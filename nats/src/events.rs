@@ -13,15 +13,16 @@ use rhyzome_proto::event::{OutcomeKind, Report};
 /// The most events in one settle transaction (2,000 is slower: job-protocol.md).
 pub const MOST: usize = 500;
 
-/// The message of a report: its id names job, fence, how many steps it tells of and how it ended.
-pub fn message(report: &Report) -> Result<Outgoing, NatsError> {
+/// The message of a report: its id names job, fence, how many steps it tells of and how it ended; and the place in the stream of the
+/// order that it answers, so that the answer to an order that was published again isn't taken for the one that was lost.
+pub fn message(report: &Report, order: u64) -> Result<Outgoing, NatsError> {
     let job = rhyzome_proto::convert::uuid(&report.job)?;
     let kind = report
         .outcome
         .as_ref()
         .map_or(OutcomeKind::Unspecified, rhyzome_proto::event::Outcome::kind) as i32;
     let told: i64 = report.steps.iter().map(|s| i64::from(s.state) + 1).sum();
-    let id = format!("{job}:{}:{told}:{kind}", report.fence);
+    let id = format!("{job}:{}:{order}:{told}:{kind}", report.fence);
     Ok(Outgoing::new(
         subjects::event(&report.tenant, job),
         id,

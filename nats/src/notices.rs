@@ -3,7 +3,6 @@
 //! Whoever hears one re-reads Postgres; whoever hears none looks at times regardless.
 
 use crate::error::{ErrorKind, NatsError};
-use crate::publish::Outgoing;
 use crate::{Connection, subjects};
 use async_nats::Subscriber;
 use bytes::Bytes;
@@ -12,6 +11,7 @@ use prost::Message;
 use rhyzome_model::ids::{JobId, TenantId};
 use rhyzome_proto::convert::check_version;
 use rhyzome_proto::job::{Control, JobNotice};
+use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -26,51 +26,95 @@ pub struct Change {
     pub id: Uuid,
 }
 
-/// Tells of changes, after the commit. An error means that some were not sent.
+/// Changes that one message tells of: far below the server's limit of a message's size.
+const CHANGES_MAX: usize = 1000;
+
+/// Tells of changes, after the commit; those of one tenant together. An error means that some were not sent.
+///
+/// The payload is text, a line `KIND ID` each.
 pub async fn publish_changes(connection: &Connection, changes: &[Change]) -> Result<(), NatsError> {
+    let mut of_tenants: BTreeMap<&TenantId, Vec<&Change>> = BTreeMap::new();
     for change in changes {
-        let subject = subjects::change(change.tenant.as_str(), &change.kind, change.id);
-        connection
-            .client()
-            .publish(subject, Bytes::new())
-            .await
-            .map_err(|e| {
-                ErrorKind::Publish.count();
-                NatsError::refused("change notice", e)
-            })?;
+        of_tenants.entry(&change.tenant).or_default().push(change);
+    }
+    for (tenant, changes) in of_tenants {
+        for part in changes.chunks(CHANGES_MAX) {
+            let mut lines = String::with_capacity(part.len() * 48);
+            for change in part {
+                lines.push_str(&change.kind);
+                lines.push(' ');
+                lines.push_str(change.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+                lines.push('\n');
+            }
+            connection
+                .client()
+                .publish(subjects::changes_of(tenant.as_str()), lines.into())
+                .await
+                .map_err(|e| {
+                    ErrorKind::Publish.count();
+                    NatsError::refused("change notice", e)
+                })?;
+        }
     }
     Ok(())
 }
 
+fn read_changes<'a>(tenant: &'a str, payload: &'a [u8]) -> impl Iterator<Item = Option<Change>> + 'a {
+    payload
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(move |line| {
+            let (kind, id) = std::str::from_utf8(line).ok()?.split_once(' ')?;
+            Some(Change {
+                tenant: tenant.into(),
+                kind: kind.to_owned(),
+                id: Uuid::parse_str(id).ok()?,
+            })
+        })
+}
+
 /// Hears changes.
 #[derive(Debug)]
-pub struct Changes(Subscriber);
+pub struct Changes {
+    messages: Subscriber,
+    heard: VecDeque<Change>,
+}
 
 impl Changes {
     /// Of all tenants.
     pub async fn of_all(connection: &Connection) -> Result<Self, NatsError> {
-        subscribe(connection, subjects::CHANGES.into()).await.map(Self)
+        Self::on(connection, subjects::CHANGES.into()).await
     }
 
     /// Of one tenant.
     pub async fn of(connection: &Connection, tenant: &TenantId) -> Result<Self, NatsError> {
-        subscribe(connection, subjects::changes_of(tenant.as_str()))
-            .await
-            .map(Self)
+        Self::on(connection, subjects::changes_of(tenant.as_str())).await
+    }
+
+    async fn on(connection: &Connection, subject: String) -> Result<Self, NatsError> {
+        Ok(Self {
+            messages: subscribe(connection, subject).await?,
+            heard: VecDeque::new(),
+        })
     }
 
     /// The next; none once the client is closed.
     pub async fn next(&mut self) -> Option<Change> {
         loop {
-            let message = self.0.next().await?;
-            if let Some((tenant, kind, id)) = subjects::read_change(&message.subject) {
-                return Some(Change {
-                    tenant: tenant.into(),
-                    kind: kind.to_owned(),
-                    id,
-                });
+            if let Some(change) = self.heard.pop_front() {
+                return Some(change);
             }
-            ErrorKind::Broken.count();
+            let message = self.messages.next().await?;
+            let Some(tenant) = subjects::read_changes_of(&message.subject) else {
+                ErrorKind::Broken.count();
+                continue;
+            };
+            for change in read_changes(tenant, &message.payload) {
+                match change {
+                    Some(change) => self.heard.push_back(change),
+                    None => ErrorKind::Broken.count(),
+                }
+            }
         }
     }
 }
@@ -116,17 +160,7 @@ fn read_control(payload: &Bytes) -> Option<(JobId, Control)> {
     Some((JobId(job), control))
 }
 
-/// The message of a job notice; the id is the job's.
-pub fn job_message(notice: &JobNotice) -> Result<Outgoing, NatsError> {
-    let job = rhyzome_proto::convert::uuid(&notice.job)?;
-    Ok(Outgoing::new(
-        subjects::job(&notice.tenant, job),
-        job.to_string(),
-        notice.encode_to_vec(),
-    ))
-}
-
-/// Publishes job notices in the background, in natural batches. Losing one only delays its job until the next scan.
+/// Publishes job notices in the background. Nobody waits for their acks: losing one only delays its job until the next scan.
 #[derive(Clone, Debug)]
 pub struct JobAnnouncer(mpsc::Sender<JobNotice>);
 
@@ -135,17 +169,10 @@ impl JobAnnouncer {
     pub fn spawn(connection: Connection) -> Self {
         let (sender, mut waiting) = mpsc::channel::<JobNotice>(16_384);
         tokio::spawn(async move {
-            let mut batch = Vec::new();
-            while waiting.recv_many(&mut batch, crate::publish::IN_FLIGHT).await > 0 {
-                let messages = batch.drain(..).filter_map(|n| job_message(&n).ok()).collect();
-                let failed = connection
-                    .publish_all(messages)
-                    .await
-                    .into_iter()
-                    .filter_map(Result::err)
-                    .next_back();
-                if let Some(error) = failed {
-                    tracing::warn!(%error, "job notices were not stored; the scan will find the jobs");
+            while let Some(notice) = waiting.recv().await {
+                if let Err(error) = announce(&connection, &notice).await {
+                    ErrorKind::Publish.count();
+                    tracing::warn!(%error, "a job notice was not sent; the scan will find the job");
                 }
             }
         });
@@ -158,6 +185,15 @@ impl JobAnnouncer {
             ErrorKind::Publish.count();
         }
     }
+}
+
+async fn announce(connection: &Connection, notice: &JobNotice) -> Result<(), NatsError> {
+    let job = rhyzome_proto::convert::uuid(&notice.job)?;
+    connection
+        .client()
+        .publish(subjects::job(&notice.tenant, job), notice.encode_to_vec().into())
+        .await
+        .map_err(|e| NatsError::refused("job notice", e))
 }
 
 /// Hears that there are new jobs.

@@ -55,15 +55,16 @@ impl Ensured {
 
 /// Makes what is missing, mends what was altered, and reads it back.
 pub async fn ensure(connection: &Connection, config: &NatsConfig) -> Result<Ensured, NatsError> {
-    if let Some(warning) = version_warning(&connection.server_version()) {
-        tracing::warn!(warning);
-    }
     let mut done = Ensured::default();
     for want in streams(config) {
         ensure_stream(connection, &want, &mut done).await?;
     }
     for (stream, want) in consumers(config) {
         ensure_consumer(connection, stream, &want, &mut done).await?;
+    }
+    // Known only once the server was spoken to.
+    if let Some(warning) = version_warning(&connection.server_version()) {
+        tracing::warn!(warning);
     }
     if !done.is_nothing() {
         tracing::info!(made = ?done.made, mended = ?done.mended, "NATS: streams and consumers made or mended");

@@ -34,14 +34,9 @@ pub fn job(tenant: &str, job: Uuid) -> String {
     format!("rhyzome.jobs.{tenant}.{job}")
 }
 
-/// `rhyzome.changes.<tenant>.<kind>.<id>`.
-pub fn change(tenant: &str, kind: &str, id: Uuid) -> String {
-    format!("rhyzome.changes.{tenant}.{kind}.{id}")
-}
-
-/// `rhyzome.changes.<tenant>.>`: what one tenant's watchers hear.
+/// `rhyzome.changes.<tenant>`: what one tenant's watchers hear.
 pub fn changes_of(tenant: &str) -> String {
-    format!("rhyzome.changes.{tenant}.>")
+    format!("rhyzome.changes.{tenant}")
 }
 
 /// `rhyzome.dead.<reason>.<id>`.
@@ -49,32 +44,22 @@ pub fn dead(reason: &str, id: &str) -> String {
     format!("rhyzome.dead.{reason}.{id}")
 }
 
-/// Tenant, kind and id of a change's subject.
-pub fn read_change(subject: &str) -> Option<(&str, &str, Uuid)> {
-    let mut tokens = subject.strip_prefix("rhyzome.changes.")?.split('.');
-    let (tenant, kind, id) = (tokens.next()?, tokens.next()?, tokens.next()?);
-    if tokens.next().is_some() {
-        return None;
-    }
-    Some((tenant, kind, Uuid::parse_str(id).ok()?))
+/// The tenant of a subject of changes.
+pub fn read_changes_of(subject: &str) -> Option<&str> {
+    subject
+        .strip_prefix("rhyzome.changes.")
+        .filter(|tenant| !tenant.contains('.'))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{change, read_change};
-    use uuid::Uuid;
+    use super::{changes_of, read_changes_of};
 
     #[test]
-    fn a_change_reads_back() {
-        let id = Uuid::from_u128(7);
-        assert_eq!(read_change(&change("demo", "job", id)), Some(("demo", "job", id)));
-        for bad in [
-            "rhyzome.changes.demo.job",
-            "rhyzome.jobs.demo.job.x",
-            "rhyzome.changes.demo.job.x",
-        ] {
-            assert_eq!(read_change(bad), None, "{bad}");
+    fn the_subject_of_changes_reads_back() {
+        assert_eq!(read_changes_of(&changes_of("demo")), Some("demo"));
+        for bad in ["rhyzome.changes.demo.job", "rhyzome.jobs.demo", "rhyzome.changes"] {
+            assert_eq!(read_changes_of(bad), None, "{bad}");
         }
-        assert_eq!(read_change(&format!("{}.more", change("demo", "job", id))), None);
     }
 }

@@ -174,7 +174,7 @@ async fn events_come_in_natural_batches_and_drain() {
         tenant: "demo".into(),
         ..Default::default()
     };
-    let reports: Vec<Outgoing> = (0..700).map(|_| events::message(&report()).unwrap()).collect();
+    let reports: Vec<Outgoing> = (0..700).map(|_| events::message(&report(), 1).unwrap()).collect();
     assert!(worker.publish_all(reports).await.iter().all(Result::is_ok));
     let position = events::position(&scheduler).await.unwrap();
     assert_eq!(position, 700);

@@ -125,6 +125,8 @@ impl From<ErrorClass> for event::ErrorClass {
             ErrorClass::Timeout => Self::Timeout,
             ErrorClass::NoRoom => Self::NoRoom,
             ErrorClass::Permanent => Self::Permanent,
+            ErrorClass::NotHere => Self::NotHere,
+            ErrorClass::NotHereNow => Self::NotHereNow,
         }
     }
 }
@@ -139,6 +141,8 @@ impl event::Outcome {
             event::ErrorClass::Timeout => Some(ErrorClass::Timeout),
             event::ErrorClass::NoRoom => Some(ErrorClass::NoRoom),
             event::ErrorClass::Permanent => Some(ErrorClass::Permanent),
+            event::ErrorClass::NotHere => Some(ErrorClass::NotHere),
+            event::ErrorClass::NotHereNow => Some(ErrorClass::NotHereNow),
         }
     }
 

@@ -5,9 +5,11 @@
 //! - [`pki`]: a small CA for those who have none.
 //! - [`telemetry`] and [`trace`]: logs, metrics with a listener of their own, W3C trace context.
 //! - [`process`]: all of it in one value, which a role's `run` is handed.
+//! - [`fault`]: where a test ends a process, compiled to nothing without the feature `faults`.
 //! - [`ready`] and [`shutdown`]: how a process says that it serves, and how it is told to end.
 
 pub mod config;
+pub mod fault;
 pub mod pki;
 pub mod process;
 pub mod ready;

@@ -33,6 +33,8 @@ pub struct SchedulerConfig {
     pub host_silence: Span,
     /// Hosts that one scheduler takes under watch at a time.
     pub watch_take: i64,
+    /// How often the books are checked, by one of the schedulers.
+    pub check_interval: Span,
     /// Connections to the database.
     pub database_connections: u32,
 }
@@ -53,6 +55,7 @@ impl Default for SchedulerConfig {
             watch_lease: Span::seconds(10),
             host_silence: Span::seconds(8),
             watch_take: 200,
+            check_interval: Span::minutes(5),
             database_connections: 6,
         }
     }

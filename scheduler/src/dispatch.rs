@@ -3,7 +3,7 @@
 //! What is published was committed before; what was committed and not published, the sweep finds.
 
 use crate::backoff::Pause;
-use crate::decide::{Around, Next, ToPlace, decide, unplannable, wait_for_room};
+use crate::decide::{Around, Next, ToPlace, decide, held_back, unplannable, wait_for_room};
 use crate::place::View;
 use crate::{Context, order, stats};
 use chrono::TimeDelta;
@@ -13,6 +13,7 @@ use rhyzome_model::place;
 use rhyzome_nats::notices::{Change, JobWakeups, publish_changes, publish_control};
 use rhyzome_nats::orders::{Publication, publish_all};
 use rhyzome_proto::job::Control;
+use rhyzome_runtime::fault::{self, Point, Side};
 use rhyzome_store::StoreError;
 use rhyzome_store::dispatch::{Decision, DispatchLimits, DispatchOutcome, DispatchTx, DueJob, NewOrder};
 use rhyzome_store::settle::End;
@@ -95,7 +96,9 @@ async fn round(context: &Context, view: &mut View) -> Result<Round, StoreError> 
     };
     let decisions = decide_all(context, view, &batch).await?;
     let decided = decisions.len();
+    fault::point(Point::DispatchCommit, Side::Before);
     let outcome = batch.commit(decisions).await?;
+    fault::point(Point::DispatchCommit, Side::After);
     let left = outcome.left.len();
     if left > 0 {
         view.forget();
@@ -215,29 +218,22 @@ fn place_or_wait(
     let recheck =
         TimeDelta::from_std(context.config.capacity_recheck.duration()).unwrap_or(TimeDelta::seconds(15));
     let verdict = match to_place.refused_until {
-        Some(_) => view.cluster.judge(&to_place.request),
+        Some(_) => view.cluster.judge(&held_back(to_place, &view.up)),
         None => view.cluster.place(&to_place.request),
     };
-    match (verdict, to_place.refused_until) {
-        (place::Verdict::Placed(host), None) => Decision::Order(at(&to_place.order, host)),
-        (place::Verdict::Placed(_), Some(until)) => {
-            let refusal = place::Refusal {
-                total: u32::try_from(view.cluster.len()).unwrap_or(u32::MAX),
-                excluded: [(
-                    place::Reason::Refused,
-                    u32::try_from(view.cluster.len()).unwrap_or(u32::MAX),
-                )]
-                .into(),
-                fits_with: None,
-            };
-            wait_for_room(job, &refusal, until, batch.now)
-        }
-        (place::Verdict::NoRoom(refusal), until) => {
+    match verdict {
+        place::Verdict::Placed(host) => Decision::Order(at(&to_place.order, host)),
+        place::Verdict::NoRoom(refusal) => {
             for (reason, hosts) in &refusal.excluded {
                 metrics::counter!("rhyzome_placement_refusals_total", "reason" => reason.as_str())
                     .increment(u64::from(*hosts));
             }
-            wait_for_room(job, &refusal, until.unwrap_or(batch.now + recheck), batch.now)
+            let due = match (to_place.refused_until, to_place.lapses) {
+                (Some(until), _) => until,
+                (None, Some(lapses)) => lapses.min(batch.now + recheck),
+                (None, None) => batch.now + recheck,
+            };
+            wait_for_room(job, &refusal, due, batch.now)
         }
     }
 }
@@ -246,6 +242,9 @@ fn place_or_wait(
 async fn publish(context: &Context, outcome: DispatchOutcome) {
     let orders: Vec<_> = outcome.orders.iter().map(order::message).collect();
     let mut lost = 0;
+    if !orders.is_empty() {
+        fault::point(Point::OrderPublish, Side::Before);
+    }
     for (row, answer) in outcome
         .orders
         .iter()
@@ -255,6 +254,9 @@ async fn publish(context: &Context, outcome: DispatchOutcome) {
             lost += 1;
             tracing::debug!(job = %row.job, fence = row.fence, %error, "order not published");
         }
+    }
+    if !orders.is_empty() {
+        fault::point(Point::OrderPublish, Side::After);
     }
     if lost > 0 {
         tracing::warn!(lost, "orders were not published; the sweep will publish them");
@@ -320,7 +322,9 @@ pub async fn notify(context: &Context, changes: &[Change]) {
     if changes.is_empty() {
         return;
     }
+    fault::point(Point::Notify, Side::Before);
     if let Err(error) = publish_changes(&context.nats, &changes).await {
         tracing::debug!(%error, "change notices not sent");
     }
+    fault::point(Point::Notify, Side::After);
 }

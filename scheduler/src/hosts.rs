@@ -6,6 +6,7 @@
 
 use crate::Context;
 use crate::backoff::Pause;
+use crate::inventory::{document, keep_fresh};
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_model::kinds::{Demand, Kind};
@@ -15,13 +16,14 @@ use rhyzome_proto::agent::host_report::Report;
 use rhyzome_proto::agent::{GuestSeen, Heartbeat, HostCapacity, HostHello, Inventory, WatchControl};
 use rhyzome_runtime::tls::{TlsError, connect_agent};
 use rhyzome_store::StoreError;
-use rhyzome_store::hosts::{Greeting, GuestRow, Hello, Watch, WatchLease};
+use rhyzome_store::hosts::{Greeting, GuestRow, Held, Hello, Watch, WatchLease};
+use rhyzome_store::sweep::Place;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// How often leases are renewed and loads written.
 const TICK: Duration = Duration::from_secs(2);
@@ -29,6 +31,8 @@ const TICK: Duration = Duration::from_secs(2);
 const LEFT_BEHIND: Duration = Duration::from_secs(5);
 /// Guests that one statement writes.
 const GUESTS: usize = 500;
+/// Jobs that are looked at for each reason when a host comes; the others look again by themselves.
+const WOKEN: i64 = 2000;
 
 #[derive(Debug, thiserror::Error)]
 enum WatchError {
@@ -95,7 +99,11 @@ fn follow(
     for lease in leases {
         let host = lease.host.clone();
         let kept = match gone.remove(&host) {
-            Some(known) if known.lease.borrow().address == lease.address && !known.task.is_finished() => {
+            Some(known)
+                if lease.held == Held::Before
+                    && known.lease.borrow().address == lease.address
+                    && !known.task.is_finished() =>
+            {
                 known.lease.send_replace(lease);
                 known
             }
@@ -174,6 +182,8 @@ async fn watch_once(
         (lease.host.clone(), lease.address.clone())
     };
     let channel = connect_agent(&address, host.as_str(), &context.identity)?;
+    // What the agent tells of what it holds, it looked at after this.
+    let opened_at = context.store.now().await?;
     let (say, said) = mpsc::channel(8);
     let send = |control: WatchControl| {
         let say = say.clone();
@@ -187,6 +197,8 @@ async fn watch_once(
     };
     send(control(0, 0, false)).await?;
     let silence = context.config.host_silence.duration();
+    let mut asking = JoinSet::new();
+    asking.spawn(keep_fresh(context.clone(), host.clone(), channel.clone()));
     let mut client = AgentClient::new(channel).max_decoding_message_size(64 << 20);
     let call = client.watch(tokio_stream::wrappers::ReceiverStream::new(said));
     let mut reports = tokio::time::timeout(silence, call)
@@ -231,10 +243,9 @@ async fn watch_once(
                 context.store.watch_set(owner, &host, Watch::Up).await?;
                 pause.reset();
                 // Who waited for this host, or for any room, looks again.
-                context
-                    .store
-                    .capacity_wake(&["capacity", "host_unreachable"], 2000)
-                    .await?;
+                for reason in ["capacity", "host_unreachable"] {
+                    context.store.capacity_wake(reason, Place::START, WOKEN).await?;
+                }
                 context.due.notify_one();
             }
             Some(Report::Heartbeat(beat)) => {
@@ -244,7 +255,7 @@ async fn watch_once(
                     .insert(host.clone(), load(&beat));
             }
             Some(Report::Inventory(inventory)) => {
-                write_inventory(context, &host, &inventory).await?;
+                write_inventory(context, &host, &inventory, opened_at).await?;
             }
             Some(Report::Guest(guest)) => {
                 let mut guests = vec![guest];
@@ -260,7 +271,7 @@ async fn watch_once(
                                     .insert(host.clone(), load(&beat));
                             }
                             Some(Report::Inventory(inventory)) => {
-                                write_inventory(context, &host, &inventory).await?;
+                                write_inventory(context, &host, &inventory, opened_at).await?;
                             }
                             Some(Report::Capacity(capacity)) => {
                                 write_capacity(context, &host, &capacity).await?;
@@ -338,10 +349,11 @@ async fn write_inventory(
     context: &Context,
     host: &HostName,
     inventory: &Inventory,
+    opened_at: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     context
         .store
-        .host_inventory(host, &inventory_json(inventory))
+        .host_inventory(host, &document(inventory), opened_at)
         .await?;
     for rest in context.store.abandoned(Some(host)).await? {
         if crate::left_behind::is_gone(&rest, inventory) && context.store.abandoned_gone(&rest).await? {
@@ -350,27 +362,6 @@ async fn write_inventory(
         }
     }
     Ok(())
-}
-
-fn inventory_json(inventory: &Inventory) -> Value {
-    let objects: Vec<Value> = inventory
-        .objects
-        .iter()
-        .map(|o| {
-            json!({ "kind": o.kind, "id": o.id, "state": o.state, "claims": o.claims, "generation": o.generation, "facts": o.facts })
-        })
-        .collect();
-    let resources: Vec<Value> = inventory
-        .resources
-        .iter()
-        .map(|r| json!({ "id": r.id, "fence": r.fence }))
-        .collect();
-    let jobs: Vec<Value> = inventory
-        .jobs
-        .iter()
-        .map(|j| json!({ "id": j.id, "phase": j.phase }))
-        .collect();
-    json!({ "host": inventory.host, "epoch": inventory.epoch, "objects": objects, "resources": resources, "jobs": jobs })
 }
 
 async fn write_guests(context: &Context, host: &HostName, guests: &[GuestSeen]) -> Result<(), StoreError> {

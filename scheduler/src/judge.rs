@@ -14,6 +14,7 @@ use rhyzome_model::problem::JobError;
 use rhyzome_model::step::ImageFacts;
 use rhyzome_proto::convert::WireError;
 use rhyzome_proto::event::{OutcomeKind, Report, StepResult, StepState};
+use rhyzome_runtime::fault::{self, Mutant};
 use rhyzome_store::dispatch::Exclusion;
 use rhyzome_store::rows::{StepRow, Waiting};
 use rhyzome_store::settle::{Effect, End, Kept, OpenJob, Settlement};
@@ -100,6 +101,11 @@ pub fn judge(job: &OpenJob, report: &Report, moment: Moment<'_>) -> Result<Optio
             }
             None => released(job, error.as_ref(), moment),
         },
+        OutcomeKind::Suspended
+            if job.action == Action::Create && fault::is_mutant(Mutant::ReservationFreedEarly) =>
+        {
+            released(job, error.as_ref(), moment)
+        }
         OutcomeKind::Suspended => again(job, phase(job, report), Some(steps), error, moment),
         OutcomeKind::Stale => again(job, phase(job, report), None, None, moment),
         kind @ (OutcomeKind::StepFailed | OutcomeKind::TurnToUndo) => {

@@ -12,14 +12,18 @@
 //! | `left_behind` | whether something of an abandoned job is on its host; pure |
 //! | `poison` | orders whose workers died of them |
 //! | `sweep` | quiet orders, deadlines, streams that went, old rows |
+//! | `check` | the books, checked now and then |
 //! | `hosts` | watches of agents: capacity, load, guests, epoch |
+//! | `inventory` | what a watched host holds, asked for now and then |
 //! | `backoff` | when something is tried again |
 
 pub mod backoff;
+pub mod check;
 pub mod config;
 pub mod decide;
 pub mod dispatch;
 pub mod hosts;
+mod inventory;
 pub mod judge;
 pub mod left_behind;
 pub mod made;
@@ -126,6 +130,7 @@ pub async fn run(
         ("settle", tokio::spawn(settle::run(context.clone()))),
         ("sweep", tokio::spawn(sweep::run(context.clone()))),
         ("hosts", tokio::spawn(hosts::run(context.clone()))),
+        ("check", tokio::spawn(check::run(context.clone()))),
     ];
     process.ready(None)?;
     let ended = async {

@@ -13,6 +13,7 @@ use rhyzome_nats::events::{EventsPuller, read};
 use rhyzome_nats::notices::Change;
 use rhyzome_proto::convert::{WireError, uuid};
 use rhyzome_proto::event::{OutcomeKind, Report};
+use rhyzome_runtime::fault::{self, Mutant, Point, Side};
 use rhyzome_store::StoreError;
 use rhyzome_store::settle::{Settled, Settlement};
 use std::collections::BTreeMap;
@@ -75,8 +76,14 @@ async fn settle(context: &Context, deliveries: Vec<Delivery>) {
         }
     }
     let reports: Vec<(JobId, Report)> = newest.into_iter().collect();
+    if fault::is_mutant(Mutant::EventAckedFirst) {
+        for (_, delivery) in &readable {
+            delivery.ack().await;
+        }
+    }
     let mut failed = Vec::new();
     commit_all(context, &reports, &mut failed).await;
+    fault::point(Point::EventAck, Side::Before);
     for (job, delivery) in readable {
         if failed.contains(&job) {
             delivery.nak_after(std::time::Duration::from_secs(5)).await;
@@ -84,6 +91,7 @@ async fn settle(context: &Context, deliveries: Vec<Delivery>) {
             delivery.ack().await;
         }
     }
+    fault::point(Point::EventAck, Side::After);
 }
 
 async fn discard(delivery: &Delivery, error: &WireError) {
@@ -169,7 +177,10 @@ async fn commit(context: &Context, reports: &[(JobId, Report)]) -> Result<Settle
             Err(error) => tracing::error!(job = %job.id, %error, "report not understood"),
         }
     }
-    tx.commit(settlements).await
+    fault::point(Point::SettleCommit, Side::Before);
+    let settled = tx.commit(settlements).await?;
+    fault::point(Point::SettleCommit, Side::After);
+    Ok(settled)
 }
 
 /// After the commit: who watches hears of it, and who waited is looked at again.

@@ -1,5 +1,6 @@
 //! Metrics of the scheduler. Counters whose labels are known are there from the start.
 
+use rhyzome_model::check::Invariant;
 use rhyzome_model::job::{Action, JobState, Mode};
 use rhyzome_model::kinds::Kind;
 use rhyzome_model::place::Reason;
@@ -22,7 +23,7 @@ pub const SET_BACK: &str = "set_back";
 /// Registers what is known at the start, at 0.
 pub fn register() {
     for kind in Kind::ALL {
-        let actions = [Action::Create, Action::Update, Action::Delete]
+        let actions = [Action::Create, Action::Update, Action::Delete, Action::Repair]
             .into_iter()
             .chain(kind.ops().actions().iter().copied());
         for action in actions {
@@ -47,8 +48,9 @@ pub fn register() {
     for mode in [Mode::Forward, Mode::Undo] {
         metrics::counter!("rhyzome_orders_poisoned_total", "mode" => mode.as_str()).increment(0);
     }
-    for invariant in 1..=13 {
-        metrics::gauge!("rhyzome_invariant_violations", "invariant" => invariant.to_string()).set(0.0);
+    for invariant in Invariant::all() {
+        metrics::gauge!("rhyzome_invariant_violations", "invariant" => invariant.number().to_string())
+            .set(0.0);
     }
 }
 

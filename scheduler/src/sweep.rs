@@ -1,20 +1,26 @@
-//! Sweep: takes no input, scans. Quiet orders are looked for in the stream and published again with the same fence, those that the server
-//! gave up are settled as poisoned (`poison`); deadlines pass; streams and consumers that are missing or altered are made anew; who waits for capacity is woken when some came.
+//! Sweep: takes no input, scans. Quiet orders are looked for in the stream and published again with the same fence, those that the
+//! server gave up are settled as poisoned (`poison`); deadlines pass; streams and consumers that are missing or altered are made anew; who waits for capacity is woken when some came.
+//!
+//! Every scan takes a page at a time and goes on where it ended, so that each row is looked at again after a bounded number of ticks.
 
 use crate::backoff::Pause;
 use crate::{Context, order, poison, stats};
 use chrono::{TimeDelta, Utc};
 use rhyzome_model::ids::JobId;
-use rhyzome_nats::orders::{self, OrderPresence, Publication};
+use rhyzome_nats::orders::{self, ConsumerState, OrderPresence, Publication};
 use rhyzome_nats::{NatsError, events, streams};
+use rhyzome_runtime::fault::{self, Mutant};
 use rhyzome_store::StoreError;
 use rhyzome_store::dispatch::OrderRow;
+use rhyzome_store::sweep::{More, Place};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 const TICK: Duration = Duration::from_secs(1);
 /// Rows that one tick takes.
 const LIMIT: i64 = 500;
+/// Ticks between two looks for what is older than it is kept.
+const FORGET: u64 = 600;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SweepError {
@@ -24,17 +30,54 @@ pub(crate) enum SweepError {
     Nats(#[from] NatsError),
 }
 
-/// Orders that were missing from the stream when last looked: fence, and the place of the last event then.
-type Missing = HashMap<JobId, (i64, u64)>;
+/// An order that was missing from the stream when last looked.
+#[derive(Clone, Copy)]
+struct Missing {
+    fence: i64,
+    /// The place of the last event then.
+    position: u64,
+    /// The round of looking through all quiet orders in which it was last seen.
+    round: u64,
+}
 
-/// What one sweep remembers for the next.
-#[derive(Default)]
-struct Seen {
-    missing: Missing,
-    /// Orders that nobody will get, and of which no advisory had come: their place in the stream.
-    given_up: HashMap<JobId, u64>,
+/// An order that was in the stream and behind its consumer when last looked.
+#[derive(Clone, Copy)]
+struct GivenUp {
+    /// Its place in the stream.
+    sequence: u64,
+    /// The round in which it was last seen.
+    round: u64,
+}
+
+/// Where the scans are.
+struct Scans {
+    quiet: Place,
+    deadlines: Place,
+    blocked: Place,
+    capacity: Place,
+    forget: More,
+    missing: HashMap<JobId, Missing>,
+    /// Orders that nobody will get, and of which no advisory had come.
+    given_up: HashMap<JobId, GivenUp>,
     /// The place in the dead letters' stream up to which the server's advisories were dealt with.
     advisories: u64,
+    round: u64,
+}
+
+impl Scans {
+    fn new() -> Self {
+        Self {
+            quiet: Place::START,
+            deadlines: Place::START,
+            blocked: Place::START,
+            capacity: Place::START,
+            forget: More::No,
+            missing: HashMap::new(),
+            given_up: HashMap::new(),
+            advisories: 0,
+            round: 0,
+        }
+    }
 }
 
 /// Makes streams and consumers, and goes on trying until they are there.
@@ -51,7 +94,7 @@ pub async fn ensure_streams_until_done(context: &Context) {
 
 /// The loop.
 pub async fn run(context: Context) {
-    let mut seen = Seen::default();
+    let mut scans = Scans::new();
     let mut ticks = 0_u64;
     let mut woken_at = Instant::now();
     loop {
@@ -63,14 +106,15 @@ pub async fn run(context: Context) {
                 // Seldom: with a long line of waiters each wake-up costs a look at all of them.
                 tokio::time::sleep(TICK.saturating_sub(woken_at.elapsed())).await;
                 woken_at = Instant::now();
-                if let Err(error) = context.store.capacity_wake(&["capacity"], LIMIT).await {
-                    tracing::warn!(%error, "who waits for capacity was not woken; they look again by themselves");
+                match context.store.capacity_wake("capacity", scans.capacity, LIMIT).await {
+                    Ok(woken) => scans.capacity = woken.next,
+                    Err(error) => tracing::warn!(%error, "who waits for capacity was not woken; they look again by themselves"),
                 }
                 context.due.notify_one();
             }
         }
         ticks += 1;
-        if let Err(error) = tick(&context, &mut seen, ticks).await {
+        if let Err(error) = tick(&context, &mut scans, ticks).await {
             tracing::warn!(%error, "sweep failed; again");
         }
     }
@@ -82,27 +126,31 @@ async fn ensure_streams(context: &Context) {
     }
 }
 
-async fn tick(context: &Context, seen: &mut Seen, ticks: u64) -> Result<(), SweepError> {
-    if context.store.deadlines_pass(LIMIT).await? > 0 {
+async fn tick(context: &Context, scans: &mut Scans, ticks: u64) -> Result<(), SweepError> {
+    let late = context.store.deadlines_pass(scans.deadlines, LIMIT).await?;
+    scans.deadlines = late.next;
+    if late.jobs > 0 {
         context.due.notify_one();
     }
-    give_up(context, &mut seen.advisories).await?;
-    republish(context, seen).await?;
+    give_up(context, &mut scans.advisories).await?;
+    republish(context, scans).await?;
     if ticks.is_multiple_of(5) {
         ensure_streams(context).await;
-        if context.store.blocked_recheck(LIMIT).await? > 0 {
+        let blocked = context.store.blocked_recheck(scans.blocked, LIMIT).await?;
+        scans.blocked = blocked.next;
+        if blocked.jobs > 0 {
             context.due.notify_one();
         }
         measure(context).await?;
     }
-    if ticks.is_multiple_of(600) {
-        context.store.forget_old(10_000).await?;
+    if scans.forget == More::Maybe || ticks.is_multiple_of(FORGET) {
+        scans.forget = context.store.forget_old(LIMIT).await?;
     }
     Ok(())
 }
 
 async fn measure(context: &Context) -> Result<(), StoreError> {
-    let backlog = context.store.backlog().await?;
+    let backlog = context.store.backlog(&stats::WAITS).await?;
     for reason in stats::WAITS {
         let count: i64 = backlog
             .waiting
@@ -134,49 +182,79 @@ async fn measure(context: &Context) -> Result<(), StoreError> {
 }
 
 /// An order without an outcome whose subject is empty, and stayed so until every event of that time was settled, is lost: published again.
-async fn republish(context: &Context, seen: &mut Seen) -> Result<(), SweepError> {
-    let quiet = TimeDelta::from_std(context.config.quiet.duration()).unwrap_or(TimeDelta::seconds(5));
-    let rows = context.store.orders_quiet(Utc::now() - quiet, LIMIT).await?;
-    if rows.is_empty() {
-        seen.missing.clear();
-        seen.given_up.clear();
+async fn republish(context: &Context, scans: &mut Scans) -> Result<(), SweepError> {
+    if fault::is_mutant(Mutant::SweepSleeps) {
         return Ok(());
     }
-    let state = orders::consumer_state(&context.nats).await?;
+    let quiet = TimeDelta::from_std(context.config.quiet.duration()).unwrap_or(TimeDelta::seconds(5));
+    let page = context
+        .store
+        .orders_quiet(Utc::now() - quiet, scans.quiet, LIMIT)
+        .await?;
     let mut lost: Vec<OrderRow> = Vec::new();
-    let mut still = Missing::new();
-    let mut given_up = HashMap::new();
-    for row in rows {
-        match orders::presence(&context.nats, row.kind.as_str(), row.job, state).await? {
-            OrderPresence::Live { .. } => {}
-            // The server's advisory says that its workers died of it. Where none has come in all of a sweep, nothing is proved.
-            OrderPresence::Exhausted { sequence } if seen.given_up.get(&row.job) == Some(&sequence) => {
-                tracing::warn!(job = %row.job, fence = row.fence, "an order that nobody will get; published again");
-                orders::remove(&context.nats, sequence).await?;
+    if !page.orders.is_empty() {
+        let state = orders::consumer_state(&context.nats).await?;
+        for row in page.orders {
+            if look_for(context, &row, state, scans).await? == Found::Lost {
                 lost.push(row);
             }
-            OrderPresence::Exhausted { sequence } => {
-                given_up.insert(row.job, sequence);
-            }
-            OrderPresence::Absent => match seen.missing.get(&row.job) {
-                Some((fence, position)) if *fence == row.fence => {
-                    if events::drained_past(&context.nats, *position).await? {
-                        lost.push(row);
-                    } else {
-                        still.insert(row.job, (row.fence, *position));
-                    }
-                }
-                Some(_) | None => {
-                    let position = events::position(&context.nats).await?;
-                    still.insert(row.job, (row.fence, position));
-                }
-            },
         }
     }
-    seen.missing = still;
-    seen.given_up = given_up;
-    publish_again(context, &lost).await?;
-    Ok(())
+    // Not before all of the page was looked at: after an error it is taken again.
+    scans.quiet = page.next;
+    if scans.quiet == Place::START {
+        let round = scans.round;
+        scans.missing.retain(|_, m| m.round == round);
+        scans.given_up.retain(|_, g| g.round == round);
+        scans.round += 1;
+    }
+    publish_again(context, &lost).await
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// It is in the stream, or it can't be told yet that it isn't.
+    Perhaps,
+    /// It is nowhere.
+    Lost,
+}
+
+async fn look_for(
+    context: &Context,
+    row: &OrderRow,
+    state: ConsumerState,
+    scans: &mut Scans,
+) -> Result<Found, SweepError> {
+    let before = scans.missing.remove(&row.job).filter(|m| m.fence == row.fence);
+    let given_up = scans.given_up.remove(&row.job);
+    match orders::presence(&context.nats, row.kind.as_str(), row.job, state).await? {
+        OrderPresence::Live { .. } => Ok(Found::Perhaps),
+        // The server's advisory says that its workers died of it. Where none has come in all of a sweep, nothing is proved.
+        OrderPresence::Exhausted { sequence } if given_up.is_some_and(|g| g.sequence == sequence) => {
+            tracing::warn!(job = %row.job, fence = row.fence, "an order that nobody will get; published again");
+            orders::remove(&context.nats, sequence).await?;
+            Ok(Found::Lost)
+        }
+        OrderPresence::Exhausted { sequence } => {
+            let round = scans.round;
+            scans.given_up.insert(row.job, GivenUp { sequence, round });
+            Ok(Found::Perhaps)
+        }
+        OrderPresence::Absent => {
+            let position = match before {
+                Some(m) if events::drained_past(&context.nats, m.position).await? => return Ok(Found::Lost),
+                Some(m) => m.position,
+                None => events::position(&context.nats).await?,
+            };
+            let missing = Missing {
+                fence: row.fence,
+                position,
+                round: scans.round,
+            };
+            scans.missing.insert(row.job, missing);
+            Ok(Found::Perhaps)
+        }
+    }
 }
 
 /// The orders that the server says it gave up: sooner than a look at the stream tells, while much is under way.

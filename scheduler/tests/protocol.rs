@@ -10,14 +10,17 @@ use rhyzome_model::job::{JobState, Mode, Verdict};
 use rhyzome_model::kinds::{Demand, Kind};
 use rhyzome_model::problem::JobError;
 use rhyzome_proto::event::{OutcomeKind, Report};
+use rhyzome_scheduler::stats::WAITS;
+use rhyzome_store::Store;
 use rhyzome_store::dispatch::{DispatchLimits, OrderRow};
 use rhyzome_store::hosts::{Greeting, Hello, Watch};
 use rhyzome_store::rows::JobRow;
 use rhyzome_store::settle::NotAbandoned;
+use rhyzome_store::sweep::Place;
 use serde_json::json;
 use std::collections::BTreeMap;
 use support::agent::{Luck, report};
-use support::checks::check;
+use support::checks::check_within;
 use support::common::make;
 use support::walk::{LIMITS, Walk};
 
@@ -72,6 +75,11 @@ async fn order_of(walk: &mut Walk, id: JobId) -> OrderRow {
 fn suspended(order: &OrderRow, undoing: bool) -> Report {
     let error = JobError::new("DISK_BUSY", "The disk is busy.");
     report(order, Some(OutcomeKind::Suspended), undoing, Some(&error))
+}
+
+/// The books, with the walk's own cap.
+async fn check(store: &Store, what: &str) {
+    check_within(store, LIMITS.tenant_cap.into(), what).await;
 }
 
 async fn number(walk: &Walk, query: &'static str) -> i64 {
@@ -262,7 +270,7 @@ async fn an_abandoned_create_keeps_what_it_holds_until_its_host_is_rid_of_it() {
         .execute(walk.store.pool())
         .await
         .unwrap();
-    walk.store.deadlines_pass(10).await.unwrap();
+    walk.store.deadlines_pass(Place::START, 10).await.unwrap();
     walk.dispatch().await;
     assert_eq!(job(&walk, retry.id).await.state, JobState::Failed);
     check(&walk.store, "a retry that came to nothing").await;
@@ -349,7 +357,7 @@ async fn an_undo_waits_neither_for_a_turn_nor_for_room_among_orders() {
     assert!(waiting.detail.contains("The disk is busy."), "{waiting:?}");
     let until = waiting.until.unwrap();
     assert!(until > chrono::Utc::now() - chrono::TimeDelta::seconds(5));
-    assert_eq!(walk.store.backlog().await.unwrap().undoing, 1);
+    assert_eq!(walk.store.backlog(&WAITS).await.unwrap().undoing, 1);
     walk.store
         .watch_set(make::WATCHER, &orders[0].host, Watch::Down)
         .await
@@ -392,7 +400,7 @@ async fn a_cancel_and_a_deadline_are_undone_at_the_cap_too() {
         .execute(walk.store.pool())
         .await
         .unwrap();
-    walk.store.deadlines_pass(10).await.unwrap();
+    walk.store.deadlines_pass(Place::START, 10).await.unwrap();
     walk.store
         .accept_cancel(&tenant, ids[1], &make::origin())
         .await
@@ -475,6 +483,7 @@ async fn one_create_beside_two_thousand_is_in_the_next_batch() {
         Some(&64),
         "as many as it may: {counts:?}"
     );
+    check_within(&walk.store, limits.tenant_cap.into(), "at the cap").await;
 }
 
 #[tokio::test]
@@ -511,6 +520,7 @@ async fn tenants_at_their_caps_get_a_turn_for_each_that_ends() {
     }
     let counts = by_tenant(&walk.dispatch_within(limits).await);
     assert_eq!(counts, BTreeMap::from([("a".to_owned(), 2), ("c".to_owned(), 5)]));
+    check_within(&walk.store, limits.tenant_cap.into(), "at the caps").await;
 }
 
 #[tokio::test]
@@ -554,6 +564,7 @@ async fn what_waits_for_a_full_host_takes_no_turn() {
         assert!(rounds < 3, "the one for another host is still not dispatched");
     }
     assert_eq!(there, 8);
+    check_within(&walk.store, limits.tenant_cap.into(), "a full host").await;
 }
 
 #[tokio::test]

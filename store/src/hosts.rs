@@ -67,6 +67,8 @@ pub struct WatchLease {
     pub floor: i64,
     /// Whether something of abandoned jobs may be there.
     pub left_behind: bool,
+    /// Whether the owner had it before: else the host counts as unheard until it is greeted.
+    pub held: Held,
 }
 
 /// What an agent says of its host's ledger when it is watched.
@@ -78,6 +80,15 @@ pub struct Hello {
     pub epoch: i64,
     /// The highest fence that it ever accepted.
     pub max_fence: i64,
+}
+
+/// Since when an owner has a watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// It goes on, even if it had expired in between: nobody else took it.
+    Before,
+    /// It was free, or another's.
+    JustNow,
 }
 
 /// What a hello of an agent led to.
@@ -291,15 +302,15 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         let rows = sqlx::query!(
             r#"WITH mine AS (
-                   SELECT name FROM hosts WHERE watch_owner = $1 AND watch_until > now() ORDER BY name FOR NO KEY UPDATE
+                   SELECT name FROM hosts WHERE watch_owner = $1 ORDER BY name FOR NO KEY UPDATE
                ), free AS (
-                   SELECT name FROM hosts WHERE watch_owner IS NULL OR watch_until IS NULL OR watch_until <= now()
+                   SELECT name FROM hosts WHERE watch_owner IS DISTINCT FROM $1 AND coalesce(watch_until <= now(), true)
                    ORDER BY name LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
                )
                UPDATE hosts h SET watch_owner = $1, watch_until = now() + make_interval(secs => $2),
                       watch_up = CASE WHEN h.name IN (SELECT name FROM mine) THEN h.watch_up ELSE false END
                WHERE h.name IN (SELECT name FROM mine UNION SELECT name FROM free)
-               RETURNING h.name, h.address, h.epoch, h.ledger_id"#,
+               RETURNING h.name, h.address, h.epoch, h.ledger_id, h.name IN (SELECT name FROM mine) AS "kept!""#,
             owner,
             lease_s,
             more
@@ -340,6 +351,7 @@ impl Store {
                 address: r.address,
                 epoch: r.epoch,
                 ledger_id: r.ledger_id,
+                held: if r.kept { Held::Before } else { Held::JustNow },
             })
             .collect())
     }
@@ -400,7 +412,7 @@ impl Store {
         Ok(Greeting::Epoch(epoch))
     }
 
-    /// What a host has, as its agent says.
+    /// What a host has, as its agent says. Where that is less than what is reserved, it is so with open eyes.
     pub async fn host_capacity(
         &self,
         host: &HostName,
@@ -409,7 +421,10 @@ impl Store {
         facts: &Value,
     ) -> Result<(), StoreError> {
         sqlx::query!(
-            "UPDATE hosts SET vcpus = $2, memory_mib = $3, disk_gib = $4, labels = $5, facts = $6, seen_at = now() WHERE name = $1",
+            "UPDATE hosts SET vcpus = $2, memory_mib = $3, disk_gib = $4, labels = $5, facts = $6, seen_at = now(),
+                    over_vcpus = greatest(used_vcpus - $2, 0), over_memory_mib = greatest(used_memory_mib - $3, 0),
+                    over_disk_gib = greatest(used_disk_gib - $4, 0)
+             WHERE name = $1",
             host.as_str(),
             offered.vcpus,
             offered.memory_mib,
@@ -432,18 +447,6 @@ impl Store {
              FROM l, unnest($1::text[], $2::jsonb[]) AS q(name, load) WHERE h.name = q.name AND l.name = h.name",
             &names,
             &values
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(())
-    }
-
-    /// A host's inventory as it was reported.
-    pub async fn host_inventory(&self, host: &HostName, inventory: &Value) -> Result<(), StoreError> {
-        sqlx::query!(
-            "UPDATE hosts SET inventory = $2, inventory_at = now() WHERE name = $1",
-            host.as_str(),
-            inventory
         )
         .execute(&self.pool)
         .await?;

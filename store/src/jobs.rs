@@ -1,11 +1,13 @@
 //! Jobs as they are read: one, many by id (for waiters), or a page of a list.
 
+use crate::dispatch::Exclusion;
 use crate::resources::{Page, Scope};
-use crate::rows::{JobRow, RawJob};
+use crate::rows::{JobRow, RawJob, json};
 use crate::{Store, StoreError};
-use rhyzome_model::ids::{JobId, ResourceId};
+use rhyzome_model::ids::{HostName, JobId, ResourceId};
 use rhyzome_model::job::JobState;
 use sqlx::{Postgres, Transaction};
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// What a list of jobs is narrowed to.
@@ -21,6 +23,14 @@ impl Store {
     /// One job.
     pub async fn job_get(&self, id: JobId) -> Result<Option<JobRow>, StoreError> {
         Ok(self.jobs_get(&[id]).await?.pop())
+    }
+
+    /// The hosts that refused a job, with until when they are left out for it.
+    pub async fn job_exclusions(&self, id: JobId) -> Result<BTreeMap<HostName, Exclusion>, StoreError> {
+        let excluded = sqlx::query_scalar!("SELECT excluded FROM jobs WHERE id = $1", id.0)
+            .fetch_optional(&self.pool)
+            .await?;
+        excluded.map_or_else(|| Ok(BTreeMap::new()), |e| json("jobs", e))
     }
 
     /// Those of the ids that are there, in no order.
@@ -57,6 +67,7 @@ impl Store {
                 .collect()
         });
         let (after_at, after_id) = page.after.map_or((None, None), |(at, id)| (Some(at), Some(id)));
+        let mut tx = self.begin_survey().await?;
         let rows = sqlx::query_as!(
             RawJob,
             "SELECT id, tenant, kind, action, resource_id, resource_name, generation, state, mode, steps, attempt, host, waiting,
@@ -73,7 +84,7 @@ impl Store {
             after_id,
             page.limit
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *tx)
         .await?;
         rows.into_iter().map(JobRow::try_from).collect()
     }

@@ -5,7 +5,9 @@
 //! cursors, jobs, network homes, tenants, hosts. Dispatch takes jobs and resources only where they are free (`SKIP LOCKED`).
 
 pub mod accept;
+pub mod backlog;
 pub mod change;
+pub mod check;
 pub mod config;
 pub mod dispatch;
 pub mod error;
@@ -22,23 +24,36 @@ pub mod tenants;
 pub use config::{DatabaseConfig, DatabaseConfigError};
 pub use error::StoreError;
 
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgPool, Postgres, Transaction};
 use std::time::Duration;
 
 /// The migrations, in order; `rhyzome migrate` runs them.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
-/// How our sessions plan. Every statement here touches a bounded number of rows by an index, and is prepared once a connection. A plan
-/// that is made anew costs more than such a statement does; and one that follows the statistics is at its worst just after a
-/// table began to grow, when these still say that it is empty and a scan of it all looks cheap.
-const SESSION: [(&str, &str); 5] = [
+/// How our sessions plan. Every statement here goes by an index from the rows that it is given to those that it touches, is
+/// prepared once a connection, and its plan is made once: planning costs more than such a statement does. A plan that followed the
+/// statistics would be made while the tables are still empty, when reading one whole looks cheap, and be kept while they grow; so the
+/// planner is left nothing but nested loops over indexes. Lists plan for themselves ([`Store::begin_survey`]).
+const SESSION: [(&str, &str); 8] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
+    ("enable_material", "off"),
+    ("enable_memoize", "off"),
     ("jit", "off"),
 ];
+/// Back to the server's own planning, until the transaction ends.
+const SURVEY: &str = "SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = on; SET LOCAL enable_bitmapscan = on;
+    SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_material = on";
+
+/// Of a transaction that reads much: see [`SESSION`].
+pub(crate) async fn plan_as_survey(tx: &mut Transaction<'_, Postgres>) -> Result<(), StoreError> {
+    sqlx::raw_sql(SURVEY).execute(&mut **tx).await?;
+    Ok(())
+}
 
 fn session(options: PgConnectOptions) -> PgConnectOptions {
     options.application_name("rhyzome").options(SESSION)
@@ -78,6 +93,13 @@ impl Store {
     /// The pool, for tests that look at rows.
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// Begins what reads much, or by filters that are there or not: its plans follow what is asked for and what is there.
+    pub(crate) async fn begin_survey(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        plan_as_survey(&mut tx).await?;
+        Ok(tx)
     }
 
     /// Runs the migrations that are missing.

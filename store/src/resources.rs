@@ -78,6 +78,7 @@ impl Store {
             Scope::Operator(t) => (t.as_ref().map(ToString::to_string), false),
         };
         let (after_at, after_id) = page.after.map_or((None, None), |(at, id)| (Some(at), Some(id)));
+        let mut tx = self.begin_survey().await?;
         let rows = sqlx::query_as!(
             RawResource,
             r#"SELECT r.id, r.tenant, r.kind, r.name, r.tags, r.spec, r.generation, r.deleting, r.public, r.applied,
@@ -112,7 +113,7 @@ impl Store {
             after_id,
             page.limit
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *tx)
         .await?;
         rows.into_iter().map(ResourceRow::try_from).collect()
     }
@@ -139,9 +140,13 @@ impl Store {
         target: &str,
     ) -> Result<Option<ResourceRow>, StoreError> {
         let id = sqlx::query_scalar!(
-            r#"SELECT id FROM resources r
-               WHERE r.kind = $2 AND ((r.id = $4 AND (r.tenant = $1 OR r.public)) OR (r.name = $3 AND (r.tenant = $1 OR r.public)))
-               ORDER BY (r.id = $4) DESC NULLS LAST, (r.tenant = $1) DESC, r.id LIMIT 1"#,
+            r#"SELECT f.id AS "id!" FROM (
+                   SELECT r.id, 1 AS rank FROM resources r WHERE r.id = $4 AND r.kind = $2 AND (r.tenant = $1 OR r.public)
+                   UNION ALL
+                   SELECT r.id, 2 FROM resources r WHERE r.tenant = $1 AND r.kind = $2 AND r.name = $3
+                   UNION ALL
+                   SELECT r.id, 3 FROM resources r WHERE r.public AND r.kind = $2 AND r.name = $3
+               ) f ORDER BY f.rank, f.id LIMIT 1"#,
             tenant.as_str(),
             kind.as_str(),
             target,

@@ -22,6 +22,7 @@ pub mod database;
 pub mod faults;
 pub mod guard;
 pub mod nats;
+pub mod oidc;
 pub mod patience;
 pub mod processes;
 pub mod rest;

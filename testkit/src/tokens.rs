@@ -75,38 +75,57 @@ impl Key {
         self.sign_as(&json!({ "alg": "ES256", "typ": "JWT", "kid": self.id }), claims)
     }
 
-    /// The public key in the forms that an attacker could take as an HMAC secret: PEM, its DER, the JWK, the point.
+    /// The public key in the forms that an attacker could take as an HMAC secret.
     pub fn public_forms(&self) -> Vec<Vec<u8>> {
-        // SubjectPublicKeyInfo of an uncompressed P-256 point (RFC 5480, 2).
-        let head = [
-            0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
-            0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-        ];
-        let point = self.pair.public_key().as_ref();
-        let der = [&head[..], point].concat();
-        let lines: Vec<String> = STANDARD
-            .encode(&der)
-            .as_bytes()
-            .chunks(64)
-            .map(|line| String::from_utf8_lossy(line).into_owned())
-            .collect();
-        let pem = format!(
-            "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
-            lines.join("\n")
-        );
-        vec![
-            pem.clone().into_bytes(),
-            pem.trim_end().as_bytes().to_vec(),
-            der,
-            self.jwk().to_string().into_bytes(),
-            point.to_vec(),
-        ]
+        public_forms(self.pair.public_key().as_ref(), &self.jwk())
     }
 
     /// Its id.
     pub fn id(&self) -> &str {
         &self.id
     }
+}
+
+/// A P-256 key in the forms that an attacker could take as an HMAC secret: PEM, its DER, the JWK, the point (uncompressed).
+fn public_forms(point: &[u8], jwk: &Value) -> Vec<Vec<u8>> {
+    // SubjectPublicKeyInfo of an uncompressed P-256 point (RFC 5480, 2).
+    let head = [
+        0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+        0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+    ];
+    let der = [&head[..], point].concat();
+    let lines: Vec<String> = STANDARD
+        .encode(&der)
+        .as_bytes()
+        .chunks(64)
+        .map(|line| String::from_utf8_lossy(line).into_owned())
+        .collect();
+    let pem = format!(
+        "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
+        lines.join("\n")
+    );
+    vec![
+        pem.clone().into_bytes(),
+        pem.trim_end().as_bytes().to_vec(),
+        der,
+        jwk.to_string().into_bytes(),
+        point.to_vec(),
+    ]
+}
+
+/// As [`Key::public_forms`], of a published P-256 key.
+///
+/// # Panics
+/// Where it is none.
+pub fn public_forms_of(jwk: &Value) -> Vec<Vec<u8>> {
+    let coordinate = |name: &str| {
+        let bytes = jwk[name]
+            .as_str()
+            .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
+        bytes.unwrap_or_else(|| panic!("no P-256 key: {jwk}"))
+    };
+    let point = [vec![4], coordinate("x"), coordinate("y")].concat();
+    public_forms(&point, jwk)
 }
 
 /// A token signed by HMAC-SHA256 with this secret.

@@ -63,14 +63,16 @@ fn given(variable: &str) -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-fn on_path(program: &str) -> Option<PathBuf> {
+/// A program on PATH.
+pub fn on_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path)
         .map(|folder| folder.join(program))
         .find(|file| file.is_file())
 }
 
-fn cache() -> Option<PathBuf> {
+/// The user's cache, as `xtask` has it; what is downloaded once is kept there.
+pub fn cache() -> Option<PathBuf> {
     given("XDG_CACHE_HOME")
         .or_else(|| given("HOME").map(|home| home.join(".cache")))
         .map(|cache| cache.join("rhyzome"))

@@ -31,6 +31,7 @@ const METRICS: [(&str, &[&str]); 4] = [
             "rhyzome_nats_errors_total",
             "rhyzome_host_state",
             "rhyzome_invariant_violations",
+            "rhyzome_orders_poisoned_total",
         ],
     ),
     (
@@ -46,6 +47,7 @@ const METRICS: [(&str, &[&str]); 4] = [
         "agent",
         &[
             "rhyzome_build_info",
+            "rhyzome_agent_calls_total",
             "rhyzome_guests",
             "rhyzome_steps_total",
             "rhyzome_step_duration_seconds",
@@ -123,29 +125,281 @@ async fn every_metric_is_on_its_role() {
     }
 }
 
+/// What a role's metric shows from the start: a line for every combination of these labels' values.
+struct Known {
+    role: &'static str,
+    metric: &'static str,
+    labels: Vec<(&'static str, Vec<String>)>,
+}
+
+fn known(role: &'static str, metric: &'static str, labels: &[(&'static str, &[&str])]) -> Known {
+    let owned = |values: &[&str]| values.iter().map(|v| (*v).to_owned()).collect();
+    Known {
+        role,
+        metric,
+        labels: labels
+            .iter()
+            .map(|(label, values)| (*label, owned(values)))
+            .collect(),
+    }
+}
+
+const STEPS: [&str; 10] = [
+    "ensure_network",
+    "drop_network",
+    "ensure_image",
+    "drop_image",
+    "ensure_disk",
+    "remove_disk",
+    "ensure_instance",
+    "remove_instance",
+    "set_power",
+    "reboot",
+];
+
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+const NATS_ERRORS: [&str; 9] = [
+    "disconnected",
+    "slow_consumer",
+    "permission",
+    "server",
+    "client",
+    "publish",
+    "ack",
+    "pull",
+    "broken",
+];
+
+fn all_known() -> Vec<Known> {
+    let both_ways: Vec<String> = STEPS
+        .iter()
+        .flat_map(|step| [(*step).to_owned(), format!("undo_{step}")])
+        .collect();
+    let actions = |kind: &str, more: &[&str]| -> Vec<String> {
+        let all = ["create", "update", "delete", "repair"].iter().chain(more);
+        all.map(|action| format!("{kind}.{action}")).collect()
+    };
+    let kinds = [
+        actions("network", &[]),
+        actions("image", &[]),
+        actions("instance", &["start", "stop", "reboot"]),
+    ]
+    .concat();
+    let outcomes: &[&str] = &["succeeded", "failed", "cancelled"];
+    let mut all = vec![
+        known(
+            "scheduler",
+            "rhyzome_jobs_waiting",
+            &[(
+                "reason",
+                &[
+                    "earlier_job",
+                    "reference",
+                    "turn",
+                    "capacity",
+                    "host_unreachable",
+                    "retry",
+                    "undo",
+                ],
+            )],
+        ),
+        known(
+            "scheduler",
+            "rhyzome_placement_refusals_total",
+            &[(
+                "reason",
+                &[
+                    "unreachable",
+                    "cordoned",
+                    "label",
+                    "network",
+                    "image",
+                    "apart_from",
+                    "refused",
+                    "vcpus",
+                    "memory",
+                    "disk",
+                ],
+            )],
+        ),
+        known(
+            "scheduler",
+            "rhyzome_orders_poisoned_total",
+            &[("mode", &["forward", "undo"])],
+        ),
+        known(
+            "scheduler",
+            "rhyzome_host_state",
+            &[("state", &["ready", "cordoned", "unreachable"])],
+        ),
+        known(
+            "worker",
+            "rhyzome_agent_calls_total",
+            &[("method", &["Apply"]), ("code", &CODES)],
+        ),
+        known("worker", "rhyzome_nats_redeliveries_total", &[]),
+        known(
+            "agent",
+            "rhyzome_agent_calls_total",
+            &[
+                ("method", &["Apply", "Watch", "GetInventory", "Console"]),
+                ("code", &["OK", "PERMISSION_DENIED", "UNAVAILABLE"]),
+            ],
+        ),
+        known(
+            "agent",
+            "rhyzome_guests",
+            &[("state", &["on", "off", "crashed", "unknown"])],
+        ),
+        known(
+            "api",
+            "rhyzome_http_requests_total",
+            &[
+                ("route", &["/v1/networks", "/v1/images", "/v1/instances"]),
+                ("method", &["POST"]),
+                ("status", &["202"]),
+            ],
+        ),
+    ];
+    for role in ["api", "scheduler", "worker"] {
+        all.push(known(
+            role,
+            "rhyzome_nats_errors_total",
+            &[("kind", &NATS_ERRORS)],
+        ));
+    }
+    let owned = |values: &[&str]| -> Vec<String> { values.iter().map(|v| (*v).to_owned()).collect() };
+    all.push(Known {
+        role: "agent",
+        metric: "rhyzome_steps_total",
+        labels: vec![
+            ("step", both_ways),
+            (
+                "outcome",
+                owned(&[
+                    "succeeded",
+                    "cancelled",
+                    "unavailable",
+                    "busy",
+                    "timeout",
+                    "no_room",
+                    "permanent",
+                    "not_here",
+                    "not_here_now",
+                ]),
+            ),
+        ],
+    });
+    all.push(Known {
+        role: "scheduler",
+        metric: "rhyzome_jobs_total",
+        labels: vec![("kind", kinds), ("outcome", owned(outcomes))],
+    });
+    all.push(Known {
+        role: "scheduler",
+        metric: "rhyzome_invariant_violations",
+        labels: vec![(
+            "invariant",
+            (1..=13)
+                .map(|n| n.to_string())
+                .chain(["set_back".to_owned()])
+                .collect(),
+        )],
+    });
+    all
+}
+
+fn combinations(labels: &[(&'static str, Vec<String>)]) -> Vec<Vec<String>> {
+    labels.iter().fold(vec![Vec::new()], |before, (label, values)| {
+        let with = |value: &String| {
+            let label = format!("{label}=\"{value}\"");
+            before.iter().map(move |others| {
+                let mut all = others.clone();
+                all.push(label.clone());
+                all
+            })
+        };
+        values.iter().flat_map(with).collect()
+    })
+}
+
 #[tokio::test]
-async fn counters_with_known_labels_are_there_from_the_start() {
+async fn what_has_known_labels_is_there_from_the_start() {
     let stack = Stack::shared();
-    let mut all = String::new();
-    for process in stack.processes("agent") {
-        all += &scrape(&process.metrics_url.unwrap()).await;
+    for Known { role, metric, labels } in all_known() {
+        for process in stack.processes(role) {
+            let text = scrape(&process.metrics_url.unwrap()).await;
+            let lines: Vec<&str> = text
+                .lines()
+                .filter(|line| {
+                    line.strip_prefix(metric)
+                        .is_some_and(|rest| rest.starts_with(['{', ' ']))
+                })
+                .collect();
+            for wanted in combinations(&labels) {
+                let found = lines
+                    .iter()
+                    .any(|line| wanted.iter().all(|label| line.contains(label)));
+                assert!(
+                    found,
+                    "{role}: {metric} with {wanted:?}, in\n{}",
+                    lines.join("\n")
+                );
+            }
+        }
     }
-    for step in ["ensure_network", "ensure_disk", "remove_instance", "reboot"] {
-        let found = all.lines().any(|line| {
-            line.starts_with("rhyzome_steps_total{") && line.contains(&format!("step=\"{step}\""))
-        });
-        assert!(found, "rhyzome_steps_total of {step}");
-    }
-    let scheduler = scrape(&stack.process("scheduler").metrics_url.unwrap()).await;
-    for (metric, label) in [
-        ("rhyzome_jobs_total", "kind=\"instance.reboot\""),
-        ("rhyzome_placement_refusals_total", "reason=\"memory\""),
-        ("rhyzome_jobs_waiting", "reason=\"capacity\""),
+}
+
+/// Histograms have the labels that stack.md gives them.
+#[tokio::test]
+async fn histograms_are_told_apart_by_their_labels() {
+    let stack = Stack::shared();
+    let rest = stack.demo();
+    let network = rest.network(&unique("net")).await;
+    rest.make("instances", &unique("guest"), small_instance(&network))
+        .await;
+    for (role, metric, labels) in [
+        (
+            "scheduler",
+            "rhyzome_job_duration_seconds",
+            ["kind=\"instance.create\"", "outcome=\"succeeded\""],
+        ),
+        (
+            "agent",
+            "rhyzome_step_duration_seconds",
+            ["step=\"ensure_instance\"", "outcome=\"succeeded\""],
+        ),
     ] {
-        let found = scheduler
-            .lines()
-            .any(|line| line.starts_with(metric) && line.contains(label));
-        assert!(found, "{metric} with {label}");
+        let mut all = String::new();
+        for process in stack.processes(role) {
+            all += &scrape(&process.metrics_url.unwrap()).await;
+        }
+        for part in ["_bucket", "_sum", "_count"] {
+            let name = format!("{metric}{part}{{");
+            let found = all
+                .lines()
+                .any(|line| line.starts_with(&name) && labels.iter().all(|label| line.contains(label)));
+            assert!(found, "{role}: {name} with {labels:?}");
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use rhyzome_proto::agent::agent_client::AgentClient;
 use rhyzome_proto::agent::{ApplyOutcome, ApplyReport, ApplyRequest, apply_report};
 use rhyzome_proto::event::{OutcomeKind, StepResult};
 use rhyzome_proto::job::Order;
+use rhyzome_runtime::fault::{self, Point, Side};
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
@@ -23,6 +24,7 @@ pub(crate) async fn apply(
         request.metadata_mut().insert("traceparent", traceparent);
     }
     request.get_mut().order = Some(order);
+    fault::point(Point::StepCall, Side::Before);
     let mut reports = match tokio::time::timeout(silence, agent.apply(request)).await {
         Ok(Ok(response)) => response.into_inner(),
         Ok(Err(status)) => return failed(&status, Heard::Nothing),
@@ -39,6 +41,7 @@ pub(crate) async fn apply(
             Some(apply_report::Report::Outcome(ApplyOutcome { outcome, steps })) => {
                 called(Code::Ok);
                 step(steps);
+                fault::point(Point::StepCall, Side::After);
                 return outcome.map_or(Answer::Nonsense, meaning);
             }
             // A newer agent's word that this version doesn't know: the outcome counts.

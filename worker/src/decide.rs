@@ -7,7 +7,7 @@ use crate::words::Word;
 use rhyzome_model::job::{Action, ErrorClass, Mode, Verdict};
 use rhyzome_proto::event::{Outcome, OutcomeKind};
 
-/// Whether a job may be undone, and what becomes of it when its host has no room.
+/// Whether a job may be undone, and what becomes of it when its host can't take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Undo {
     /// Undone and then placed elsewhere: a create.
@@ -184,16 +184,31 @@ fn step_failed(state: State, class: ErrorClass, outcome: Outcome, host: &str) ->
             again(state, Budget::Quick, suspended, host)
         }
         (Mode::Forward, ErrorClass::Timeout, _) => again(state, Budget::Unknown, suspended, host),
-        (Mode::Forward, ErrorClass::NoRoom, Undo::AndPlaceAnew) => Next::TurnToUndo {
+        (Mode::Forward, ErrorClass::NotHereNow, Undo::AndPlaceAnew) => {
+            let cause = suspended.error.clone();
+            match again(state, Budget::Quick, suspended, host) {
+                // Nobody wants it undone, there is time, and the tries are used up: another host may get it.
+                Next::Report(_) if (state.hint, state.time) == (Hint::None, Time::Left) => Next::TurnToUndo {
+                    verdict: Verdict::Released,
+                    cause,
+                },
+                next => next,
+            }
+        }
+        (Mode::Forward, ErrorClass::NotHereNow, Undo::InPlace | Undo::Never) => {
+            again(state, Budget::Quick, suspended, host)
+        }
+        (Mode::Forward, ErrorClass::NoRoom | ErrorClass::NotHere, Undo::AndPlaceAnew) => Next::TurnToUndo {
             verdict: Verdict::Released,
             cause: suspended.error,
         },
-        (Mode::Forward, ErrorClass::NoRoom, Undo::InPlace)
+        (Mode::Forward, ErrorClass::NoRoom | ErrorClass::NotHere, Undo::InPlace)
         | (Mode::Forward, ErrorClass::Permanent, Undo::AndPlaceAnew | Undo::InPlace) => Next::TurnToUndo {
             verdict: Verdict::Failed,
             cause: suspended.error,
         },
-        (Mode::Undo, _, _) | (Mode::Forward, ErrorClass::NoRoom | ErrorClass::Permanent, Undo::Never) => {
+        (Mode::Undo, _, _)
+        | (Mode::Forward, ErrorClass::NoRoom | ErrorClass::NotHere | ErrorClass::Permanent, Undo::Never) => {
             Next::Report(suspended)
         }
     }

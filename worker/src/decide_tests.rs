@@ -49,7 +49,7 @@ const SUSPENDED: Told = Told::Report(OutcomeKind::Suspended);
 
 #[test]
 fn a_failed_step_going_forward() {
-    use ErrorClass::{Busy, NoRoom, Permanent, Timeout, Unavailable};
+    use ErrorClass::{Busy, NoRoom, NotHere, NotHereNow, Permanent, Timeout, Unavailable};
     use Undo::{AndPlaceAnew, InPlace, Never};
     let rows = [
         (Unavailable, AndPlaceAnew, Told::Again(Budget::Quick)),
@@ -67,6 +67,12 @@ fn a_failed_step_going_forward() {
         (Permanent, AndPlaceAnew, Told::Turn(Verdict::Failed)),
         (Permanent, InPlace, Told::Turn(Verdict::Failed)),
         (Permanent, Never, SUSPENDED),
+        (NotHere, AndPlaceAnew, Told::Turn(Verdict::Released)),
+        (NotHere, InPlace, Told::Turn(Verdict::Failed)),
+        (NotHere, Never, SUSPENDED),
+        (NotHereNow, AndPlaceAnew, Told::Again(Budget::Quick)),
+        (NotHereNow, InPlace, Told::Again(Budget::Quick)),
+        (NotHereNow, Never, Told::Again(Budget::Quick)),
     ];
     for (class, undo, want) in rows {
         assert_eq!(
@@ -119,6 +125,48 @@ fn tries_are_used_up() {
             SUSPENDED,
             "{class}"
         );
+    }
+}
+
+#[test]
+fn what_only_another_host_gets_goes_there_after_the_quick_tries() {
+    let late = |undo| State {
+        time: Time::Over,
+        ..used_up(undo)
+    };
+    let hinted = |undo| State {
+        hint: Hint::Undo,
+        ..used_up(undo)
+    };
+    let rows = [
+        (
+            used_up(Undo::AndPlaceAnew),
+            ErrorClass::NotHereNow,
+            Told::Turn(Verdict::Released),
+        ),
+        (used_up(Undo::InPlace), ErrorClass::NotHereNow, SUSPENDED),
+        (used_up(Undo::Never), ErrorClass::NotHereNow, SUSPENDED),
+        // An order in mode undo is on its way, with another verdict.
+        (hinted(Undo::AndPlaceAnew), ErrorClass::NotHereNow, SUSPENDED),
+        (late(Undo::AndPlaceAnew), ErrorClass::NotHereNow, SUSPENDED),
+        (
+            used_up(Undo::AndPlaceAnew),
+            ErrorClass::NotHere,
+            Told::Turn(Verdict::Released),
+        ),
+        // The same without another host that has it.
+        (used_up(Undo::AndPlaceAnew), ErrorClass::Unavailable, SUSPENDED),
+    ];
+    for (state, class, want) in rows {
+        assert_eq!(told(state, failed(class)), want, "{class} {state:?}");
+    }
+}
+
+fn used_up(undo: Undo) -> State {
+    State {
+        quick: 0,
+        unknown: 0,
+        ..state(Mode::Forward, undo)
     }
 }
 

@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub(crate) struct Live {
     order: Order,
+    /// Its place in the stream of orders.
+    order_at: u64,
     job: JobId,
     worker: String,
     started_at_ms: i64,
@@ -118,7 +120,7 @@ impl Live {
         }
         progress.moved = Moved::No;
         let report = self.report(progress.steps.clone(), progress.phase, None);
-        events::message(&report).ok()
+        events::message(&report, self.order_at).ok()
     }
 }
 
@@ -164,8 +166,8 @@ impl Reporter {
     }
 
     /// An order begins here.
-    pub(crate) fn begin(&self, job: JobId, order: Order) -> Place<'_> {
-        let live = Arc::new(self.live(job, order));
+    pub(crate) fn begin(&self, job: JobId, order: Order, order_at: u64) -> Place<'_> {
+        let live = Arc::new(self.live(job, order, order_at));
         let key = self.counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let mut running = self.running();
         if running.is_empty() {
@@ -180,9 +182,10 @@ impl Reporter {
     }
 
     /// An order that isn't counted among those that run.
-    pub(crate) fn live(&self, job: JobId, order: Order) -> Live {
+    pub(crate) fn live(&self, job: JobId, order: Order, order_at: u64) -> Live {
         Live {
             order,
+            order_at,
             job,
             worker: self.worker.clone(),
             started_at_ms: Utc::now().timestamp_millis(),
@@ -210,7 +213,7 @@ impl Reporter {
         let mut report = live.report(steps, phase, Some(outcome));
         match self
             .connection
-            .publish_until(&events::message(&report)?, stop)
+            .publish_until(&events::message(&report, live.order_at)?, stop)
             .await
         {
             Err(NatsError::TooBig { .. }) => {
@@ -220,7 +223,7 @@ impl Reporter {
                     step.detail.clear();
                 }
                 self.connection
-                    .publish_until(&events::message(&report)?, stop)
+                    .publish_until(&events::message(&report, live.order_at)?, stop)
                     .await
                     .map(drop)
             }
@@ -233,7 +236,7 @@ impl Reporter {
         let (steps, phase) = live.known();
         let report = live.report(steps, phase, Some(outcome));
         self.connection
-            .publish(&events::message(&report)?)
+            .publish(&events::message(&report, live.order_at)?)
             .await
             .map(drop)
     }

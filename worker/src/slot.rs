@@ -10,6 +10,7 @@ use rhyzome_model::ids::JobId;
 use rhyzome_nats::{Connection, Delivery, ErrorKind, NatsError, dead, orders};
 use rhyzome_proto::convert::WireError;
 use rhyzome_proto::job::Order;
+use rhyzome_runtime::fault::{self, Point, Side};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -37,6 +38,7 @@ pub(crate) struct Shop {
 impl Shop {
     /// Deals with one delivery until it is acked, handed back or buried.
     pub(crate) async fn occupy(self: Arc<Self>, delivery: Delivery) {
+        fault::point(Point::OrderReceived, Side::Before);
         let third = (self.ack_wait / 3).max(Duration::from_millis(10));
         let mut sign = tokio::time::interval_at(tokio::time::Instant::now() + third, third);
         sign.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -68,17 +70,22 @@ impl Shop {
     async fn work(&self, job: JobId, order: Order, delivery: &Delivery, begun: &OnceLock<Arc<Live>>) {
         let fence = order.fence;
         let _room = self.room(job, delivery).await;
-        let place = self.reporter.begin(job, order);
+        let place = self.reporter.begin(job, order, delivery.sequence());
+        fault::point(Point::OrderReceived, Side::After);
         let live = begun.get_or_init(|| Arc::clone(&place.live));
         let outcome = match drive(&self.config, &self.channels, live).await {
             Ok(outcome) => outcome,
             Err(error) => return self.bury(delivery, &error.to_string()).await,
         };
         let kind = outcome.kind();
+        fault::point(Point::OutcomePublish, Side::Before);
         match self.reporter.outcome(place, outcome, &self.stop).await {
             Ok(()) => {
+                fault::point(Point::OutcomePublish, Side::After);
                 tracing::debug!(%job, fence, outcome = kind.as_str_name(), "order done");
+                fault::point(Point::OrderAck, Side::Before);
                 delivery.ack().await;
+                fault::point(Point::OrderAck, Side::After);
             }
             // The outer loop hands it back.
             Err(NatsError::Shutdown) => std::future::pending().await,
@@ -180,6 +187,9 @@ impl Shop {
 
     fn unbegun(&self, delivery: &Delivery) -> Option<Live> {
         let order = Order::decode(delivery.payload().clone()).ok()?;
-        Some(self.reporter.live(order.job_id().ok()?, order))
+        Some(
+            self.reporter
+                .live(order.job_id().ok()?, order, delivery.sequence()),
+        )
     }
 }

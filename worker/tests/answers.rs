@@ -41,7 +41,7 @@ const FORWARD: (Mode, Verdict) = (Mode::Forward, Verdict::Unspecified);
 #[tokio::test]
 async fn the_table() {
     use Act::{BreakOff, End, Fail, Nonsense, Refuse, Turn};
-    use ErrorClass::{Busy, NoRoom, Permanent, Timeout, Unavailable};
+    use ErrorClass::{Busy, NoRoom, NotHere, NotHereNow, Permanent, Timeout, Unavailable};
     let undo = |verdict| (Mode::Undo, verdict);
     let (failed, released) = (undo(Verdict::Failed), undo(Verdict::Released));
     let rows: Vec<Row> = vec![
@@ -73,6 +73,25 @@ async fn the_table() {
             vec![FORWARD, failed],
             Failed,
         ),
+        (
+            "create",
+            vec![Fail(NotHere), End(Released)],
+            vec![FORWARD, released],
+            Released,
+        ),
+        (
+            "create",
+            vec![
+                Fail(NotHereNow),
+                Fail(NotHereNow),
+                Fail(NotHereNow),
+                End(Released),
+            ],
+            vec![FORWARD, FORWARD, FORWARD, released],
+            Released,
+        ),
+        ("update", vec![Fail(NotHereNow)], vec![FORWARD; 3], Suspended),
+        ("repair", vec![Fail(NotHere)], vec![FORWARD], Suspended),
         (
             "create",
             vec![Fail(Permanent), End(Failed)],

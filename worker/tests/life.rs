@@ -66,6 +66,23 @@ async fn an_order_is_acked_after_its_outcome_is_stored() {
 }
 
 #[tokio::test]
+async fn an_order_that_is_published_again_is_answered_again() {
+    let mut stack = Stack::new(|_, _| Act::End(OutcomeKind::Succeeded)).await;
+    let worker = stack.worker("worker-1", quick());
+    let order = stack.order("create");
+    stack.through(&order).await;
+    // What it came to was acked and is lost all the same: within the window in which the server takes equal ids for one message.
+    let again = orders::publish_all(
+        &stack.scheduler,
+        std::slice::from_ref(&order),
+        orders::Publication::Again(1),
+    );
+    again.await.remove(0).unwrap();
+    assert_eq!(kind(&stack.outcome(&order).await), OutcomeKind::Succeeded);
+    worker.end().await;
+}
+
+#[tokio::test]
 async fn a_killed_workers_order_goes_to_another() {
     let mut stack = Stack::with(|n| n.ack_wait = Duration::from_millis(500), |_, _| Act::Hold).await;
     let first = stack.worker("worker-1", quick());

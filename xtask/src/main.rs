@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod chaos;
 mod demo;
 mod fetch;
 mod image;
@@ -45,6 +46,9 @@ enum Task {
     /// Measure the whole path of jobs on simulated hosts, next to this machine's limits; `--help` lists its options.
     #[command(disable_help_flag = true)]
     Bench(bench::BenchArgs),
+    /// Break a whole stack in every way that the job protocol names, and check its invariants; `--help` lists its options.
+    #[command(disable_help_flag = true)]
+    Chaos(chaos::ChaosArgs),
     /// Run every test of the workspace, with real tools.
     Test(test::TestArgs),
     /// Rewrite the committed query data in `.sqlx` from the migrations.
@@ -71,6 +75,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Demo(args) => demo::command(&args),
         Task::Down(args) => stack::down(&args),
         Task::Bench(args) => bench::command(&args),
+        Task::Chaos(args) => chaos::command(&args),
         Task::Test(args) => test::command(&args),
         Task::Sqlx(args) => sqlx::command(&args),
         Task::Prepush(args) => prepush::command(&args),

@@ -8,6 +8,7 @@ use crate::ledger::record::{Ending, StepHash};
 use crate::ledger::state::{JobEntry, Phase, ResourceFence};
 use rhyzome_model::ids::{Epoch, Fence, JobId, ResourceId};
 use rhyzome_model::job::Mode;
+use rhyzome_runtime::fault::{self, Mutant};
 
 /// Of an order.
 #[derive(Clone, Copy, Debug)]
@@ -105,13 +106,14 @@ pub fn admit(asked: &Asked<'_>, known: &Known<'_>) -> Admission {
     if asked.epoch != epoch {
         return Admission::OtherEpoch;
     }
-    if asked.fence < known.floor {
+    let fenced = !fault::is_mutant(Mutant::NoFenceCheck);
+    if fenced && asked.fence < known.floor {
         return Admission::BelowFloor;
     }
     let stale = |held: ResourceFence| {
         held.fence > asked.fence || (held.fence == asked.fence && held.job != asked.job)
     };
-    if known.fence.is_some_and(stale) {
+    if fenced && known.fence.is_some_and(stale) {
         return Admission::LowerFence;
     }
     let Some(entry) = known.job else {
@@ -120,7 +122,7 @@ pub fn admit(asked: &Asked<'_>, known: &Known<'_>) -> Admission {
     if entry.resource != asked.resource {
         return Admission::OtherResource;
     }
-    if entry.fence > asked.fence {
+    if fenced && entry.fence > asked.fence {
         return Admission::LowerFence;
     }
     match &entry.phase {

@@ -68,7 +68,12 @@ pub(super) fn step_failed(
         step: step.map(str::to_owned),
         host: Some(host.to_string()),
         retryable: match error.class {
-            ErrorClass::Unavailable | ErrorClass::Busy | ErrorClass::Timeout | ErrorClass::NoRoom => true,
+            ErrorClass::Unavailable
+            | ErrorClass::Busy
+            | ErrorClass::Timeout
+            | ErrorClass::NoRoom
+            | ErrorClass::NotHere
+            | ErrorClass::NotHereNow => true,
             ErrorClass::Permanent => false,
         },
     };

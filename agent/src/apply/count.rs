@@ -7,7 +7,7 @@ use rhyzome_model::step::Action;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-const OUTCOMES: [&str; 7] = [
+const OUTCOMES: [&str; 9] = [
     "succeeded",
     "cancelled",
     "unavailable",
@@ -15,6 +15,8 @@ const OUTCOMES: [&str; 7] = [
     "timeout",
     "no_room",
     "permanent",
+    "not_here",
+    "not_here_now",
 ];
 
 /// How a step's call ended.
@@ -35,6 +37,8 @@ impl StepOutcome {
             Self::Failed(ErrorClass::Timeout) => 4,
             Self::Failed(ErrorClass::NoRoom) => 5,
             Self::Failed(ErrorClass::Permanent) => 6,
+            Self::Failed(ErrorClass::NotHere) => 7,
+            Self::Failed(ErrorClass::NotHereNow) => 8,
         }
     }
 }

@@ -16,6 +16,7 @@ use rhyzome_model::job::ErrorClass;
 use rhyzome_model::step::{Action, Step};
 use rhyzome_proto::agent::ApplyOutcome;
 use rhyzome_proto::event::{StepResult, StepState};
+use rhyzome_runtime::fault::{self, Mutant, Point, Side};
 use serde_json::Value;
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
@@ -77,7 +78,9 @@ impl Engine {
     }
 
     async fn to_its_end(&self, work: &Work, begun: &Begun) -> Result<ApplyOutcome, Stop> {
+        fault::point(Point::LedgerIntent, Side::Before);
         begun.ticket.durable().await?;
+        fault::point(Point::LedgerIntent, Side::After);
         match begun.op.direction {
             Direction::Forward => self.forward(work, begun).await,
             Direction::Undo => self.undo(work, begun).await,
@@ -109,6 +112,9 @@ impl Engine {
 
     async fn undo(&self, work: &Work, begun: &Begun) -> Result<ApplyOutcome, Stop> {
         for (index, step) in work.steps.iter().enumerate().rev() {
+            if fault::is_mutant(Mutant::NoUndo) {
+                break;
+            }
             let Some(action) = &step.undo else { continue };
             if let Some(result) = begun.stored.get(index).cloned().flatten() {
                 begun.op.adds(result);
@@ -143,7 +149,9 @@ impl Engine {
         call.op
             .begins(call.result(StepState::Running, call.started_at_ms));
         let began = Instant::now();
+        fault::point(Point::Effect, Side::Before);
         let made = self.driver.make_so(&call.context, action).await;
+        fault::point(Point::Effect, Side::After);
         let doomed = call.alive().is_err();
         let outcome = match &made {
             Ok(_) => StepOutcome::Succeeded,
@@ -161,13 +169,16 @@ impl Engine {
 
     /// Adds to the ledger if the operation may still decide; nobody waits for it, since what is lost is found by looking.
     fn record(&self, work: &Work, op: &Op, change: &Change) -> Result<(), Stop> {
+        fault::point(Point::LedgerResult, Side::Before);
         self.ledger.with(|tx| {
             if !op.is_live() {
                 return Err(Stop::Doomed);
             }
             tx.write(&work.host, change);
             Ok(())
-        })
+        })?;
+        fault::point(Point::LedgerResult, Side::After);
+        Ok(())
     }
 
     /// The compare-and-set that ends a job, and its durability.
@@ -192,8 +203,10 @@ impl Engine {
             );
             Ok(tx.ticket())
         };
+        fault::point(Point::Finish, Side::Before);
         let ticket = self.ledger.with(finish)?;
         ticket.durable().await?;
+        fault::point(Point::Finish, Side::After);
         Ok(answer::ended(ending, error, op.results()))
     }
 }

@@ -4,6 +4,11 @@
 //! isn't; it belongs to no agent. One task watches each guest that runs and, when it ends, does what its restart policy says.
 //! Before the host was told its epoch nothing is started.
 
+mod monitor;
+
+use monitor::press_and_wait;
+pub(crate) use monitor::{connect, grow_running, quit};
+
 use super::accel::{Accelerator, DEVICE};
 use super::cgroup::{Hierarchy, Limits};
 use super::disk::Disks;
@@ -14,7 +19,7 @@ use super::names::short_hash;
 use super::network::{Networking, Networks, USER_NETWORK};
 use super::process::ProcessId;
 use super::qemu::{self, Card, MONITOR};
-use super::qmp::{Event, Qmp, QmpError};
+use super::qmp::{Qmp, QmpError};
 use super::run_state::{Ended, RunState};
 use super::spawn::{self, Streams, Surroundings, WhenDropped};
 use super::users::Users;
@@ -23,14 +28,14 @@ use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_model::job::ErrorClass;
 use rhyzome_model::kinds::Power;
 use rhyzome_model::step::EnsureInstance;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -361,59 +366,4 @@ impl Guests {
         self.tell(id, &run);
         Ok(())
     }
-}
-
-/// Presses the power button until the guest has ended or the time is up.
-async fn press_and_wait(live: &Live, within: Duration, cancel: &CancellationToken) -> Result<(), StepError> {
-    let until = tokio::time::Instant::now() + within;
-    let mut phase = live.phase.clone();
-    while *phase.borrow() == Phase::Running && tokio::time::Instant::now() < until {
-        match live.qmp.execute("system_powerdown", Value::Null).await {
-            Ok(_) | Err(QmpError::Gone | QmpError::Refused { .. }) => {}
-            Err(error) => return Err(qmp_failed(&error)),
-        }
-        let next = until.min(tokio::time::Instant::now() + PRESS_EVERY);
-        tokio::select! {
-            () = cancel.cancelled() => {
-                return Err(StepError::new(ErrorClass::Busy, "CANCELLED", "waiting for the guest to end was stopped"));
-            }
-            _ = phase.wait_for(|p| *p != Phase::Running) => {}
-            () = tokio::time::sleep_until(next) => {}
-        }
-    }
-    Ok(())
-}
-
-/// Tells QEMU to end; that it is gone before it answers is as good.
-pub(crate) async fn quit(live: &Live) {
-    if let Err(error) = live.qmp.execute("quit", Value::Null).await {
-        tracing::debug!(%error, "quit");
-    }
-}
-
-/// Connects to the monitor of a process that may only just have been started.
-pub(crate) async fn connect(folder: &Path, process: &ProcessId) -> Option<(Qmp, mpsc::Receiver<Event>)> {
-    let until = tokio::time::Instant::now() + ANSWERS_WITHIN;
-    while process.is_alive() && tokio::time::Instant::now() < until {
-        match Qmp::connect(folder, MONITOR).await {
-            Ok((qmp, events)) if qmp.peer == Some(process.pid) => return Some((qmp, events)),
-            Ok((qmp, _)) => {
-                tracing::warn!(peer = ?qmp.peer, pid = process.pid, "another process answers on a guest's monitor");
-            }
-            Err(error) => tracing::trace!(%error, "a monitor doesn't answer yet"),
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    None
-}
-
-/// Makes a running guest's root disk larger.
-pub(crate) async fn grow_running(live: &Live, size_gib: u32) -> Result<(), StepError> {
-    let size = u64::from(size_gib) * super::disk::GIB;
-    let arguments = json!({ "node-name": qemu::ROOT_NODE, "size": size });
-    live.qmp
-        .execute("block_resize", arguments)
-        .await
-        .map(drop)
-        .map_err(|e| qmp_failed(&e))
 }

@@ -90,6 +90,23 @@ impl Images {
         action: &EnsureImage,
         cancel: &CancellationToken,
     ) -> Result<Effect, StepError> {
+        match self.ensure_here(action, cancel).await {
+            Err(error) if self.is_elsewhere(action)? => Err(error.not_here()),
+            done => done,
+        }
+    }
+
+    /// Whether another host has the image for itself: the one that its create fetched it on and checked it.
+    fn is_elsewhere(&self, action: &EnsureImage) -> Result<bool, StepError> {
+        let here = self.get(action.image)?;
+        Ok(action.holder != action.image && here.is_none_or(|i| !i.claims.contains(&action.image)))
+    }
+
+    async fn ensure_here(
+        &self,
+        action: &EnsureImage,
+        cancel: &CancellationToken,
+    ) -> Result<Effect, StepError> {
         if let Some(mut image) = self.get(action.image)?
             && self.file(&image.facts.sha256).is_file()
         {

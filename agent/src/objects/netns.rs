@@ -9,6 +9,10 @@
 //! the machine's own services, not link-local addresses outside. Rules are replaced as a whole, atomically, and each network has a
 //! table of its own in the machine's namespace, so that it goes without a trace.
 
+mod tap;
+
+pub(crate) use tap::{attach_tap, make_tap, remove_tap};
+
 use super::filter::{rules_inside, rules_outside};
 use super::names::{NAMES, Names, TRANSFER_PREFIX, Wanted, choose_transfer};
 use super::spawn::{self, Surroundings, argv};
@@ -338,53 +342,6 @@ fn net_of(text: &str) -> Option<Ipv4Net> {
         .or_else(|| text.parse::<Ipv4Addr>().ok().map(Ipv4Net::from))
 }
 
-/// A tap of a guest in a namespace, owned by its user, so that QEMU needs no rights to open it. An older one goes first.
-pub(crate) async fn make_tap(names: &Names, tap: &str, owner: u32) -> Result<(), StepError> {
-    if has_link(names, tap).await? {
-        ip_batch(Some(&names.namespace), &[format!("link del dev {tap}")]).await?;
-    }
-    ip_batch(
-        Some(&names.namespace),
-        &[format!("tuntap add dev {tap} mode tap user {owner} vnet_hdr")],
-    )
-    .await
-}
-
-/// Puts a tap on the bridge, bringing it from another namespace (the one that QEMU runs in) where it isn't there yet.
-pub(crate) async fn attach_tap(from: &Names, to: &Names, tap: &str) -> Result<(), StepError> {
-    if from != to {
-        ip_batch(
-            Some(&from.namespace),
-            &[format!("link set dev {tap} netns {}", to.namespace)],
-        )
-        .await?;
-    }
-    ip_batch(
-        Some(&to.namespace),
-        &[
-            format!("link set dev {tap} master {BRIDGE}"),
-            format!("link set dev {tap} up"),
-        ],
-    )
-    .await
-}
-
-async fn has_link(names: &Names, name: &str) -> Result<bool, StepError> {
-    Ok(is_there(names)
-        && links(Some(&names.namespace))
-            .await?
-            .iter()
-            .any(|l| l.ifname == name))
-}
-
-/// Removes a tap, if it is there.
-pub(crate) async fn remove_tap(names: &Names, tap: &str) -> Result<(), StepError> {
-    if has_link(names, tap).await? {
-        ip_batch(Some(&names.namespace), &[format!("link del dev {tap}")]).await?;
-    }
-    Ok(())
-}
-
 /// Whether this process can make networks at all: tried, not guessed.
 pub(crate) async fn can_make_networks() -> Result<(), StepError> {
     let name = format!("rz-try-{}", std::process::id());
@@ -416,45 +373,4 @@ pub(crate) async fn can_make_networks() -> Result<(), StepError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn wanted() -> Wanted {
-        Wanted {
-            cidr: "10.20.0.0/24".parse().unwrap(),
-            gateway: "10.20.0.1".parse().unwrap(),
-            transfer: "100.127.0.8/30".parse().unwrap(),
-        }
-    }
-
-    #[test]
-    fn what_is_so_already_is_not_done_again() {
-        let json = r#"[{"ifname":"lo"},{"ifname":"br0","addr_info":[{"family":"inet","local":"10.20.0.1","prefixlen":24}]},
-            {"ifname":"up0","addr_info":[{"family":"inet","local":"100.127.0.10","prefixlen":30}]}]"#;
-        let links: Vec<Link> = serde_json::from_str(json).unwrap();
-        let lines = changes_inside(&links, &wanted());
-        assert!(
-            lines
-                .iter()
-                .all(|l| l.starts_with("link set") || l.starts_with("route replace")),
-            "{lines:?}"
-        );
-        let lines = changes_inside(&[], &wanted());
-        assert!(
-            lines.contains(&"addr add 10.20.0.1/24 dev br0".to_owned()),
-            "{lines:?}"
-        );
-    }
-
-    #[test]
-    fn a_changed_gateway_replaces_the_old_one() {
-        let json =
-            r#"[{"ifname":"br0","addr_info":[{"family":"inet","local":"10.20.0.254","prefixlen":24}]}]"#;
-        let links: Vec<Link> = serde_json::from_str(json).unwrap();
-        let lines = changes_inside(&links, &wanted());
-        assert!(
-            lines.contains(&"addr del 10.20.0.254/24 dev br0".to_owned()),
-            "{lines:?}"
-        );
-    }
-}
+mod tests;

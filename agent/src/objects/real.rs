@@ -3,14 +3,18 @@
 //! One for a state folder, which it locks. Dropped or ended, it leaves guests, networks and files as they are; the next one on the
 //! same folder adopts them.
 
+mod driver;
+mod start;
+
+use start::{identity, lock_folder, look};
+
 use super::accel;
 use super::address::AllowList;
 use super::capacity;
 use super::cgroup::Hierarchy;
-use super::console;
 use super::disk::Disks;
 use super::fetch::FetchRules;
-use super::files::{self, Layout, storage};
+use super::files::{self, Layout};
 use super::guests::{self, CGROUPS, Guests};
 use super::image::Images;
 use super::instance::{Instances, StopOutcome};
@@ -20,18 +24,15 @@ use super::network::{Networking, Networks};
 use super::settings::{Choice, RealConfig};
 use super::spawn;
 use super::users::Users;
-use crate::driver::{
-    Capacity, ConsolePart, Driver, Effect, Fut, GuestSeen, Held, Load, Seen, SeenPower, StepContext,
-    StepError,
-};
-use nix::fcntl::{Flock, FlockArg};
-use rhyzome_model::ids::{HostName, ResourceId};
+use crate::driver::{Capacity, Effect, GuestSeen, Held, Load, Seen, SeenPower, StepContext, StepError};
+use nix::fcntl::Flock;
+use rhyzome_model::ids::ResourceId;
 use rhyzome_model::job::ErrorClass;
 use rhyzome_model::step::{Action, EnsureDisk, ObjectKind};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::{OnceCell, broadcast};
 use tokio_util::sync::CancellationToken;
@@ -342,161 +343,5 @@ impl RealDriver {
     /// The folder of an instance that is here.
     fn console_folder(&self, instance: ResourceId) -> Option<PathBuf> {
         Some(self.layout.instance(instance)).filter(|folder| folder.is_dir())
-    }
-}
-
-/// One look; what went wrong.
-async fn look(parts: &Parts, locks: &Locks, layout: &Layout) -> Vec<StepError> {
-    let mut errors = Vec::new();
-    for id in files::ids_in(&layout.instances(), "").unwrap_or_default() {
-        let folder = layout.instance(id);
-        errors.extend(
-            console::limit(&folder)
-                .map_err(|e| storage("limiting a console's log", &folder, &e))
-                .err(),
-        );
-    }
-    if !parts.guests.told.load(Ordering::Acquire) {
-        return errors;
-    }
-    for id in parts.networks.ids().unwrap_or_default() {
-        if parts.networks.lost_dnsmasq(id) {
-            let _lock = locks.take(ObjectKind::Network, id).await;
-            errors.extend(parts.networks.revive(id).await.err());
-        }
-    }
-    errors
-}
-
-/// Only one agent uses a state folder.
-fn lock_folder(layout: &Layout) -> Result<Flock<File>, StepError> {
-    let path = layout.root().join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path);
-    let file = file.map_err(|e| storage("opening the lock", &path, &e))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| {
-        StepError::new(
-            ErrorClass::Permanent,
-            "STATE_IN_USE",
-            "another agent uses this state folder",
-        )
-        .inside(e)
-    })
-}
-
-/// What tells this host's names from those of every other agent on the machine: made once, kept in the state folder.
-fn identity(layout: &Layout, host: &HostName) -> Result<String, StepError> {
-    let path = layout.root().join("identity.json");
-    let kept: Option<uuid::Uuid> = files::read_record(&path)?;
-    let id = if let Some(id) = kept {
-        id
-    } else {
-        let id = uuid::Uuid::new_v4();
-        files::write_record(&path, &id)?;
-        id
-    };
-    Ok(format!("{id}/{host}"))
-}
-
-impl Driver for RealDriver {
-    fn start(&self) -> Fut<'_, Result<(), StepError>> {
-        Box::pin(self.begin())
-    }
-
-    fn hosts(&self) -> Vec<HostName> {
-        vec![self.config.host.clone()]
-    }
-
-    fn make_so<'a>(
-        &'a self,
-        context: &'a StepContext,
-        action: &'a Action,
-    ) -> Fut<'a, Result<Effect, StepError>> {
-        Box::pin(self.do_action(context, action))
-    }
-
-    fn observe<'a>(
-        &'a self,
-        context: &'a StepContext,
-        action: &'a Action,
-    ) -> Fut<'a, Result<Seen, StepError>> {
-        Box::pin(self.look_at(context, action))
-    }
-
-    fn inventory<'a>(&'a self, _host: &'a HostName) -> Fut<'a, Result<Vec<Held>, StepError>> {
-        Box::pin(async { self.list() })
-    }
-
-    fn capacity<'a>(&'a self, _host: &'a HostName) -> Fut<'a, Result<Capacity, StepError>> {
-        Box::pin(async { self.measure() })
-    }
-
-    fn load<'a>(&'a self, _host: &'a HostName) -> Fut<'a, Result<Load, StepError>> {
-        Box::pin(async { self.weigh() })
-    }
-
-    fn guests<'a>(&'a self, _host: &'a HostName) -> Fut<'a, Result<Vec<GuestSeen>, StepError>> {
-        Box::pin(async { self.parts()?.instances.look() })
-    }
-
-    fn watch_guests(&self) -> broadcast::Receiver<GuestSeen> {
-        self.seen.subscribe()
-    }
-
-    fn console_tail<'a>(
-        &'a self,
-        _host: &'a HostName,
-        instance: ResourceId,
-        lines: usize,
-    ) -> Fut<'a, Result<Option<Vec<u8>>, StepError>> {
-        Box::pin(async move {
-            self.console_folder(instance)
-                .map(|f| console::tail(&f, lines))
-                .transpose()
-        })
-    }
-
-    fn console_part<'a>(
-        &'a self,
-        _host: &'a HostName,
-        instance: ResourceId,
-        from: Option<u64>,
-    ) -> Fut<'a, Result<Option<ConsolePart>, StepError>> {
-        Box::pin(async move {
-            self.console_folder(instance)
-                .map(|f| console::part(&f, from))
-                .transpose()
-        })
-    }
-
-    fn stop_guests(&self) -> Fut<'_, Result<usize, StepError>> {
-        Box::pin(self.stop_all())
-    }
-
-    fn epoch_told(&self, _host: &HostName) {
-        let Ok(parts) = self.parts() else { return };
-        if self.told.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let (parts, locks, ending) = (Arc::clone(parts), Arc::clone(&self.locks), self.ending.clone());
-        parts.guests.told.store(true, Ordering::Release);
-        self.tasks.spawn(async move {
-            let work = async {
-                for id in parts.networks.ids().unwrap_or_default() {
-                    let _lock = locks.take(ObjectKind::Network, id).await;
-                    if let Err(error) = parts.networks.revive(id).await {
-                        tracing::warn!(network = %id, %error, inside = error.inside, "a network could not be made again");
-                    }
-                }
-                parts.guests.resume();
-            };
-            tokio::select! {
-                () = ending.cancelled() => {}
-                () = work => {}
-            }
-        });
     }
 }

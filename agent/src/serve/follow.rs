@@ -5,6 +5,7 @@
 use crate::apply::{Followed, Op};
 use futures::stream::{self, Stream};
 use rhyzome_proto::agent::{ApplyOutcome, ApplyReport, apply_report::Report};
+use rhyzome_runtime::fault::{self, Point, Side};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +16,23 @@ const FIRST_LOOK: Duration = Duration::from_millis(20);
 const LAST_LOOK: Duration = Duration::from_millis(320);
 
 /// An outcome as a report.
-pub(super) fn report(outcome: ApplyOutcome) -> ApplyReport {
+fn report(outcome: ApplyOutcome) -> ApplyReport {
     ApplyReport {
         report: Some(Report::Outcome(outcome)),
     }
+}
+
+/// An outcome alone.
+pub(super) fn told(outcome: ApplyOutcome) -> impl Stream<Item = Result<ApplyReport, Status>> + Send {
+    stream::unfold(Some(outcome), |outcome| async move {
+        let side = if outcome.is_some() {
+            Side::Before
+        } else {
+            Side::After
+        };
+        fault::point(Point::StepReply, side);
+        outcome.map(|outcome| (Ok(report(outcome)), None))
+    })
 }
 
 /// The outcome of an operation that ends soon; none of one that takes longer.
@@ -47,9 +61,11 @@ pub(super) fn follow(op: Arc<Op>) -> impl Stream<Item = Result<ApplyReport, Stat
     stream::unfold(following, |mut following| async move {
         loop {
             if let Some(report) = following.waiting.pop_front() {
+                fault::point(Point::StepReply, Side::Before);
                 return Some((Ok(report), following));
             }
             if following.ended {
+                fault::point(Point::StepReply, Side::After);
                 return None;
             }
             let op = following.op.clone();

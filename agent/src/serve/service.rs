@@ -4,12 +4,12 @@
 //! be taken by another behind the same listener.
 
 use super::console::{Console, MOST_LINES};
-use super::follow::{follow, report, soon};
+use super::follow::{follow, soon, told};
 use super::guests::GuestHub;
 use super::inventory;
 use super::watch::Watch;
 use crate::apply::{Answer, Engine, Refusal};
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::{BoxStream, StreamExt};
 use metrics::{Counter, counter};
 use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_proto::agent::agent_server::Agent;
@@ -234,7 +234,7 @@ impl Service {
 }
 
 fn once(outcome: rhyzome_proto::agent::ApplyOutcome) -> ReportStream {
-    stream::once(std::future::ready(Ok(report(outcome)))).boxed()
+    told(outcome).boxed()
 }
 
 /// A refusal as the caller sees it: what can be asked again is UNAVAILABLE.

@@ -248,18 +248,10 @@ impl Driver for SimulatedDriver {
         action: &'a Action,
     ) -> Fut<'a, Result<Effect, StepError>> {
         Box::pin(async move {
-            if !self.faults.any() {
-                return self.effect(&context.host, context.job, action);
+            match self.with_faults(context, action).await {
+                Err(error) if self.world(&context.host)?.is_elsewhere(action) => Err(error.not_here()),
+                done => done,
             }
-            let step = fault_name(context, action);
-            let Some(fault) = self.faults.pick(&step, &context.host) else {
-                return self.effect(&context.host, context.job, action);
-            };
-            wait(fault.delay, &context.cancel).await?;
-            strike(fault, When::Before, &step, &context.host)?;
-            let effect = self.effect(&context.host, context.job, action)?;
-            strike(fault, When::After, &step, &context.host)?;
-            Ok(effect)
         })
     }
 
@@ -361,6 +353,21 @@ impl Driver for SimulatedDriver {
 }
 
 impl SimulatedDriver {
+    async fn with_faults(&self, context: &StepContext, action: &Action) -> Result<Effect, StepError> {
+        if !self.faults.any() {
+            return self.effect(&context.host, context.job, action);
+        }
+        let step = fault_name(context, action);
+        let Some(fault) = self.faults.pick(&step, &context.host) else {
+            return self.effect(&context.host, context.job, action);
+        };
+        wait(fault.delay, &context.cancel).await?;
+        strike(fault, When::Before, &step, &context.host)?;
+        let effect = self.effect(&context.host, context.job, action)?;
+        strike(fault, When::After, &step, &context.host)?;
+        Ok(effect)
+    }
+
     async fn disturb(&self, what: &str, host: &HostName) -> Result<(), StepError> {
         if let Some(fault) = self.faults.pick(what, host) {
             wait(fault.delay, &CancellationToken::new()).await?;

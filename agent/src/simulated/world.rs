@@ -124,6 +124,25 @@ impl World {
         }
     }
 
+    /// Whether this is an image to be had that another host has for itself: the one that its create fetched it on.
+    pub(super) fn is_elsewhere(&self, action: &Action) -> bool {
+        match action {
+            Action::EnsureImage(a) => {
+                let here = self.images.get(&a.image);
+                a.holder != a.image && here.is_none_or(|image| !image.claims.contains(&a.image))
+            }
+            Action::DropImage(_)
+            | Action::EnsureNetwork(_)
+            | Action::DropNetwork(_)
+            | Action::EnsureDisk(_)
+            | Action::RemoveDisk(_)
+            | Action::EnsureInstance(_)
+            | Action::RemoveInstance(_)
+            | Action::SetPower(_)
+            | Action::Reboot(_) => false,
+        }
+    }
+
     fn check_disk(&self, action: &EnsureDisk, size: Size) -> Result<(), StepError> {
         if !self.images.contains_key(&action.image) {
             return Err(missing("IMAGE_MISSING", "image"));

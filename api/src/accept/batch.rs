@@ -6,6 +6,7 @@
 
 use crate::announce::Announcer;
 use crate::problem::Problem;
+use rhyzome_runtime::fault::{self, Point, Side};
 use rhyzome_store::accept::{AcceptedNow, CreateRequest, Refusal, Reply};
 use rhyzome_store::{Store, StoreError};
 use std::sync::Arc;
@@ -90,8 +91,12 @@ impl Worker {
     async fn accept(&self, requests: Vec<CreateRequest>) -> Vec<Answer> {
         let alone = requests.len() == 1;
         let kept = if alone { Vec::new() } else { requests.clone() };
+        fault::point(Point::AcceptCommit, Side::Before);
         match self.store.accept_creates(requests).await {
-            Ok(answers) => answers.into_iter().map(Ok).collect(),
+            Ok(answers) => {
+                fault::point(Point::AcceptCommit, Side::After);
+                answers.into_iter().map(Ok).collect()
+            }
             Err(error) if alone => vec![Err(error.into())],
             // Whether it was committed is unknown: accepting again could make it twice.
             Err(error @ StoreError::Unreachable(_)) => {

@@ -12,6 +12,7 @@ use rhyzome_model::ids::{JobId, ResourceId};
 use rhyzome_model::job::Action;
 use rhyzome_model::kinds::Kind;
 use rhyzome_model::problem::FieldError;
+use rhyzome_runtime::fault::{self, Point, Side};
 use rhyzome_store::accept::{Accepted, AcceptedNow, IdempotencyKey, Refusal, Reply};
 use rhyzome_store::change::{ChangeRequest, Work};
 use rhyzome_store::resources::Scope;
@@ -116,7 +117,10 @@ pub async fn accept(
             return reply::accepted(ctx, reply, terms.wait).await;
         }
         let request = request(ctx, &before, ask, intent, &terms)?;
-        match ctx.app.store.accept_change(&request).await? {
+        fault::point(Point::AcceptCommit, Side::Before);
+        let changed = ctx.app.store.accept_change(&request).await?;
+        fault::point(Point::AcceptCommit, Side::After);
+        match changed {
             Ok(reply) => {
                 if reply.now == AcceptedNow::Now {
                     ctx.app

@@ -10,6 +10,7 @@
 //! | `policy` | what only operators may ask for |
 //! | `keys` | one request at a time with an idempotency key |
 //! | `refusal` | the store's refusals as problems |
+//! | `placement` | where a resource would be placed, and what each host has to say |
 //! | `dry_run` | all checks, nothing written |
 //! | `reply` | the 202 |
 
@@ -19,6 +20,7 @@ pub mod create;
 pub mod dry_run;
 pub mod image_floor;
 pub mod keys;
+pub mod placement;
 pub mod policy;
 pub mod refusal;
 pub mod reply;

@@ -1,7 +1,7 @@
 //! `/v1/jobs`: read, wait, list, cancel, retry.
 
 use super::table::{Answer, Body, Endpoint, Need};
-use crate::accept::{refusal, reply};
+use crate::accept::{placement, refusal, reply};
 use crate::auth::caller::missing;
 use crate::ctx::{Ctx, deadline};
 use crate::extract::headers::{WAIT_MAX_S, prefer_wait};
@@ -17,6 +17,7 @@ use http::{Method, StatusCode};
 use rhyzome_model::ids::{JobId, ResourceId};
 use rhyzome_model::job::{Action, JobState};
 use rhyzome_model::kinds::Kind;
+use rhyzome_runtime::fault::{self, Point, Side};
 use rhyzome_store::accept::AcceptedNow;
 use rhyzome_store::jobs::JobFilter;
 use rhyzome_store::resources::{Page, Scope};
@@ -191,7 +192,9 @@ async fn read(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
             None => ctx.app.store.job_get(row.id).await?.unwrap_or(row),
         };
     }
-    let mut response = reply::json(StatusCode::OK, &job::document(&row, ctx.reader(), Utc::now()))?;
+    let by_host = placement::by_host(&ctx, &row).await?;
+    let document = job::document(&row, ctx.reader(), Utc::now()).with_hosts(by_host);
+    let mut response = reply::json(StatusCode::OK, &document)?;
     if !row.state.is_done() {
         response
             .headers_mut()
@@ -265,12 +268,14 @@ async fn cancel(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
     ctx.no_body()?;
     let row = allowed(&ctx, &id, None, Verb::Change).await?;
     let what = format!("job {id}");
+    fault::point(Point::AcceptCommit, Side::Before);
     let cancelled = ctx
         .app
         .store
         .accept_cancel(&ctx.caller.tenant, row.id, &ctx.origin(None))
         .await?
         .map_err(|refused| refusal::problem(refused, row.kind, &what))?;
+    fault::point(Point::AcceptCommit, Side::After);
     ctx.app
         .announcer
         .cancelled(&cancelled.tenant, cancelled.kind, cancelled.id);
@@ -287,6 +292,7 @@ async fn retry(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
     let steps = steps(&ctx, &row).await?;
     let _turn = ctx.app.keys.lock(&ctx.caller.tenant, idempotency.as_ref()).await;
     let what = format!("job {id}");
+    fault::point(Point::AcceptCommit, Side::Before);
     let reply = ctx
         .app
         .store
@@ -300,6 +306,7 @@ async fn retry(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
         )
         .await?
         .map_err(|refused| refusal::problem(refused, row.kind, &what))?;
+    fault::point(Point::AcceptCommit, Side::After);
     if reply.now == AcceptedNow::Now {
         ctx.app
             .announcer

@@ -17,6 +17,7 @@ use rhyzome_model::ids::{JobId, ResourceId};
 use rhyzome_model::job::Action;
 use rhyzome_model::kinds::Kind;
 use rhyzome_model::shown::ResourceState;
+use rhyzome_runtime::fault::{self, Point, Side};
 use rhyzome_store::accept::{AcceptedNow, Refusal};
 use rhyzome_store::resources::{Page, ResourceFilter};
 use rhyzome_store::rows::ResourceRow;
@@ -222,6 +223,7 @@ async fn remove(kind: Kind, id: String, ctx: Ctx) -> Result<Response, Problem> {
         .ops()
         .step_names(Action::Delete, &before.spec, before.applied.as_ref())?;
     let what = format!("{kind} {}", before.name);
+    fault::point(Point::AcceptCommit, Side::Before);
     let deleted = ctx
         .app
         .store
@@ -242,6 +244,7 @@ async fn remove(kind: Kind, id: String, ctx: Ctx) -> Result<Response, Problem> {
                 .unwrap_or_else(|| refusal::problem(Refusal::Moved, kind, &what)),
             other => refusal::problem(other, kind, &what),
         })?;
+    fault::point(Point::AcceptCommit, Side::After);
     if deleted.now == AcceptedNow::Now {
         for job in &deleted.cancelled {
             ctx.app.announcer.cancelled(&ctx.caller.tenant, kind, *job);

@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use rhyzome_model::ids::{JobId, ResourceId};
 use rhyzome_model::job::{Action, JobState};
 use rhyzome_model::kinds::Kind;
+use rhyzome_model::place::HostVerdict;
 use rhyzome_model::problem::{FieldError, JobError};
 use rhyzome_store::rows::{JobRow, StepRow, Waiting};
 use serde::Serialize;
@@ -115,6 +116,20 @@ pub struct WaitingDoc<'a> {
     /// For `capacity`: the smallest change that would fit.
     #[schema(value_type = Option<Object>)]
     fits_with: Option<&'a Value>,
+    /// For `capacity`, of one job, for operators: what each host has to say to it now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by_host: Option<Vec<HostVerdict>>,
+}
+
+impl JobDoc<'_> {
+    /// With what each host has to say to a job that waits.
+    #[must_use]
+    pub fn with_hosts(mut self, by_host: Option<Vec<HostVerdict>>) -> Self {
+        if let Some(waiting) = &mut self.waiting_on {
+            waiting.by_host = by_host;
+        }
+        self
+    }
 }
 
 /// Why a job failed: the members of a problem (RFC 9457), with the step.
@@ -202,6 +217,7 @@ fn waiting_on(row: &JobRow, now: DateTime<Utc>) -> Option<WaitingDoc<'_>> {
         until: None,
         hosts: None,
         fits_with: None,
+        by_host: None,
     };
     if row.state.is_done() {
         return None;
@@ -239,6 +255,7 @@ fn waiting(row: &Waiting) -> WaitingDoc<'_> {
         until: row.until,
         hosts: row.hosts.as_ref(),
         fits_with: row.fits_with.as_ref(),
+        by_host: None,
     }
 }
 

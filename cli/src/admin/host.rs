@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use rhyzome_model::ids::HostName;
-use rhyzome_proto::agent::InventoryRequest;
 use rhyzome_proto::agent::agent_client::AgentClient;
+use rhyzome_proto::agent::{self, InventoryRequest};
 use rhyzome_runtime::tls::{TlsConfig, connect_agent};
 use rhyzome_runtime::{Identity, Role};
 use rhyzome_store::Store;
@@ -45,19 +45,28 @@ pub(crate) async fn run(store: &Store, tls: &TlsConfig, task: &HostTask) -> Resu
     Ok(())
 }
 
-async fn inventory(tls: &TlsConfig, host: &HostRow) -> Result<Inventory> {
-    let identity = Identity::load(&tls.files(Role::Admin, ADMIN_NAME)?).with_context(|| {
+/// With which agents are asked.
+pub(crate) fn identity(tls: &TlsConfig) -> Result<Identity> {
+    Identity::load(&tls.files(Role::Admin, ADMIN_NAME)?).with_context(|| {
         format!("the certificate to ask agents with (`rhyzome pki issue admin {ADMIN_NAME}` makes one)")
-    })?;
-    let channel = connect_agent(&host.address, host.name.as_str(), &identity)?;
+    })
+}
+
+/// Asks a host's agent what it holds.
+pub(crate) async fn ask(identity: &Identity, host: &HostRow) -> Result<agent::Inventory> {
+    let channel = connect_agent(&host.address, host.name.as_str(), identity)?;
     let reply = AgentClient::new(channel)
         .max_decoding_message_size(usize::MAX)
         .get_inventory(InventoryRequest {
             host: host.name.to_string(),
         })
         .await
-        .with_context(|| format!("asking the agent of {} at {}", host.name, host.address))?
-        .into_inner();
+        .with_context(|| format!("asking the agent of {} at {}", host.name, host.address))?;
+    Ok(reply.into_inner())
+}
+
+async fn inventory(tls: &TlsConfig, host: &HostRow) -> Result<Inventory> {
+    let reply = ask(&identity(tls)?, host).await?;
     Ok(Inventory {
         host: reply.host,
         epoch: reply.epoch,

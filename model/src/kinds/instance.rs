@@ -234,6 +234,20 @@ impl KindDef for Instance {
         })
     }
 
+    /// A guest can't begin with less memory than it or its image needs, and its disk holds the image's.
+    fn least_resolved(resolved: &Resolved) -> Result<Demand, PlanError> {
+        let spec = read(&resolved.spec)?;
+        let smallest = InstanceSpec {
+            root_disk_gib: None,
+            ..spec.clone()
+        };
+        Ok(Demand {
+            vcpus: 1,
+            memory_mib: i64::from(plan::least_memory_mib(&spec, resolved)?.max(faults::MEMORY_MIN_MIB)),
+            disk_gib: i64::from(plan::root_disk_gib(&smallest, resolved)?),
+        })
+    }
+
     fn host_labels(spec: &InstanceSpec) -> BTreeMap<String, String> {
         spec.placement
             .as_ref()

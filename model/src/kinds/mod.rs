@@ -193,6 +193,11 @@ pub trait KindDef: 'static + Send + Sync {
     fn demand_resolved(resolved: &Resolved) -> Result<Demand, PlanError> {
         read::<Self>(&resolved.spec).map(|spec| Self::demand(&spec))
     }
+    /// The least of [`KindDef::demand_resolved`] that a user can change it to: what hints of placement don't go below. A kind whose demand
+    /// isn't the user's to change says its demand.
+    fn least_resolved(resolved: &Resolved) -> Result<Demand, PlanError> {
+        Self::demand_resolved(resolved)
+    }
     /// Labels that its host must have.
     fn host_labels(spec: &Self::Spec) -> BTreeMap<String, String>;
     /// Resources on whose hosts it must not be. No dependencies: one that is gone is left out.
@@ -253,6 +258,8 @@ pub trait KindOps: Send + Sync {
     fn demand(&self, spec: &Value) -> Result<Demand, PlanError>;
     /// See [`KindDef::demand_resolved`].
     fn demand_resolved(&self, resolved: &Resolved) -> Result<Demand, PlanError>;
+    /// See [`KindDef::least_resolved`].
+    fn least_resolved(&self, resolved: &Resolved) -> Result<Demand, PlanError>;
     /// See [`KindDef::apart_from`].
     fn apart_from(&self, spec: &Value) -> Result<Vec<Reference>, PlanError>;
     /// See [`KindDef::host_labels`].
@@ -330,6 +337,9 @@ impl<K: KindDef> KindOps for Typed<K> {
     }
     fn demand_resolved(&self, resolved: &Resolved) -> Result<Demand, PlanError> {
         K::demand_resolved(resolved)
+    }
+    fn least_resolved(&self, resolved: &Resolved) -> Result<Demand, PlanError> {
+        K::least_resolved(resolved)
     }
     fn apart_from(&self, spec: &Value) -> Result<Vec<Reference>, PlanError> {
         read::<K>(spec).map(|s| K::apart_from(&s))

@@ -4,10 +4,11 @@
 //! host: a scheduler keeps it and corrects it.
 
 use super::score::{self, Fetch, Score, Tie};
-use super::{Cordon, FitsWith, HostView, Reach, Reason, Refusal, Request, Verdict};
+use super::{Cordon, FitsWith, HostVerdict, HostView, Reach, Reason, Refusal, Request, Verdict};
 use crate::ids::{HostName, ResourceId};
 use crate::kinds::Demand;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// Hosts compared for one request where there are many, of those that may fit.
 const PROBES: usize = 64;
@@ -22,12 +23,22 @@ fn amounts(d: Demand) -> Amounts {
     [d.vcpus, d.memory_mib, d.disk_gib]
 }
 
+fn demand([vcpus, memory_mib, disk_gib]: Amounts) -> Demand {
+    Demand {
+        vcpus,
+        memory_mib,
+        disk_gib,
+    }
+}
+
 /// The part of a host that every look at it needs.
 #[derive(Clone, Debug)]
 struct Row {
     free: Amounts,
     capacity: Amounts,
     shut: Option<Reason>,
+    /// Networks that live here.
+    homes: u32,
 }
 
 /// Where a network lives.
@@ -86,8 +97,11 @@ impl Keepers {
 /// A request in the cluster's terms.
 struct Asked<'a> {
     demand: Amounts,
+    least: Amounts,
     labels: Vec<&'a [u32]>,
     home: Option<Home>,
+    /// It has a network that lives nowhere yet.
+    brings_network: bool,
     keepers: Option<&'a Keepers>,
     image_gib: i64,
     image_refused: Vec<u32>,
@@ -151,6 +165,7 @@ impl Cluster {
             free: amounts(host.free),
             capacity: amounts(host.capacity),
             shut,
+            homes: 0,
         });
         for (key, value) in host.labels {
             self.labels
@@ -179,12 +194,7 @@ impl Cluster {
 
     /// What is free on a host, after what was placed.
     pub fn free(&self, host: &HostName) -> Option<Demand> {
-        let [vcpus, memory_mib, disk_gib] = self.rows.get(self.at(host)?)?.free;
-        Some(Demand {
-            vcpus,
-            memory_mib,
-            disk_gib,
-        })
+        Some(demand(self.rows.get(self.at(host)?)?.free))
     }
 
     /// Says what is free on a host, where the database knows better than this.
@@ -198,13 +208,26 @@ impl Cluster {
     /// Says where a network lives, or that it lives nowhere yet.
     pub fn set_home(&mut self, network: ResourceId, home: Option<&HostName>) {
         self.refused = None;
-        match home {
+        let before = match home {
             None => self.homes.remove(&network),
             Some(host) => {
                 let home = self.index.get(host).map_or(Home::Elsewhere, |at| Home::Host(*at));
+                if let Some(row) = self.row_of(home) {
+                    row.homes += 1;
+                }
                 self.homes.insert(network, home)
             }
         };
+        if let Some(row) = before.and_then(|before| self.row_of(before)) {
+            row.homes = row.homes.saturating_sub(1);
+        }
+    }
+
+    fn row_of(&mut self, home: Home) -> Option<&mut Row> {
+        match home {
+            Home::Elsewhere => None,
+            Home::Host(at) => self.rows.get_mut(at as usize),
+        }
     }
 
     /// Places a request and reserves what it takes, or says why it can't.
@@ -233,11 +256,25 @@ impl Cluster {
         }
     }
 
+    /// What each host has to say to a request, in the order of the hosts; nothing is reserved.
+    pub fn explain(&self, request: &Request) -> Vec<HostVerdict> {
+        let asked = self.asked(request);
+        (0_u32..)
+            .zip(self.names.iter().zip(&self.rows))
+            .map(|(at, (name, row))| HostVerdict {
+                host: name.clone(),
+                excluded: self.exclusion(&asked, at, &asked.take(at)),
+                free: demand(row.free),
+            })
+            .collect()
+    }
+
     /// Equal but for networks that bind neither of them.
     fn refused_before(&self, request: &Request) -> Option<&Refusal> {
         let (before, refusal) = self.refused.as_ref()?;
         let free = |r: &Request| r.networks.iter().all(|n| !self.homes.contains_key(n));
         let same = before.demand == request.demand
+            && before.least == request.least
             && before.host_labels == request.host_labels
             && before.image == request.image
             && before.apart_from == request.apart_from
@@ -270,8 +307,10 @@ impl Cluster {
         }
         Asked {
             demand: amounts(request.demand),
+            least: amounts(request.least),
             labels: request.host_labels.iter().map(labelled).collect(),
             home,
+            brings_network: request.networks.iter().any(|n| !self.homes.contains_key(n)),
             keepers: request
                 .image
                 .map(|i| self.keepers.get(&i.image).unwrap_or(Keepers::NONE)),
@@ -368,6 +407,7 @@ impl Cluster {
         let row = &self.rows[host as usize];
         Score::new(
             score::load(&row.capacity, &row.free, take),
+            if asked.brings_network { row.homes } else { 0 },
             asked.fetch(host),
             self.tie.of(host),
         )
@@ -419,7 +459,10 @@ impl Cluster {
             *free -= taken;
         }
         for network in &request.networks {
-            self.homes.entry(*network).or_insert(Home::Host(host));
+            if let Entry::Vacant(nowhere) = self.homes.entry(*network) {
+                nowhere.insert(Home::Host(host));
+                self.rows[host as usize].homes += 1;
+            }
         }
     }
 }
@@ -446,7 +489,7 @@ impl Asked<'_> {
         }
     }
 
-    /// The largest demand, no larger than the one asked for, that a host has free; none where something is used up.
+    /// The largest demand, no larger than the one asked for, that a host has free; none where that is less than can be done with.
     fn shrunk(&self, host: u32, free: &Amounts) -> Option<Amounts> {
         let extra = self.extra(host);
         let mut left = *free;
@@ -456,9 +499,9 @@ impl Asked<'_> {
             return None;
         }
         let mut smaller = self.demand;
-        for (amount, left) in smaller.iter_mut().zip(left) {
+        for ((amount, left), least) in smaller.iter_mut().zip(left).zip(self.least) {
             if *amount > 0 && *amount > left {
-                if left <= 0 {
+                if left < least.max(1) {
                     return None;
                 }
                 *amount = left;

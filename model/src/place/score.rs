@@ -11,6 +11,9 @@ pub(super) struct Score {
     /// How full the host would be, in sixteenths. It stands before `fetch` so that a burst of one image doesn't pile up on
     /// the host that fetched it first: keeping the image outweighs a sixteenth of a host, not more.
     crowding: u32,
+    /// Networks that live on the host, where the request brings one that lives nowhere yet. A network draws all its later instances to
+    /// its home, so that those that are still small are no equals of a host that has none.
+    homes: u32,
     /// Whether the image has to be fetched.
     fetch: Fetch,
     /// How full the host would be, exactly.
@@ -29,9 +32,10 @@ pub(super) enum Fetch {
 }
 
 impl Score {
-    pub(super) fn new(load: u32, fetch: Fetch, tie: u64) -> Self {
+    pub(super) fn new(load: u32, homes: u32, fetch: Fetch, tie: u64) -> Self {
         Self {
             crowding: load / CROWDING_STEP,
+            homes,
             fetch,
             load,
             tie,

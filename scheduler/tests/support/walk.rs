@@ -21,6 +21,7 @@ use rhyzome_store::dispatch::{Decision, DispatchLimits, NewOrder, OrderRow};
 use rhyzome_store::hosts::Watch;
 use rhyzome_store::resources::{Page, ResourceFilter, Scope};
 use rhyzome_store::rows::ResourceRow;
+use rhyzome_store::sweep::Place;
 use std::collections::BTreeMap;
 
 pub const LIMITS: DispatchLimits = DispatchLimits {
@@ -86,7 +87,7 @@ impl Walk {
 
     /// The books, and that no job took a step that it may not.
     pub async fn check(&mut self, what: &str) {
-        checks::check(&self.store, what).await;
+        checks::check_within(&self.store, LIMITS.tenant_cap.into(), what).await;
         let rows: Vec<(uuid::Uuid, String)> = sqlx::query_as("SELECT id, state FROM jobs")
             .fetch_all(self.store.pool())
             .await
@@ -292,7 +293,7 @@ impl Walk {
                 .await
                 .unwrap();
         }
-        self.store.deadlines_pass(100).await.unwrap();
+        self.store.deadlines_pass(Place::START, 100).await.unwrap();
     }
 
     async fn host_changes(&mut self) {

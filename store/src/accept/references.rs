@@ -161,7 +161,7 @@ async fn find_references(
     // Read after the lock, with a snapshot of its own: an end that committed while the lock was waited for is seen whole.
     let locked = sqlx::query!(
         r#"SELECT r.id, r.deleting, r.applied IS NOT NULL AS "applied!",
-                  EXISTS (SELECT FROM job_resources j WHERE j.resource_id = r.id) AS "open!"
+                  coalesce((SELECT true FROM job_resources j WHERE j.resource_id = r.id LIMIT 1), false) AS "open!"
            FROM resources r WHERE r.id = ANY($1)"#,
         &locked_ids
     )

@@ -24,7 +24,8 @@ impl Store {
         let ids = sqlx::query_scalar!(
             r#"WITH t AS (
                    SELECT t.id, greatest($2 - t.running, 0)::bigint AS free FROM tenants t
-                   WHERE NOT EXISTS (SELECT FROM set_backs) AND EXISTS (SELECT FROM jobs j WHERE j.tenant = t.id AND j.due <= now())
+                   WHERE (SELECT true FROM set_backs LIMIT 1) IS NULL
+                     AND (SELECT true FROM jobs j WHERE j.tenant = t.id AND j.due <= now() LIMIT 1)
                ), share AS (
                    SELECT greatest($1 / greatest(count(*), 1), 1) AS n FROM t
                ), due AS MATERIALIZED (
@@ -35,11 +36,12 @@ impl Store {
                        UNION ALL
                        (SELECT j.id, j.due FROM jobs j WHERE j.tenant = t.id AND j.due <= now()
                           AND NOT (j.holds_slot OR j.mode = 'undo' OR j.state = 'undoing' OR j.cancel_requested_at IS NOT NULL)
-                          AND NOT EXISTS (SELECT FROM resources r JOIN hosts h ON h.name = r.host
-                                          WHERE r.id = j.resource_id AND h.orders_out >= $3)
-                          AND NOT EXISTS (SELECT FROM resource_refs f JOIN network_homes n ON n.network_id = f.to_id
-                                          JOIN hosts h ON h.name = n.host
-                                          WHERE f.from_id = j.resource_id AND j.action = 'create' AND h.orders_out >= $3)
+                          AND (SELECT true FROM resources r JOIN hosts h ON h.name = r.host
+                               WHERE r.id = j.resource_id AND h.orders_out >= $3 LIMIT 1) IS NULL
+                          AND (j.action <> 'create' OR
+                               (SELECT true FROM resource_refs f JOIN network_homes n ON n.network_id = f.to_id
+                                JOIN hosts h ON h.name = n.host
+                                WHERE f.from_id = j.resource_id AND h.orders_out >= $3 LIMIT 1) IS NULL)
                         ORDER BY j.due, j.seq LIMIT least(share.n, t.free))
                    ) j ORDER BY j.due LIMIT $1
                )
@@ -60,8 +62,8 @@ impl Store {
                       r.host AS resource_host, h.host AS "home?", j.frozen, j.mode, j.verdict, j.error, j.attempt, j.failures, j.excluded,
                       j.deadline_at, j.cancel_requested_at, j.holds_slot, j.dispatched_at IS NOT NULL AS "order_out!", j.waiting,
                       j.traceparent, j.created_at,
-                      EXISTS (SELECT FROM job_resources q JOIN job_resources own ON own.job_id = j.id
-                              WHERE q.resource_id = own.resource_id AND q.seq < own.seq) AS "earlier_open!",
+                      coalesce((SELECT true FROM job_resources own JOIN job_resources q ON q.resource_id = own.resource_id AND q.seq < own.seq
+                                WHERE own.job_id = j.id LIMIT 1), false) AS "earlier_open!",
                       CASE WHEN j.action = 'delete'
                            THEN (SELECT count(*) FROM resource_refs f WHERE f.to_id = r.id) ELSE 0 END AS "referrers!",
                       now() AS "now!"
@@ -133,7 +135,7 @@ async fn read_refs(
 ) -> Result<BTreeMap<ResourceId, Vec<RefRow>>, StoreError> {
     let rows = sqlx::query!(
         r#"SELECT f.from_id, r.id, r.kind, r.tenant, r.name, r.generation, r.spec, r.applied IS NOT NULL AS "applied!", r.facts,
-                  EXISTS (SELECT FROM job_resources q WHERE q.resource_id = r.id) AS "open!"
+                  coalesce((SELECT true FROM job_resources q WHERE q.resource_id = r.id LIMIT 1), false) AS "open!"
            FROM resource_refs f JOIN resources r ON r.id = f.to_id WHERE f.from_id = ANY($1)"#,
         ids
     )

@@ -74,21 +74,7 @@ impl DispatchTx {
         if wanted.is_empty() {
             return Ok((orders, BTreeMap::new()));
         }
-        let networks: Vec<Uuid> = wanted.keys().copied().collect();
-        let hosts: Vec<String> = wanted.values().cloned().collect();
-        let homes: BTreeMap<Uuid, (String, bool)> = sqlx::query!(
-            r#"INSERT INTO network_homes AS n (network_id, host)
-               SELECT * FROM unnest($1::uuid[], $2::text[]) AS q(network_id, host) ORDER BY 1
-               ON CONFLICT (network_id) DO UPDATE SET host = n.host
-               RETURNING n.network_id, n.host, n.xmax = '0'::xid AS "new!""#,
-            &networks,
-            &hosts
-        )
-        .fetch_all(&mut *self.tx)
-        .await?
-        .into_iter()
-        .map(|r| (r.network_id, (r.host, r.new)))
-        .collect();
+        let homes = self.lock_homes(&wanted).await?;
         let mut kept = Vec::new();
         let mut settled: BTreeMap<Uuid, Vec<JobId>> = homes
             .iter()
@@ -112,6 +98,44 @@ impl DispatchTx {
             }
         }
         Ok((kept, settled))
+    }
+
+    /// Where the networks live, and whether that is so since just now. Locked against being given up: who leaves one takes the
+    /// row for itself.
+    async fn lock_homes(
+        &mut self,
+        wanted: &BTreeMap<Uuid, String>,
+    ) -> Result<BTreeMap<Uuid, (String, bool)>, StoreError> {
+        let networks: Vec<Uuid> = wanted.keys().copied().collect();
+        let mut homes: BTreeMap<Uuid, (String, bool)> = sqlx::query!(
+            "SELECT network_id, host FROM network_homes WHERE network_id = ANY($1) ORDER BY network_id FOR KEY SHARE",
+            &networks
+        )
+        .fetch_all(&mut *self.tx)
+        .await?
+        .into_iter()
+        .map(|r| (r.network_id, (r.host, false)))
+        .collect();
+        let (networks, hosts): (Vec<Uuid>, Vec<String>) = wanted
+            .iter()
+            .filter(|(network, _)| !homes.contains_key(*network))
+            .map(|(network, host)| (*network, host.clone()))
+            .unzip();
+        if networks.is_empty() {
+            return Ok(homes);
+        }
+        let made = sqlx::query!(
+            r#"INSERT INTO network_homes AS n (network_id, host)
+               SELECT * FROM unnest($1::uuid[], $2::text[]) AS q(network_id, host) ORDER BY 1
+               ON CONFLICT (network_id) DO UPDATE SET host = n.host
+               RETURNING n.network_id, n.host, n.xmax = '0'::xid AS "new!""#,
+            &networks,
+            &hosts
+        )
+        .fetch_all(&mut *self.tx)
+        .await?;
+        homes.extend(made.into_iter().map(|r| (r.network_id, (r.host, r.new))));
+        Ok(homes)
     }
 
     /// Homes that were made for orders of which none was written: the networks live nowhere still.
@@ -283,15 +307,19 @@ impl DispatchTx {
         self.write_fences(written, &hosts, outcome).await
     }
 
-    /// Jobs whose host has as many orders out as it may go behind all that are due: they hold up nobody who goes elsewhere.
+    /// Jobs whose host has as many orders out as it may go behind all that are due, and are looked at again a little later: they hold up
+    /// nobody who goes elsewhere, and a full host isn't asked without a pause.
     async fn put_behind(&mut self, jobs: &[JobId]) -> Result<(), StoreError> {
         if jobs.is_empty() {
             return Ok(());
         }
         let ids: Vec<Uuid> = jobs.iter().map(|j| j.0).collect();
-        sqlx::query!("UPDATE jobs SET due = clock_timestamp() WHERE id = ANY($1)", &ids)
-            .execute(&mut *self.tx)
-            .await?;
+        sqlx::query!(
+            "UPDATE jobs SET due = clock_timestamp() + interval '100 ms' WHERE id = ANY($1)",
+            &ids
+        )
+        .execute(&mut *self.tx)
+        .await?;
         Ok(())
     }
 

@@ -147,7 +147,7 @@ impl Store {
         // Resources before jobs, ids ascending: the order of all locks.
         let now = sqlx::query_scalar!(
             r#"WITH l AS (
-                   SELECT r.id FROM resources r WHERE r.id IN (SELECT resource_id FROM jobs WHERE id = ANY($1))
+                   SELECT r.id FROM resources r WHERE r.id = ANY(ARRAY(SELECT resource_id FROM jobs WHERE id = ANY($1)))
                    ORDER BY r.id FOR NO KEY UPDATE
                ) SELECT now() AS "now!" FROM (SELECT count(*) FROM l) c"#,
             &ids

@@ -131,11 +131,11 @@ async fn settle_homes(
     // First the lock, then statements with a snapshot of their own: a dispatch that just brought an instance here is seen.
     let homes = sqlx::query_scalar!(
         "SELECT n.network_id FROM network_homes n
-         WHERE n.network_id IN (
+         WHERE n.network_id = ANY(ARRAY(
              SELECT to_id FROM resource_refs WHERE from_id = ANY($1)
              UNION
              SELECT h.network_id FROM unnest($2::uuid[], $3::jsonb[]) AS q(id, facts) JOIN network_homes h ON h.network_id = q.id
-             WHERE h.facts IS DISTINCT FROM q.facts)
+             WHERE h.facts IS DISTINCT FROM q.facts))
          ORDER BY n.network_id FOR UPDATE",
         &instances,
         &ids,
@@ -347,8 +347,14 @@ async fn give_hosts_back(
         .collect();
     let names: Vec<String> = names.into_iter().cloned().collect();
     sqlx::query!(
+        // What turned out larger than was reserved is there already: it is judged so, and kept in mind while the host has it.
         "UPDATE hosts h SET used_vcpus = h.used_vcpus - q.vcpus, used_memory_mib = h.used_memory_mib - q.memory_mib,
-                used_disk_gib = h.used_disk_gib - q.disk_gib, orders_out = h.orders_out - q.out
+                used_disk_gib = h.used_disk_gib - q.disk_gib, orders_out = h.orders_out - q.out,
+                over_vcpus = CASE WHEN q.vcpus < 0 THEN greatest(h.over_vcpus, h.used_vcpus - q.vcpus - h.vcpus) ELSE h.over_vcpus END,
+                over_memory_mib = CASE WHEN q.memory_mib < 0 THEN greatest(h.over_memory_mib, h.used_memory_mib - q.memory_mib - h.memory_mib)
+                                       ELSE h.over_memory_mib END,
+                over_disk_gib = CASE WHEN q.disk_gib < 0 THEN greatest(h.over_disk_gib, h.used_disk_gib - q.disk_gib - h.disk_gib)
+                                     ELSE h.over_disk_gib END
          FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int8[], $5::int4[]) AS q(name, vcpus, memory_mib, disk_gib, out)
          WHERE h.name = q.name",
         &names,

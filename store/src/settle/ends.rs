@@ -267,29 +267,23 @@ async fn apply(
             disk.push(demand.disk_gib);
         }
     }
+    close_changed(tx, ends, now).await?;
     sqlx::query!(
-        "WITH q AS (
-             SELECT * FROM unnest($1::uuid[], $2::jsonb[], $3::int8[], $4::jsonb[], $6::bool[], $7::int8[], $8::int8[], $9::int8[],
-                                  $10::jsonb[], $11::timestamptz[])
-                    AS q(id, spec, generation, facts, metered, vcpus, memory_mib, disk_gib, observed, unless_since)
-         ), r AS (
+        "WITH r AS (
              UPDATE resources r SET applied = q.spec, facts = coalesce(q.facts, r.facts),
                     observed_generation = CASE WHEN q.spec = r.spec THEN r.generation
                                                ELSE greatest(q.generation, r.observed_generation) END,
                     reason = CASE WHEN q.generation > 0 THEN NULL ELSE r.reason END, updated_at = $5,
                     observed = CASE WHEN q.observed IS NULL OR r.observed_at >= q.unless_since THEN r.observed ELSE q.observed END,
                     observed_at = CASE WHEN q.observed IS NULL OR r.observed_at >= q.unless_since THEN r.observed_at ELSE $5 END
-             FROM q WHERE r.id = q.id RETURNING r.id, r.tenant, r.kind
-         ), closed AS (
-             UPDATE usage_intervals u SET closed_at = greatest($5, u.opened_at) FROM q
-             WHERE u.resource_id = q.id AND u.closed_at IS NULL
-               AND (u.vcpus, u.memory_mib, u.disk_gib) IS DISTINCT FROM (q.vcpus, q.memory_mib, q.disk_gib)
-             RETURNING u.resource_id
+             FROM unnest($1::uuid[], $2::jsonb[], $3::int8[], $4::jsonb[], $6::bool[], $7::int8[], $8::int8[], $9::int8[],
+                         $10::jsonb[], $11::timestamptz[])
+                  AS q(id, spec, generation, facts, metered, vcpus, memory_mib, disk_gib, observed, unless_since)
+             WHERE r.id = q.id RETURNING r.id, r.tenant, r.kind, q.metered, q.vcpus, q.memory_mib, q.disk_gib
          )
          INSERT INTO usage_intervals (resource_id, tenant, kind, vcpus, memory_mib, disk_gib, opened_at)
-         SELECT r.id, r.tenant, r.kind, q.vcpus, q.memory_mib, q.disk_gib, $5 FROM r JOIN q ON q.id = r.id
-         WHERE q.metered AND (r.id IN (SELECT resource_id FROM closed)
-               OR NOT EXISTS (SELECT FROM usage_intervals u WHERE u.resource_id = r.id AND u.closed_at IS NULL))",
+         SELECT id, tenant, kind, vcpus, memory_mib, disk_gib, $5 FROM r WHERE metered
+         ON CONFLICT (resource_id) WHERE closed_at IS NULL DO NOTHING",
         &ids,
         &specs,
         &generations,
@@ -301,6 +295,44 @@ async fn apply(
         &disk,
         &observed as &[Option<Value>],
         &unless_since as &[Option<DateTime<Utc>>]
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Closes the usage of what is metered otherwise from now on. A create has none.
+async fn close_changed(
+    tx: &mut Transaction<'_, Postgres>,
+    ends: &[&End],
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let mut ids = Vec::new();
+    let mut vcpus = Vec::new();
+    let mut memory = Vec::new();
+    let mut disk = Vec::new();
+    for end in ends.iter().filter(|end| end.action != Action::Create) {
+        if let Effect::Applied { metered, .. } = &end.effect {
+            let demand = metered.unwrap_or_default();
+            ids.push(end.resource.0);
+            vcpus.push(demand.vcpus);
+            memory.push(demand.memory_mib);
+            disk.push(demand.disk_gib);
+        }
+    }
+    if ids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "UPDATE usage_intervals u SET closed_at = greatest($5, u.opened_at)
+         FROM unnest($1::uuid[], $2::int8[], $3::int8[], $4::int8[]) AS q(id, vcpus, memory_mib, disk_gib)
+         WHERE u.resource_id = q.id AND u.closed_at IS NULL
+           AND (u.vcpus, u.memory_mib, u.disk_gib) IS DISTINCT FROM (q.vcpus, q.memory_mib, q.disk_gib)",
+        &ids,
+        &vcpus,
+        &memory,
+        &disk,
+        now
     )
     .execute(&mut **tx)
     .await?;
@@ -373,16 +405,16 @@ pub(crate) async fn wake(
     removed: &[Uuid],
 ) -> Result<(), StoreError> {
     sqlx::query!(
-        "WITH w AS (
+        "WITH c AS MATERIALIZED (
+             SELECT o.job_id FROM job_resources o WHERE o.resource_id = ANY($1)
+             UNION
+             SELECT o.job_id FROM resource_refs f JOIN job_resources o ON o.resource_id = f.from_id WHERE f.to_id = ANY($1)
+             UNION
+             SELECT o.job_id FROM resource_refs f JOIN job_resources o ON o.resource_id = f.to_id WHERE f.from_id = ANY($2)
+         ), w AS (
              SELECT j.id FROM jobs j
-             WHERE j.ended_at IS NULL AND j.host IS NULL
+             WHERE j.id = ANY(ARRAY(SELECT job_id FROM c)) AND j.ended_at IS NULL AND j.host IS NULL
                AND (j.state = 'blocked' OR (j.state = 'queued' AND j.due <= clock_timestamp()))
-               AND j.id IN (
-                   SELECT o.job_id FROM job_resources o WHERE o.resource_id = ANY($1)
-                   UNION ALL
-                   SELECT o.job_id FROM resource_refs f JOIN job_resources o ON o.resource_id = f.from_id WHERE f.to_id = ANY($1)
-                   UNION ALL
-                   SELECT o.job_id FROM resource_refs f JOIN job_resources o ON o.resource_id = f.to_id WHERE f.from_id = ANY($2))
              ORDER BY j.id FOR NO KEY UPDATE
          )
          UPDATE jobs j SET state = 'queued', due = least(j.due, now()) FROM w WHERE j.id = w.id",

@@ -46,6 +46,10 @@ pub struct Options {
     pub workers: Option<u32>,
     /// How many schedulers; `up`'s own number where left out.
     pub schedulers: Option<u32>,
+    /// How many API servers; `up`'s own number where left out.
+    pub apis: Option<u32>,
+    /// Variables of the environment of all its processes.
+    pub environment: Vec<(String, String)>,
     /// Whether this machine is a host.
     pub local_host: LocalHost,
     /// What happens to a part that dies.
@@ -61,6 +65,8 @@ impl Default for Options {
             simulated_size: None,
             workers: None,
             schedulers: None,
+            apis: None,
+            environment: Vec::new(),
             local_host: LocalHost::No,
             restart: Restart::Yes,
             settings: Vec::new(),
@@ -92,7 +98,11 @@ impl Options {
         if let Some(size) = &self.simulated_size {
             arguments.extend(["--simulated-size".into(), size.into()]);
         }
-        for (count, flag) in [(self.workers, "--workers"), (self.schedulers, "--schedulers")] {
+        for (count, flag) in [
+            (self.workers, "--workers"),
+            (self.schedulers, "--schedulers"),
+            (self.apis, "--apis"),
+        ] {
             if let Some(count) = count {
                 arguments.extend([flag.into(), count.to_string().into()]);
             }
@@ -276,6 +286,8 @@ impl Stack {
                 command.env_remove(key);
             }
         }
+        let environment = self.options.environment.iter();
+        command.envs(environment.map(|(name, value)| (name, value)));
         command.current_dir(&self.folder);
         command
     }
@@ -402,6 +414,34 @@ impl Stack {
             .into_iter()
             .map(|agent| (agent.host.clone(), self.inventory(&agent.host)))
             .collect()
+    }
+
+    /// `HOST:PORT` of every API server that serves now, from the files in which they say so.
+    pub fn apis(&self) -> Vec<String> {
+        let processes = self.try_file().map_or_else(Vec::new, |file| file.processes);
+        let apis = processes.into_iter().filter(|process| process.role == "api");
+        apis.filter_map(|api| {
+            let ready = self.data().join("run").join(format!("{}.json", api.name));
+            let ready: serde_json::Value =
+                serde_json::from_str(&std::fs::read_to_string(ready).ok()?).ok()?;
+            Some(ready.get("address")?.as_str()?.to_owned())
+        })
+        .collect()
+    }
+
+    /// Brings the stack down and leaves its folder, under this name.
+    ///
+    /// # Errors
+    /// The folder can't be renamed.
+    pub fn keep_as(mut self, place: &Path) -> std::io::Result<()> {
+        let output = self.try_run(&["down"]);
+        if !output.status.success() {
+            eprintln!("rhyzome down: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        guard::kill_marked(&self.folder);
+        // Nothing is left to do when the value is dropped.
+        self.ending = Ending::WithTheRun;
+        std::fs::rename(&self.folder, place)
     }
 
     /// All processes that belong to the stack, those that `stack.json` doesn't know included.

@@ -78,6 +78,49 @@ fn instance(instance: ResourceId, vcpus: u32, memory_mib: u32) -> Action {
     }))
 }
 
+#[test]
+fn an_image_is_elsewhere_unless_this_host_has_it_for_itself() {
+    let job = JobId::new();
+    let itself = id(2);
+    let rows: [(&str, Vec<Action>, Action, bool); 7] = [
+        ("an instance, nothing here", vec![], image(id(10)), true),
+        ("its own create", vec![], image(itself), false),
+        (
+            "where its create fetched it",
+            vec![image(itself)],
+            image(id(10)),
+            false,
+        ),
+        (
+            "where another instance has it",
+            vec![image(id(11))],
+            image(id(10)),
+            true,
+        ),
+        (
+            "where it was given up",
+            vec![
+                image(itself),
+                Action::DropImage(DropShared {
+                    object: itself,
+                    holder: itself,
+                }),
+            ],
+            image(id(10)),
+            true,
+        ),
+        ("a network", vec![], network(id(10)), false),
+        ("a disk", vec![], disk(id(10), 1), false),
+    ];
+    for (what, before, action, want) in rows {
+        let mut world = World::default();
+        for made in &before {
+            world.apply(job, made);
+        }
+        assert_eq!(world.is_elsewhere(&action), want, "{what}");
+    }
+}
+
 fn some_action(rng: &mut StdRng) -> Action {
     let holder = id(rng.random_range(10..14));
     let power = if rng.random() { Power::On } else { Power::Off };

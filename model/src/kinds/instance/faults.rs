@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 /// Most virtual processors: what QEMU's q35 machine takes without an interrupt remapper.
 const VCPUS_MAX: u32 = 255;
 /// Least memory that a guest can begin with, MiB.
-const MEMORY_MIN_MIB: u32 = 64;
+pub(super) const MEMORY_MIN_MIB: u32 = 64;
 /// Most memory, MiB: 16 TiB.
 const MEMORY_MAX_MIB: u32 = 16 * 1024 * 1024;
 /// Largest root disk, GiB: 64 TiB.

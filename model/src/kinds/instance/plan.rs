@@ -26,6 +26,11 @@ pub(super) fn root_disk_gib(spec: &InstanceSpec, resolved: &Resolved) -> Result<
     Used::image(spec, resolved).map(|image| image.root_disk_gib(spec))
 }
 
+/// The memory that the image's guests need, MiB.
+pub(super) fn least_memory_mib(spec: &InstanceSpec, resolved: &Resolved) -> Result<u32, PlanError> {
+    Used::image(spec, resolved).map(|image| image.spec.min_memory_mib.unwrap_or(0))
+}
+
 /// An image or network that the instance uses, with what is known of it.
 struct Used<'a> {
     id: ResourceId,

@@ -1,0 +1,72 @@
+//! What a guest is told by its monitor: to end, to be gone, that its disk grew.
+
+use super::{ANSWERS_WITHIN, Live, PRESS_EVERY, Phase, qmp_failed};
+use crate::driver::StepError;
+use crate::objects::process::ProcessId;
+use crate::objects::qemu::{self, MONITOR};
+use crate::objects::qmp::{Event, Qmp, QmpError};
+use rhyzome_model::job::ErrorClass;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Presses the power button until the guest has ended or the time is up.
+pub(super) async fn press_and_wait(
+    live: &Live,
+    within: Duration,
+    cancel: &CancellationToken,
+) -> Result<(), StepError> {
+    let until = tokio::time::Instant::now() + within;
+    let mut phase = live.phase.clone();
+    while *phase.borrow() == Phase::Running && tokio::time::Instant::now() < until {
+        match live.qmp.execute("system_powerdown", Value::Null).await {
+            Ok(_) | Err(QmpError::Gone | QmpError::Refused { .. }) => {}
+            Err(error) => return Err(qmp_failed(&error)),
+        }
+        let next = until.min(tokio::time::Instant::now() + PRESS_EVERY);
+        tokio::select! {
+            () = cancel.cancelled() => {
+                return Err(StepError::new(ErrorClass::Busy, "CANCELLED", "waiting for the guest to end was stopped"));
+            }
+            _ = phase.wait_for(|p| *p != Phase::Running) => {}
+            () = tokio::time::sleep_until(next) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Tells QEMU to end; that it is gone before it answers is as good.
+pub(crate) async fn quit(live: &Live) {
+    if let Err(error) = live.qmp.execute("quit", Value::Null).await {
+        tracing::debug!(%error, "quit");
+    }
+}
+
+/// Connects to the monitor of a process that may only just have been started.
+pub(crate) async fn connect(folder: &Path, process: &ProcessId) -> Option<(Qmp, mpsc::Receiver<Event>)> {
+    let until = tokio::time::Instant::now() + ANSWERS_WITHIN;
+    while process.is_alive() && tokio::time::Instant::now() < until {
+        match Qmp::connect(folder, MONITOR).await {
+            Ok((qmp, events)) if qmp.peer == Some(process.pid) => return Some((qmp, events)),
+            Ok((qmp, _)) => {
+                tracing::warn!(peer = ?qmp.peer, pid = process.pid, "another process answers on a guest's monitor");
+            }
+            Err(error) => tracing::trace!(%error, "a monitor doesn't answer yet"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    None
+}
+
+/// Makes a running guest's root disk larger.
+pub(crate) async fn grow_running(live: &Live, size_gib: u32) -> Result<(), StepError> {
+    let size = u64::from(size_gib) * crate::objects::disk::GIB;
+    let arguments = json!({ "node-name": qemu::ROOT_NODE, "size": size });
+    live.qmp
+        .execute("block_resize", arguments)
+        .await
+        .map(drop)
+        .map_err(|e| qmp_failed(&e))
+}

@@ -1,0 +1,52 @@
+//! Taps of guests: made in a namespace, put on its bridge, removed.
+
+use super::{BRIDGE, ip_batch, is_there, links};
+use crate::driver::StepError;
+use crate::objects::names::Names;
+
+/// A tap of a guest in a namespace, owned by its user, so that QEMU needs no rights to open it. An older one goes first.
+pub(crate) async fn make_tap(names: &Names, tap: &str, owner: u32) -> Result<(), StepError> {
+    if has_link(names, tap).await? {
+        ip_batch(Some(&names.namespace), &[format!("link del dev {tap}")]).await?;
+    }
+    ip_batch(
+        Some(&names.namespace),
+        &[format!("tuntap add dev {tap} mode tap user {owner} vnet_hdr")],
+    )
+    .await
+}
+
+/// Puts a tap on the bridge, bringing it from another namespace (the one that QEMU runs in) where it isn't there yet.
+pub(crate) async fn attach_tap(from: &Names, to: &Names, tap: &str) -> Result<(), StepError> {
+    if from != to {
+        ip_batch(
+            Some(&from.namespace),
+            &[format!("link set dev {tap} netns {}", to.namespace)],
+        )
+        .await?;
+    }
+    ip_batch(
+        Some(&to.namespace),
+        &[
+            format!("link set dev {tap} master {BRIDGE}"),
+            format!("link set dev {tap} up"),
+        ],
+    )
+    .await
+}
+
+async fn has_link(names: &Names, name: &str) -> Result<bool, StepError> {
+    Ok(is_there(names)
+        && links(Some(&names.namespace))
+            .await?
+            .iter()
+            .any(|l| l.ifname == name))
+}
+
+/// Removes a tap, if it is there.
+pub(crate) async fn remove_tap(names: &Names, tap: &str) -> Result<(), StepError> {
+    if has_link(names, tap).await? {
+        ip_batch(Some(&names.namespace), &[format!("link del dev {tap}")]).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! What the driver does around its objects: the folder's lock, the host's identity, a look at what nobody tells of.
+
+use super::Parts;
+use crate::driver::StepError;
+use crate::objects::console;
+use crate::objects::files::{self, Layout, storage};
+use crate::objects::locks::Locks;
+use nix::fcntl::{Flock, FlockArg};
+use rhyzome_model::ids::HostName;
+use rhyzome_model::job::ErrorClass;
+use rhyzome_model::step::ObjectKind;
+use std::fs::{File, OpenOptions};
+use std::sync::atomic::Ordering;
+
+/// One look; what went wrong.
+pub(super) async fn look(parts: &Parts, locks: &Locks, layout: &Layout) -> Vec<StepError> {
+    let mut errors = Vec::new();
+    for id in files::ids_in(&layout.instances(), "").unwrap_or_default() {
+        let folder = layout.instance(id);
+        errors.extend(
+            console::limit(&folder)
+                .map_err(|e| storage("limiting a console's log", &folder, &e))
+                .err(),
+        );
+    }
+    if !parts.guests.told.load(Ordering::Acquire) {
+        return errors;
+    }
+    for id in parts.networks.ids().unwrap_or_default() {
+        if parts.networks.lost_dnsmasq(id) {
+            let _lock = locks.take(ObjectKind::Network, id).await;
+            errors.extend(parts.networks.revive(id).await.err());
+        }
+    }
+    errors
+}
+
+/// Only one agent uses a state folder.
+pub(super) fn lock_folder(layout: &Layout) -> Result<Flock<File>, StepError> {
+    let path = layout.root().join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
+    let file = file.map_err(|e| storage("opening the lock", &path, &e))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| {
+        StepError::new(
+            ErrorClass::Permanent,
+            "STATE_IN_USE",
+            "another agent uses this state folder",
+        )
+        .inside(e)
+    })
+}
+
+/// What tells this host's names from those of every other agent on the machine: made once, kept in the state folder.
+pub(super) fn identity(layout: &Layout, host: &HostName) -> Result<String, StepError> {
+    let path = layout.root().join("identity.json");
+    let kept: Option<uuid::Uuid> = files::read_record(&path)?;
+    let id = if let Some(id) = kept {
+        id
+    } else {
+        let id = uuid::Uuid::new_v4();
+        files::write_record(&path, &id)?;
+        id
+    };
+    Ok(format!("{id}/{host}"))
+}

@@ -1,0 +1,303 @@
+//! Inventories against Postgres, as tables: what moves is left out, and what stands still and differs is seen.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rhyzome_model::check::{
+    Check, HeldObject, HostInventory, InventoryError, Known, KnownJob, KnownResource, Moved, RawInventory,
+    RawObject, Unfinished, compare,
+};
+use rhyzome_model::ids::{Fence, HostName, JobId, ResourceId};
+use rhyzome_model::kinds::Kind;
+use rhyzome_model::step::ObjectKind;
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
+
+const NETWORK: u128 = 1;
+const IMAGE: u128 = 2;
+const ONE: u128 = 3;
+const STRANGER: u128 = 9;
+
+fn id(n: u128) -> ResourceId {
+    ResourceId(Uuid::from_u128(n))
+}
+
+fn asked_at() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_700_000_000, 0).unwrap()
+}
+
+fn object(kind: ObjectKind, n: u128, claims: &[u128]) -> HeldObject {
+    HeldObject {
+        kind,
+        id: id(n),
+        claims: claims.iter().map(|c| id(*c)).collect(),
+    }
+}
+
+fn resource(kind: Kind, host: Option<&str>, refs: &[(u128, Kind)]) -> KnownResource {
+    KnownResource {
+        kind,
+        host: host.map(HostName::from),
+        applied: true,
+        fence: Fence(5),
+        refs: refs.iter().map(|(to, kind)| (id(*to), *kind)).collect(),
+    }
+}
+
+/// An instance on h1, with its network; its image lives there too. Nothing is on h2.
+struct Case {
+    hosts: [HostInventory; 2],
+    known: Known,
+}
+
+impl Case {
+    fn new() -> Self {
+        let host = |name: &str, objects| HostInventory {
+            host: name.into(),
+            asked_at: asked_at(),
+            objects,
+            fences: BTreeMap::new(),
+            unfinished: Vec::new(),
+        };
+        let held = vec![
+            object(ObjectKind::Network, NETWORK, &[ONE]),
+            object(ObjectKind::Image, IMAGE, &[IMAGE, ONE]),
+            object(ObjectKind::Disk, ONE, &[]),
+            object(ObjectKind::Instance, ONE, &[]),
+        ];
+        let resources = [
+            (NETWORK, resource(Kind::Network, None, &[])),
+            (IMAGE, resource(Kind::Image, Some("h1"), &[])),
+            (
+                ONE,
+                resource(
+                    Kind::Instance,
+                    Some("h1"),
+                    &[(NETWORK, Kind::Network), (IMAGE, Kind::Image)],
+                ),
+            ),
+        ];
+        Self {
+            hosts: [host("h1", held), host("h2", Vec::new())],
+            known: Known {
+                last_fence: Fence(10),
+                resources: resources.into_iter().map(|(n, r)| (id(n), r)).collect(),
+                ..Known::default()
+            },
+        }
+    }
+
+    fn one(&mut self) -> &mut KnownResource {
+        self.known.resources.get_mut(&id(ONE)).unwrap()
+    }
+
+    fn objects(&mut self) -> &mut Vec<HeldObject> {
+        &mut self.hosts[0].objects
+    }
+
+    fn found(&self) -> BTreeSet<Check> {
+        compare(&self.hosts, &self.known)
+            .iter()
+            .map(|v| v.check)
+            .collect()
+    }
+}
+
+type Change = fn(&mut Case);
+
+/// Each of these differs; that is seen while all stands still, and not while what it is about moves.
+const DIFFERENCES: &[(&str, Check, u128, Change)] = &[
+    ("an object of nobody", Check::ObjectOrphan, STRANGER, |c| {
+        c.objects().push(object(ObjectKind::Disk, STRANGER, &[]));
+    }),
+    (
+        "applied, and nowhere by Postgres",
+        Check::ObjectOrphan,
+        STRANGER,
+        |c| {
+            c.known
+                .resources
+                .insert(id(STRANGER), resource(Kind::Instance, None, &[]));
+            c.objects().push(object(ObjectKind::Instance, STRANGER, &[]));
+        },
+    ),
+    ("on two hosts", Check::ObjectElsewhere, ONE, |c| {
+        c.hosts[1].objects.push(object(ObjectKind::Instance, ONE, &[]));
+    }),
+    ("its disk is missing", Check::ObjectMissing, ONE, |c| {
+        c.objects().retain(|o| o.kind != ObjectKind::Disk);
+    }),
+    ("the guest is missing", Check::ObjectMissing, ONE, |c| {
+        c.objects().retain(|o| o.kind != ObjectKind::Instance);
+    }),
+    ("its network is missing", Check::ObjectMissing, ONE, |c| {
+        c.objects().retain(|o| o.kind != ObjectKind::Network);
+    }),
+    ("its claim is missing", Check::ObjectMissing, ONE, |c| {
+        c.objects()[1].claims.remove(&id(ONE));
+    }),
+    (
+        "an image's own claim is missing",
+        Check::ObjectMissing,
+        IMAGE,
+        |c| {
+            c.objects()[1].claims.remove(&id(IMAGE));
+        },
+    ),
+    ("a claim of nobody", Check::ClaimStray, STRANGER, |c| {
+        c.objects()[0].claims.insert(id(STRANGER));
+    }),
+    (
+        "a claim of one who lives elsewhere",
+        Check::ClaimStray,
+        ONE,
+        |c| {
+            c.hosts[1]
+                .objects
+                .push(object(ObjectKind::Network, NETWORK, &[ONE]));
+        },
+    ),
+    (
+        "a claim of one who doesn't need it",
+        Check::ClaimStray,
+        ONE,
+        |c| {
+            c.objects().push(object(ObjectKind::Network, STRANGER, &[ONE]));
+        },
+    ),
+    ("what a failed create left", Check::LeftAfterEnd, STRANGER, |c| {
+        let failed = KnownResource {
+            applied: false,
+            ..resource(Kind::Instance, None, &[])
+        };
+        c.known.resources.insert(id(STRANGER), failed);
+        c.objects().push(object(ObjectKind::Disk, STRANGER, &[]));
+    }),
+    (
+        "a claim that a failed create left",
+        Check::LeftAfterEnd,
+        STRANGER,
+        |c| {
+            let failed = KnownResource {
+                applied: false,
+                ..resource(Kind::Instance, None, &[])
+            };
+            c.known.resources.insert(id(STRANGER), failed);
+            c.objects()[0].claims.insert(id(STRANGER));
+        },
+    ),
+];
+
+#[test]
+fn what_agrees_is_not_reported() {
+    assert!(Case::new().found().is_empty());
+}
+
+#[test]
+fn what_differs_is_reported_while_it_stands_still() {
+    for (what, check, about, change) in DIFFERENCES {
+        let mut case = Case::new();
+        change(&mut case);
+        assert_eq!(case.found(), BTreeSet::from([*check]), "{what}");
+        let just = |ms| Moved::Ended(asked_at() + TimeDelta::milliseconds(ms));
+        case.known.moved.insert(id(*about), just(-1));
+        assert_eq!(case.found(), BTreeSet::from([*check]), "{what}: it ended before");
+        for moved in [just(0), just(1), Moved::Open] {
+            case.known.moved.insert(id(*about), moved);
+            assert!(case.found().is_empty(), "{what}: {moved:?}");
+        }
+    }
+}
+
+#[test]
+fn a_shared_object_without_a_claim_is_reported_on_a_quiet_host() {
+    let mut case = Case::new();
+    case.objects().push(object(ObjectKind::Image, STRANGER, &[]));
+    assert_eq!(case.found(), BTreeSet::from([Check::ObjectOrphan]));
+    case.known.hosts_moved.insert("h1".into(), Moved::Open);
+    assert!(case.found().is_empty());
+}
+
+#[test]
+fn a_host_that_was_not_looked_at_lacks_nothing() {
+    let mut case = Case::new();
+    case.one().host = Some("h3".into());
+    case.known.moved.insert(id(IMAGE), Moved::Open);
+    case.hosts[0].objects.clear();
+    assert!(case.found().is_empty());
+}
+
+#[test]
+fn fences_above_what_was_drawn_are_reported_in_motion_too() {
+    let mut case = Case::new();
+    case.known.moved.insert(id(ONE), Moved::Open);
+    for (fence, check) in [
+        (5, None),
+        (6, Some(Check::JobFence)),
+        (10, Some(Check::JobFence)),
+        (11, Some(Check::FenceAhead)),
+    ] {
+        case.hosts[0].fences.insert(id(ONE), Fence(fence));
+        assert_eq!(case.found(), check.into_iter().collect(), "{fence}");
+    }
+    // Of a resource that is gone nothing is left to compare with but the sequence.
+    case.hosts[0].fences = BTreeMap::from([(id(STRANGER), Fence(10))]);
+    assert!(case.found().is_empty());
+}
+
+#[test]
+fn jobs_of_ledgers_are_committed_and_open() {
+    let job = JobId::new();
+    let at = |ms| Some(asked_at() + TimeDelta::milliseconds(ms));
+    for (known, check) in [
+        (None, Some(Check::LedgerPhantom)),
+        (Some(KnownJob { ended_at: None }), None),
+        (Some(KnownJob { ended_at: at(0) }), None),
+        (Some(KnownJob { ended_at: at(-1) }), Some(Check::LedgerUnfinished)),
+    ] {
+        let mut case = Case::new();
+        case.hosts[1].unfinished.push(Unfinished { job });
+        case.known.jobs.extend(known.map(|k| (job, k)));
+        assert_eq!(case.found(), check.into_iter().collect(), "{known:?}");
+    }
+}
+
+#[test]
+fn an_inventory_that_is_not_understood_is_no_inventory() {
+    let of = |kind: &str, id: &str| {
+        let raw = RawInventory {
+            objects: vec![RawObject {
+                kind: kind.to_owned(),
+                id: id.to_owned(),
+                claims: Vec::new(),
+            }],
+            ..RawInventory::default()
+        };
+        raw.read("h1".into(), asked_at()).map(|i| i.objects.len())
+    };
+    let uuid = id(ONE).to_string();
+    assert_eq!(of("disk", &uuid), Ok(1));
+    assert_eq!(of("disk", "x"), Err(InventoryError::Id("x".into())));
+    assert_eq!(of("moon", &uuid), Err(InventoryError::Kind("moon".into())));
+}
+
+/// Operators look a check up by its name.
+#[test]
+fn every_check_is_on_the_operators_page() {
+    let page = include_str!("../../docs/CHECK.md");
+    for check in Check::ALL {
+        let row = format!("| `{check}` |");
+        assert_eq!(page.matches(&row).count(), 1, "{row}");
+        let before = &page[..page.find(&row).unwrap()];
+        let heading = before.rsplit("### ").next().unwrap();
+        let number = format!("{}. ", check.invariant().number());
+        assert!(heading.starts_with(&number), "{check} stands under {heading:.40}");
+    }
+}
+
+#[test]
+fn every_check_says_what_to_do() {
+    for check in Check::ALL {
+        assert!(check.remedy().ends_with('.'), "{check}");
+        assert!((1..=13).contains(&check.invariant().number()), "{check}");
+    }
+}

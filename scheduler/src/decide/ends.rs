@@ -1,0 +1,101 @@
+//! Ends without an order: the job did nothing on any host.
+
+use crate::made::made_so;
+use rhyzome_model::job::{Action, JobState};
+use rhyzome_model::kinds::{KindOps, PlanError};
+use rhyzome_model::problem::JobError;
+use rhyzome_store::dispatch::{Decision, DueJob};
+use rhyzome_store::settle::{Effect, End};
+
+pub(super) fn cancelled() -> JobError {
+    JobError::new("CANCELLED", "It was cancelled before anything was done.")
+}
+
+pub(super) fn too_late(job: &DueJob) -> JobError {
+    let waited = job
+        .waiting
+        .as_ref()
+        .map_or_else(String::new, |w| format!(" It waited: {}", w.detail));
+    JobError {
+        retryable: true,
+        ..JobError::new(
+            "DEADLINE_EXCEEDED",
+            format!("It was not done before its deadline.{waited}"),
+        )
+    }
+}
+
+/// An end without an order: it did nothing on any host.
+pub(super) fn ended(job: &DueJob, state: JobState, error: JobError) -> End {
+    let reason = serde_json::json!({ "code": error.code, "detail": error.detail, "job": job.id });
+    let effect = if job.applied.is_none() && job.action != Action::Delete {
+        // What an abandoned job may have left on a host keeps what it holds there.
+        Effect::NotChanged {
+            reason: Some(reason),
+            reserve: None,
+        }
+    } else {
+        Effect::NotChanged {
+            reason: (state == JobState::Failed).then_some(reason),
+            reserve: None,
+        }
+    };
+    End {
+        error: (state == JobState::Failed).then_some(error),
+        ..end(job, state, effect)
+    }
+}
+
+/// What is stored of it can't be planned: a fault of ours, which looking again doesn't mend.
+pub fn unplannable(job: &DueJob) -> Decision {
+    let error = JobError::new(
+        "INTERNAL",
+        "It could not be planned, because of a fault of the service.",
+    );
+    Decision::End(ended(job, JobState::Failed, error))
+}
+
+pub(super) fn succeeded(job: &DueJob, ops: &dyn KindOps) -> Result<End, PlanError> {
+    let effect = if job.action == Action::Delete {
+        Effect::Removed
+    } else {
+        let (spec, generation) = made_so(
+            job.kind,
+            job.action,
+            &job.spec,
+            job.applied.as_ref(),
+            job.generation,
+        )?;
+        Effect::Applied {
+            metered: Some(ops.demand(&spec)?),
+            spec,
+            generation,
+            facts: None,
+            reserve: None,
+            observed: None,
+        }
+    };
+    Ok(End {
+        steps: Some(Vec::new()),
+        ..end(job, JobState::Succeeded, effect)
+    })
+}
+
+fn end(job: &DueJob, state: JobState, effect: Effect) -> End {
+    End {
+        job: job.id,
+        tenant: job.tenant.clone(),
+        kind: job.kind,
+        action: job.action,
+        resource: job.resource,
+        state,
+        error: None,
+        steps: None,
+        host: job.host.clone(),
+        held_slot: job.holds_slot,
+        order_out: job.order_out,
+        created_at: job.created_at,
+        networks: Vec::new(),
+        effect,
+    }
+}

@@ -1,0 +1,125 @@
+//! Delete: in every state, and before all that waits.
+
+use super::cancel::cancel_locked;
+use super::rows::{NewJob, delete_job, insert_job, lock_resource, read_resource};
+use super::types::Deleted;
+use crate::accept::{AcceptedNow, Origin, Refusal};
+use crate::rows::StepRow;
+use crate::{Store, StoreError};
+use chrono::{SubsecRound, Utc};
+use rhyzome_model::ids::{JobId, ResourceId, TenantId};
+use rhyzome_model::job::{Action, JobState};
+use rhyzome_model::kinds::Kind;
+
+impl Store {
+    /// Accepts a delete in every state: cancels what runs and what waits, and comes next.
+    #[allow(clippy::too_many_arguments, reason = "what a delete is, and nothing else")]
+    pub async fn accept_delete(
+        &self,
+        tenant: &TenantId,
+        kind: Kind,
+        id: ResourceId,
+        from_generation: Option<i64>,
+        job: JobId,
+        step_names: &[&'static str],
+        origin: &Origin,
+    ) -> Result<Result<Deleted, Refusal>, StoreError> {
+        let now = Utc::now().trunc_subsecs(6);
+        let mut tx = self.pool.begin().await?;
+        let Some(before) = lock_resource(&mut tx, tenant, kind, id).await? else {
+            return Ok(Err(Refusal::NotFound));
+        };
+        if before.deleting {
+            let job = delete_job(&mut tx, id).await?;
+            let job = crate::jobs::job_in(&mut tx, job)
+                .await?
+                .ok_or_else(|| StoreError::row("jobs", "a delete without its job"))?;
+            // One that couldn't even begin ends failed: then this one tries again.
+            if !job.state.is_done() {
+                return Ok(Ok(Deleted {
+                    resource: before,
+                    job,
+                    cancelled: Vec::new(),
+                    now: AcceptedNow::Earlier,
+                }));
+            }
+        }
+        if from_generation.is_some_and(|g| g != before.generation) {
+            return Ok(Err(Refusal::Moved));
+        }
+        let dependants = sqlx::query!(
+            "SELECT r.id, r.kind, r.name FROM resource_refs f JOIN resources r ON r.id = f.from_id
+             WHERE f.to_id = $1 AND NOT r.deleting ORDER BY r.name LIMIT 20",
+            id.0
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        if !dependants.is_empty() {
+            let dependants = dependants
+                .into_iter()
+                .map(|d| {
+                    Ok((
+                        crate::rows::parse("resources", &d.kind, Kind::parse)?,
+                        ResourceId(d.id),
+                        d.name,
+                    ))
+                })
+                .collect::<Result<Vec<_>, StoreError>>()?;
+            return Ok(Err(Refusal::HasDependants { dependants }));
+        }
+        sqlx::query!(
+            "UPDATE resources SET deleting = true, generation = generation + 1, updated_at = $2 WHERE id = $1",
+            id.0,
+            now
+        )
+        .execute(&mut *tx)
+        .await?;
+        let open = sqlx::query_scalar!(
+            "SELECT job_id FROM job_resources WHERE resource_id = $1 ORDER BY seq",
+            id.0
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        let mut cancelled = Vec::new();
+        for other in open {
+            if cancel_locked(&mut tx, JobId(other), now).await?.is_ok() {
+                cancelled.push(JobId(other));
+            }
+        }
+        let still_open = sqlx::query_scalar!(
+            r#"SELECT EXISTS (SELECT FROM job_resources WHERE resource_id = $1) AS "open!""#,
+            id.0
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        let job = insert_job(
+            &mut tx,
+            NewJob {
+                id: job,
+                resource: &before,
+                action: Action::Delete,
+                spec: &before.spec,
+                generation: before.generation + 1,
+                state: if still_open {
+                    JobState::Blocked
+                } else {
+                    JobState::Queued
+                },
+                steps: step_names.iter().map(|s| StepRow::pending(s)).collect(),
+                deadline: None,
+                origin,
+                retry_of: None,
+                now,
+            },
+        )
+        .await?;
+        let resource = read_resource(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(Ok(Deleted {
+            resource,
+            job,
+            cancelled,
+            now: AcceptedNow::Now,
+        }))
+    }
+}

@@ -1,0 +1,20 @@
+//! Accepts what changes a resource that is there: update, actions, delete, cancel, retry. One transaction each, the resource's row
+//! locked first, so that jobs of one resource are numbered in the order in which their intents were written.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `types` | what is asked, and what a delete answers |
+//! | `update` | new intent and its job |
+//! | `delete` | in every state, and before all that waits |
+//! | `cancel` | at once, or by a mark |
+//! | `retry` | a new job for one that failed |
+//! | `rows` | what each of them reads and writes |
+
+mod cancel;
+mod delete;
+mod retry;
+mod rows;
+mod types;
+mod update;
+
+pub use types::{ChangeRequest, Deleted, Work};

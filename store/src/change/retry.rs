@@ -1,0 +1,132 @@
+//! Retry: a new job that tries a failed or cancelled one again.
+
+use super::rows::{Kept, NewJob, delete_job, insert_job, keep_reply, lock_resource, read_resource};
+use crate::accept::{Accepted, AcceptedNow, IdempotencyKey, Origin, Refusal, Reply};
+use crate::rows::StepRow;
+use crate::{Store, StoreError};
+use chrono::{SubsecRound, TimeDelta, Utc};
+use rhyzome_model::ids::{JobId, TenantId};
+use rhyzome_model::job::{Action, JobState};
+
+impl Store {
+    /// A new job that tries a failed or cancelled one again, where its resource has not moved on since.
+    pub async fn accept_retry(
+        &self,
+        tenant: &TenantId,
+        job: JobId,
+        new_job: JobId,
+        step_names: &[&'static str],
+        idempotency: Option<&IdempotencyKey>,
+        origin: &Origin,
+    ) -> Result<Result<Reply, Refusal>, StoreError> {
+        if let Some(key) = idempotency
+            && let Some(earlier) = self.idempotency_find(tenant, key).await?
+        {
+            return Ok(earlier);
+        }
+        let answer = self
+            .retry_once(tenant, job, new_job, step_names, idempotency, origin)
+            .await?;
+        if let (Err(_), Some(key)) = (&answer, idempotency)
+            && let Some(earlier) = self.idempotency_find(tenant, key).await?
+        {
+            return Ok(earlier);
+        }
+        Ok(answer)
+    }
+
+    async fn retry_once(
+        &self,
+        tenant: &TenantId,
+        job: JobId,
+        new_job: JobId,
+        step_names: &[&'static str],
+        idempotency: Option<&IdempotencyKey>,
+        origin: &Origin,
+    ) -> Result<Result<Reply, Refusal>, StoreError> {
+        let now = Utc::now().trunc_subsecs(6);
+        let Some(old) = self.job_get(job).await?.filter(|j| j.tenant == *tenant) else {
+            return Ok(Err(Refusal::NotFound));
+        };
+        let mut tx = self.pool.begin().await?;
+        let Some(before) = lock_resource(&mut tx, tenant, old.kind, old.resource_id).await? else {
+            return Ok(Err(Refusal::NotRetryable {
+                detail: format!("the {} is gone", old.kind),
+            }));
+        };
+        if !matches!(old.state, JobState::Failed | JobState::Cancelled) {
+            return Ok(Err(Refusal::NotRetryable {
+                detail: format!("the job is {}", old.state.shown()),
+            }));
+        }
+        if before.deleting {
+            let job = delete_job(&mut tx, before.id).await?;
+            return Ok(Err(Refusal::Deleting { job }));
+        }
+        if before.generation != old.generation
+            || before.observed_generation >= old.generation
+            || before.active_job.is_some()
+        {
+            return Ok(Err(Refusal::NotRetryable {
+                detail: format!(
+                    "the {} has moved on since: it is at generation {}",
+                    old.kind, before.generation
+                ),
+            }));
+        }
+        sqlx::query!(
+            "UPDATE resources SET reason = NULL, updated_at = $2 WHERE id = $1",
+            before.id.0,
+            now
+        )
+        .execute(&mut *tx)
+        .await?;
+        // What was never made must be made first, whatever the job was.
+        let action = if before.applied.is_none() {
+            Action::Create
+        } else {
+            old.action
+        };
+        let job = insert_job(
+            &mut tx,
+            NewJob {
+                id: new_job,
+                resource: &before,
+                action,
+                spec: &before.spec,
+                generation: before.generation,
+                // Whether it waits for a reference, dispatch judges.
+                state: JobState::Queued,
+                steps: step_names.iter().map(|s| StepRow::pending(s)).collect(),
+                deadline: Some(now + TimeDelta::seconds(origin.deadline_s)),
+                origin,
+                retry_of: Some(old.id),
+                now,
+            },
+        )
+        .await?;
+        let resource = read_resource(&mut tx, before.id).await?;
+        let accepted = Accepted {
+            resource,
+            job: Some(job),
+            addresses: None,
+        };
+        if let Some(key) = idempotency
+            && matches!(
+                keep_reply(&mut tx, tenant, key, &accepted).await?,
+                Kept::TakenMeanwhile
+            )
+        {
+            tx.rollback().await?;
+            return self
+                .idempotency_find(tenant, key)
+                .await?
+                .ok_or_else(|| StoreError::row("idempotency", "a key in conflict has no row"));
+        }
+        tx.commit().await?;
+        Ok(Ok(Reply {
+            accepted,
+            now: AcceptedNow::Now,
+        }))
+    }
+}

@@ -1,0 +1,199 @@
+//! The rows that every change reads and writes.
+
+use crate::StoreError;
+use crate::accept::{Accepted, IdempotencyKey, Origin};
+use crate::rows::{JobRow, ResourceRow, StepRow};
+use chrono::{DateTime, Utc};
+use rhyzome_model::ids::{JobId, ResourceId, TenantId};
+use rhyzome_model::job::{Action, JobState};
+use rhyzome_model::kinds::Kind;
+use serde_json::Value;
+use sqlx::{Postgres, Transaction};
+
+/// A job as it is inserted, first in no line yet.
+pub(super) struct NewJob<'a> {
+    pub(super) id: JobId,
+    pub(super) resource: &'a ResourceRow,
+    pub(super) action: Action,
+    pub(super) spec: &'a Value,
+    pub(super) generation: i64,
+    pub(super) state: JobState,
+    pub(super) steps: Vec<StepRow>,
+    pub(super) deadline: Option<DateTime<Utc>>,
+    pub(super) origin: &'a Origin,
+    pub(super) retry_of: Option<JobId>,
+    pub(super) now: DateTime<Utc>,
+}
+
+/// Locks the resource's row, then reads it.
+pub(super) async fn lock_resource(
+    tx: &mut Transaction<'_, Postgres>,
+    tenant: &TenantId,
+    kind: Kind,
+    id: ResourceId,
+) -> Result<Option<ResourceRow>, StoreError> {
+    let locked = sqlx::query_scalar!(
+        "SELECT id FROM resources WHERE id = $1 AND tenant = $2 AND kind = $3 FOR NO KEY UPDATE",
+        id.0,
+        tenant.as_str(),
+        kind.as_str()
+    )
+    .fetch_optional(&mut **tx)
+    .await?;
+    match locked {
+        Some(_) => read_resource(tx, id).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+pub(super) async fn read_resource(
+    tx: &mut Transaction<'_, Postgres>,
+    id: ResourceId,
+) -> Result<ResourceRow, StoreError> {
+    crate::resources::resource_in(tx, id)
+        .await?
+        .ok_or_else(|| StoreError::row("resources", format!("{id} went while its row was locked")))
+}
+
+pub(super) async fn delete_job(
+    tx: &mut Transaction<'_, Postgres>,
+    id: ResourceId,
+) -> Result<JobId, StoreError> {
+    sqlx::query_scalar!(
+        "SELECT id FROM jobs WHERE resource_id = $1 AND action = 'delete' ORDER BY seq DESC LIMIT 1",
+        id.0
+    )
+    .fetch_one(&mut **tx)
+    .await
+    .map(JobId)
+    .map_err(StoreError::from)
+}
+
+pub(super) async fn insert_job(
+    tx: &mut Transaction<'_, Postgres>,
+    new: NewJob<'_>,
+) -> Result<JobRow, StoreError> {
+    let due = new.state == JobState::Queued;
+    let seq = sqlx::query_scalar!(
+        "INSERT INTO jobs (id, tenant, kind, action, resource_id, resource_name, generation, spec, state, steps, due, deadline_at,
+                           actor, trace_id, traceparent, retry_of, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, CASE WHEN $11::bool THEN now() END, $12, $13, $14, $15, $16, $17) RETURNING seq",
+        new.id.0,
+        new.resource.tenant.as_str(),
+        new.resource.kind.as_str(),
+        new.action.as_str(),
+        new.resource.id.0,
+        new.resource.name,
+        new.generation,
+        new.spec,
+        new.state.as_str(),
+        crate::rows::steps_json(&new.steps),
+        due,
+        new.deadline,
+        new.origin.actor,
+        new.origin.trace_id,
+        new.origin.traceparent,
+        new.retry_of.map(|j| j.0),
+        new.now
+    )
+    .fetch_one(&mut **tx)
+    .await?;
+    sqlx::query!(
+        "INSERT INTO job_resources (resource_id, seq, job_id) VALUES ($1, $2, $3)",
+        new.resource.id.0,
+        seq,
+        new.id.0
+    )
+    .execute(&mut **tx)
+    .await?;
+    audit(
+        tx,
+        &new.resource.tenant,
+        new.origin,
+        new.action,
+        new.resource.id,
+        Some(new.id),
+        new.now,
+    )
+    .await?;
+    crate::jobs::job_in(tx, new.id)
+        .await?
+        .ok_or_else(|| StoreError::row("jobs", "a job just written is not there"))
+}
+
+pub(super) async fn audit(
+    tx: &mut Transaction<'_, Postgres>,
+    tenant: &TenantId,
+    origin: &Origin,
+    action: Action,
+    resource: ResourceId,
+    job: Option<JobId>,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO audit (at, tenant, actor, action, resource_id, job_id, trace_id) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        now,
+        tenant.as_str(),
+        origin.actor,
+        action.as_str(),
+        resource.0,
+        job.map(|j| j.0),
+        origin.trace_id
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn audit_cancel(
+    tx: &mut Transaction<'_, Postgres>,
+    tenant: &TenantId,
+    origin: &Origin,
+    resource: ResourceId,
+    job: JobId,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO audit (at, tenant, actor, action, resource_id, job_id, trace_id) VALUES ($1, $2, $3, 'cancel', $4, $5, $6)",
+        now,
+        tenant.as_str(),
+        origin.actor,
+        resource.0,
+        job.0,
+        origin.trace_id
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) enum Kept {
+    Written,
+    TakenMeanwhile,
+}
+
+pub(super) async fn keep_reply(
+    tx: &mut Transaction<'_, Postgres>,
+    tenant: &TenantId,
+    key: &IdempotencyKey,
+    accepted: &Accepted,
+) -> Result<Kept, StoreError> {
+    let reply = serde_json::to_value(accepted).map_err(|e| StoreError::row("idempotency", e))?;
+    let written = sqlx::query!(
+        "INSERT INTO idempotency (tenant, method, path, key, body_hash, reply) VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT DO NOTHING",
+        tenant.as_str(),
+        key.method,
+        key.path,
+        key.key,
+        &key.body_hash[..],
+        reply
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(if written.rows_affected() == 1 {
+        Kept::Written
+    } else {
+        Kept::TakenMeanwhile
+    })
+}

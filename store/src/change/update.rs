@@ -1,0 +1,209 @@
+//! New intent: an update or an action, with its job where one is needed.
+
+use super::rows::{Kept, NewJob, audit, delete_job, insert_job, keep_reply, lock_resource, read_resource};
+use super::types::{ChangeRequest, Work};
+use crate::accept::{Accepted, AcceptedNow, Refusal, Reply, StaticLeaseRequest};
+use crate::rows::{ResourceRow, StepRow};
+use crate::{Store, StoreError};
+use chrono::{SubsecRound, TimeDelta, Utc};
+use rhyzome_model::ids::ResourceId;
+use rhyzome_model::job::JobState;
+use sqlx::{Postgres, Transaction};
+
+impl Store {
+    /// Writes new intent and its job.
+    pub async fn accept_change(&self, request: &ChangeRequest) -> Result<Result<Reply, Refusal>, StoreError> {
+        if let Some(key) = &request.idempotency
+            && let Some(earlier) = self.idempotency_find(&request.tenant, key).await?
+        {
+            return Ok(earlier);
+        }
+        let answer = self.change_once(request).await?;
+        // The same request, sent twice, may have been refused because of itself: then its first answer counts.
+        if let (Err(_), Some(key)) = (&answer, &request.idempotency)
+            && let Some(earlier) = self.idempotency_find(&request.tenant, key).await?
+        {
+            return Ok(earlier);
+        }
+        Ok(answer)
+    }
+
+    async fn change_once(&self, request: &ChangeRequest) -> Result<Result<Reply, Refusal>, StoreError> {
+        let now = Utc::now().trunc_subsecs(6);
+        let mut tx = self.pool.begin().await?;
+        let Some(before) = lock_resource(&mut tx, &request.tenant, request.kind, request.id).await? else {
+            return Ok(Err(Refusal::NotFound));
+        };
+        if let Some(refusal) = refuse_change(&mut tx, &before).await? {
+            return Ok(Err(refusal));
+        }
+        if before.generation != request.from_generation {
+            return Ok(Err(Refusal::Moved));
+        }
+        if before.name != request.name
+            && let Some(holder) = sqlx::query_scalar!(
+                "SELECT id FROM resources WHERE tenant = $1 AND kind = $2 AND name = $3",
+                request.tenant.as_str(),
+                request.kind.as_str(),
+                request.name
+            )
+            .fetch_optional(&mut *tx)
+            .await?
+        {
+            return Ok(Err(Refusal::NameTaken {
+                holder: ResourceId(holder),
+            }));
+        }
+        if let Some(leases) = &request.static_leases
+            && let Some(refusal) = replace_static_leases(&mut tx, request.id, leases).await?
+        {
+            return Ok(Err(refusal));
+        }
+        let generation = before.generation + 1;
+        let updated = sqlx::query!(
+            "UPDATE resources SET name = $2, tags = $3, spec = $4, generation = $5, public = $6, updated_at = $7,
+                    observed_generation = CASE WHEN $8 AND observed_generation = generation THEN $5 ELSE observed_generation END
+             WHERE id = $1",
+            request.id.0,
+            request.name,
+            crate::rows::tags_json(&request.tags),
+            request.spec,
+            generation,
+            request.public,
+            now,
+            request.work == Work::None
+        )
+        .execute(&mut *tx)
+        .await;
+        match updated.map_err(StoreError::from) {
+            Ok(_) => {}
+            Err(e) if e.constraint() == Some("resources_name") => return Ok(Err(Refusal::Moved)),
+            Err(e) => return Err(e),
+        }
+        let job = match request.work {
+            Work::None => None,
+            Work::Job => Some(
+                insert_job(
+                    &mut tx,
+                    NewJob {
+                        id: request.job,
+                        resource: &before,
+                        action: request.action,
+                        spec: &request.spec,
+                        generation,
+                        state: if before.active_job.is_some() {
+                            JobState::Blocked
+                        } else {
+                            JobState::Queued
+                        },
+                        steps: request.step_names.iter().map(|s| StepRow::pending(s)).collect(),
+                        deadline: Some(now + TimeDelta::seconds(request.origin.deadline_s)),
+                        origin: &request.origin,
+                        retry_of: None,
+                        now,
+                    },
+                )
+                .await?,
+            ),
+        };
+        if job.is_none() {
+            audit(
+                &mut tx,
+                &request.tenant,
+                &request.origin,
+                request.action,
+                request.id,
+                None,
+                now,
+            )
+            .await?;
+        }
+        let resource = read_resource(&mut tx, request.id).await?;
+        let accepted = Accepted {
+            resource,
+            job,
+            addresses: None,
+        };
+        if let Some(key) = &request.idempotency {
+            match keep_reply(&mut tx, &request.tenant, key, &accepted).await? {
+                Kept::Written => {}
+                Kept::TakenMeanwhile => {
+                    tx.rollback().await?;
+                    return self
+                        .idempotency_find(&request.tenant, key)
+                        .await?
+                        .ok_or_else(|| StoreError::row("idempotency", "a key in conflict has no row"));
+                }
+            }
+        }
+        tx.commit().await?;
+        Ok(Ok(Reply {
+            accepted,
+            now: AcceptedNow::Now,
+        }))
+    }
+}
+
+async fn refuse_change(
+    tx: &mut Transaction<'_, Postgres>,
+    before: &ResourceRow,
+) -> Result<Option<Refusal>, StoreError> {
+    if before.deleting {
+        return Ok(Some(Refusal::Deleting {
+            job: delete_job(tx, before.id).await?,
+        }));
+    }
+    if before.applied.is_none() && before.active_job.is_none() {
+        return Ok(Some(Refusal::ResourceFailed));
+    }
+    Ok(None)
+}
+
+async fn replace_static_leases(
+    tx: &mut Transaction<'_, Postgres>,
+    network: ResourceId,
+    leases: &[StaticLeaseRequest],
+) -> Result<Option<Refusal>, StoreError> {
+    sqlx::query!(
+        "SELECT next FROM lease_cursors WHERE network_id = $1 FOR UPDATE",
+        network.0
+    )
+    .fetch_optional(&mut **tx)
+    .await?;
+    sqlx::query!(
+        "DELETE FROM leases WHERE network_id = $1 AND NOT automatic",
+        network.0
+    )
+    .execute(&mut **tx)
+    .await?;
+    for lease in leases {
+        let taken = sqlx::query!(
+            r#"SELECT instance_id, host(ip) AS "ip!" FROM leases
+               WHERE network_id = $1 AND (ip = $2::text::inet OR mac = $3::text::macaddr) LIMIT 1"#,
+            network.0,
+            lease.ip.to_string(),
+            lease.mac
+        )
+        .fetch_optional(&mut **tx)
+        .await?;
+        if let Some(row) = taken {
+            let by_ip = row.ip == lease.ip.to_string();
+            return Ok(Some(Refusal::AddressTaken {
+                pointer: format!("{}/{}", lease.pointer, if by_ip { "ip" } else { "mac" }),
+                value: if by_ip { row.ip } else { lease.mac.clone() },
+                holder: row.instance_id.map(ResourceId),
+            }));
+        }
+        sqlx::query!(
+            "INSERT INTO leases (network_id, ip, mac, hostname, automatic)
+             VALUES ($1, $2::text::inet, $3::text::macaddr, $4, false)",
+            network.0,
+            lease.ip.to_string(),
+            lease.mac,
+            lease.hostname
+        )
+        .execute(&mut **tx)
+        .await?;
+    }
+    Ok(None)
+}

@@ -1,0 +1,181 @@
+//! What hosts' inventories are compared with: read in the check's snapshot, after the inventories. And the inventories that
+//! the watches of hosts have stored.
+
+use super::Tx;
+use crate::rows::{json, parse};
+use crate::{Store, StoreError};
+use chrono::{DateTime, Utc};
+use rhyzome_model::check::{
+    HostInventory, InventoryError, Known, KnownJob, KnownResource, Moved, RawInventory,
+};
+use rhyzome_model::ids::{Fence, HostName, JobId, ResourceId};
+use rhyzome_model::kinds::Kind;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// What a host's watch has stored.
+#[derive(Debug)]
+pub struct StoredInventory {
+    /// The host.
+    pub host: HostName,
+    /// What it holds, or why that isn't known.
+    pub inventory: Result<HostInventory, NotKnown>,
+}
+
+/// Why it isn't known what a host holds.
+#[derive(Debug, thiserror::Error)]
+pub enum NotKnown {
+    /// Its watch is down.
+    #[error("its agent can't be reached")]
+    Unreachable,
+    /// Its watch has asked for none yet.
+    #[error("its agent was not asked yet")]
+    NotAsked,
+    /// What it said can't be read.
+    #[error("{0}")]
+    Unreadable(#[from] InventoryError),
+}
+
+impl Store {
+    /// What the watches have stored, by host.
+    pub async fn inventories_stored(&self) -> Result<Vec<StoredInventory>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT name, inventory, inventory_asked_at, watch_up AND coalesce(watch_until > now(), false) AS "up!"
+               FROM hosts ORDER BY name"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter()
+            .map(|r| {
+                let host = HostName(r.name);
+                let inventory = match (r.up, r.inventory, r.inventory_asked_at) {
+                    (false, _, _) => Err(NotKnown::Unreachable),
+                    (true, Some(inventory), Some(asked_at)) => json::<RawInventory>("hosts", inventory)?
+                        .read(host.clone(), asked_at)
+                        .map_err(NotKnown::from),
+                    (true, None, _) | (true, _, None) => Err(NotKnown::NotAsked),
+                };
+                Ok(StoredInventory { host, inventory })
+            })
+            .collect()
+    }
+
+    /// Keeps a host's inventory, with a moment before its agent began to look.
+    pub async fn host_inventory(
+        &self,
+        host: &HostName,
+        inventory: &Value,
+        asked_at: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE hosts SET inventory = $2, inventory_at = now(), inventory_asked_at = $3 WHERE name = $1",
+            host.as_str(),
+            inventory,
+            asked_at
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+}
+
+pub(super) async fn read(tx: &mut Tx, inventories: &[HostInventory]) -> Result<Known, StoreError> {
+    let mut known = Known {
+        resources: resources(tx).await?,
+        ..Known::default()
+    };
+    let since = inventories.iter().map(|i| i.asked_at).min().unwrap_or_default();
+    moved(tx, since, &mut known).await?;
+    let jobs: Vec<Uuid> = inventories
+        .iter()
+        .flat_map(|i| &i.unfinished)
+        .map(|u| u.job.0)
+        .collect();
+    // What an operator abandoned, its ledger need not finish.
+    let ended = sqlx::query!(
+        r#"SELECT j.id, CASE WHEN EXISTS (SELECT FROM audit a WHERE a.job_id = j.id AND a.action = 'abandon')
+                        THEN NULL ELSE j.ended_at END AS ended_at
+           FROM jobs j WHERE j.id = ANY($1)"#,
+        &jobs
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    known.jobs = ended
+        .into_iter()
+        .map(|r| (JobId(r.id), KnownJob { ended_at: r.ended_at }))
+        .collect();
+    // A sequence stands outside of snapshots and only rises: read last, it accuses nobody.
+    let last = sqlx::query_scalar!(
+        r#"SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS "last!" FROM fences"#
+    )
+    .fetch_one(&mut **tx)
+    .await?;
+    known.last_fence = Fence(last);
+    Ok(known)
+}
+
+async fn resources(tx: &mut Tx) -> Result<BTreeMap<ResourceId, KnownResource>, StoreError> {
+    let mut resources = BTreeMap::new();
+    for r in sqlx::query!(r#"SELECT id, kind, host, applied IS NOT NULL AS "applied!", fence FROM resources"#)
+        .fetch_all(&mut **tx)
+        .await?
+    {
+        resources.insert(
+            ResourceId(r.id),
+            KnownResource {
+                kind: parse("resources", &r.kind, Kind::parse)?,
+                host: r.host.map(HostName),
+                applied: r.applied,
+                fence: Fence(r.fence),
+                refs: BTreeMap::new(),
+            },
+        );
+    }
+    for r in sqlx::query!(
+        "SELECT f.from_id, f.to_id, r.kind FROM resource_refs f JOIN resources r ON r.id = f.to_id"
+    )
+    .fetch_all(&mut **tx)
+    .await?
+    {
+        if let Some(from) = resources.get_mut(&ResourceId(r.from_id)) {
+            from.refs
+                .insert(ResourceId(r.to_id), parse("resources", &r.kind, Kind::parse)?);
+        }
+    }
+    Ok(resources)
+}
+
+/// Jobs that are open, or ended since: what they are about moved, and where they are. And what abandoned jobs may have left behind,
+/// of which nothing can be said.
+async fn moved(tx: &mut Tx, since: DateTime<Utc>, known: &mut Known) -> Result<(), StoreError> {
+    let rows = sqlx::query!(
+        "SELECT resource_id, host, ended_at FROM jobs WHERE ended_at IS NULL OR ended_at >= $1",
+        since
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    for r in rows {
+        let moved = r.ended_at.map_or(Moved::Open, Moved::Ended);
+        later(&mut known.moved, ResourceId(r.resource_id), moved);
+        if let Some(host) = r.host {
+            later(&mut known.hosts_moved, HostName(host), moved);
+        }
+    }
+    for r in sqlx::query!("SELECT resource_id, host FROM abandoned")
+        .fetch_all(&mut **tx)
+        .await?
+    {
+        later(&mut known.moved, ResourceId(r.resource_id), Moved::Open);
+        later(&mut known.hosts_moved, HostName(r.host), Moved::Open);
+    }
+    Ok(())
+}
+
+fn later<K: Ord>(all: &mut BTreeMap<K, Moved>, key: K, moved: Moved) {
+    let last = all.entry(key).or_insert(moved);
+    *last = match (*last, moved) {
+        (Moved::Open, _) | (_, Moved::Open) => Moved::Open,
+        (Moved::Ended(a), Moved::Ended(b)) => Moved::Ended(a.max(b)),
+    };
+}

@@ -1,0 +1,246 @@
+//! One run: a stack, its load, its scenarios; after each scenario heal, come to rest, check.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rhyzome_runtime::fault::{MUTANT, Mutant, POINTS_FILE};
+use rhyzome_testkit::{Options, Stack};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{PgPool, Row};
+
+use crate::client::Client;
+use crate::control::{Points, continue_all};
+use crate::effects::History;
+use crate::journal::Journal;
+use crate::scenarios::Scenario;
+use crate::{CAP, check, load, logs, watcher};
+
+/// How long everything may take to end once nothing is broken any more.
+const REST_WITHIN: Duration = Duration::from_mins(2);
+/// How long hosts may take to be heard again.
+const HEAL_WITHIN: Duration = Duration::from_secs(90);
+/// How long workers have an order before others get it.
+pub(crate) const ACK_WAIT: Duration = Duration::from_secs(3);
+const HOSTS: u32 = 4;
+
+/// Whether the data and logs of a run that found something stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// For whoever looks for the cause.
+    WhereBroken,
+    /// It was meant to find something.
+    Never,
+}
+
+/// See the module.
+pub(crate) struct Run {
+    pub(crate) stack: Arc<Stack>,
+    pub(crate) points: Points,
+    pub(crate) db: PgPool,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) dice: StdRng,
+    seed: u64,
+    control: PathBuf,
+    history: History,
+    watcher: tokio::task::JoinHandle<()>,
+    round: u32,
+}
+
+impl Run {
+    /// Starts a stack, with a rule taken away where a mutant is named.
+    pub(crate) async fn start(seed: u64, mutant: Option<Mutant>) -> Result<Self> {
+        let control = rhyzome_testkit::guard::folder("rzc-");
+        let points = Points::in_folder(&control)?;
+        let mut environment = vec![(POINTS_FILE.to_owned(), points.path().display().to_string())];
+        environment.extend(mutant.map(|mutant| (MUTANT.to_owned(), mutant.as_str().to_owned())));
+        let options = Options {
+            workers: Some(3),
+            schedulers: Some(2),
+            apis: Some(2),
+            environment,
+            ..Options::simulated(HOSTS)
+        }
+        .set("nats.ack_wait", &format!("{}s", ACK_WAIT.as_secs()))
+        .set("scheduler.tenant_running_cap", &CAP.to_string())
+        .set("scheduler.exclusion", "200ms")
+        .set("scheduler.retry_most", "5s")
+        .set("scheduler.capacity_recheck", "3s");
+        // It waits for its processes.
+        let stack = tokio::task::spawn_blocking(|| Stack::start(options)).await?;
+        let stack = Arc::new(stack);
+        let history = History::follow(&stack.data().join("agents/sim"), &stack.folder().join("effects"))?;
+        let db = PgPoolOptions::new()
+            .max_connections(4)
+            .acquire_timeout(Duration::from_secs(20))
+            .connect(&stack.file().postgres.url)
+            .await
+            .context("connecting to the stack's Postgres")?;
+        let journal = Arc::new(Journal::default());
+        let clients = ["demo", "other"]
+            .into_iter()
+            .map(|tenant| Client::new(&stack, tenant))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            watcher: watcher::start(db.clone(), Arc::clone(&journal)),
+            stack,
+            points,
+            db,
+            clients,
+            journal,
+            dice: StdRng::seed_from_u64(seed),
+            seed,
+            control,
+            history,
+            round: 0,
+        })
+    }
+
+    /// One scenario with its load, healed, at rest and checked.
+    pub(crate) async fn scenario(&mut self, scenario: Scenario, time: Duration) -> Result<()> {
+        self.round += 1;
+        let began = Instant::now();
+        let stop = Arc::new(AtomicBool::new(false));
+        let actors = if scenario.wants_load() {
+            load::start(&self.clients, 2, self.seed, self.round, &self.journal, &stop)
+        } else {
+            Vec::new()
+        };
+        let played = scenario.play(self, Instant::now() + time).await;
+        let healed = self.heal().await;
+        stop.store(true, Ordering::Relaxed);
+        for actor in actors {
+            match actor.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => self
+                    .journal
+                    .broken(1, &format!("a request is never answered: {error:#}")),
+                Err(error) => self.journal.broken(0, &format!("an actor died: {error}")),
+            }
+        }
+        healed?;
+        played?;
+        self.rest().await?;
+        let before = self.journal.all_broken().len();
+        check::all(&self.stack, &self.db, &self.journal, &self.history.all()?).await?;
+        println!(
+            "{:<14} {:>4} s, {} jobs so far{}",
+            scenario.as_str(),
+            began.elapsed().as_secs(),
+            self.journal.all_accepted().len(),
+            if self.journal.all_broken().len() > before {
+                ", BROKEN"
+            } else {
+                ""
+            }
+        );
+        Ok(())
+    }
+
+    /// Whether no scenario came before.
+    pub(crate) fn is_first(&self) -> bool {
+        self.round == 1
+    }
+
+    /// Nothing is broken from here on.
+    async fn heal(&self) -> Result<()> {
+        self.points.arm(&[])?;
+        self.stack.faults().clear();
+        continue_all(&self.stack);
+        let until = Instant::now() + HEAL_WITHIN;
+        let mut why = String::new();
+        while Instant::now() < until {
+            match sqlx::query("SELECT name FROM hosts WHERE NOT watch_up OR watch_until < now()")
+                .fetch_all(&self.db)
+                .await
+            {
+                Ok(rows) if rows.is_empty() => return Ok(()),
+                Ok(rows) => why = format!("{} hosts aren't heard", rows.len()),
+                Err(error) => why = error.to_string(),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        bail!("{HEAL_WITHIN:?} after the faults the stack isn't whole: {why}")
+    }
+
+    /// Waits until every job has ended; names those that don't.
+    async fn rest(&self) -> Result<()> {
+        let until = Instant::now() + REST_WITHIN;
+        loop {
+            let asked = sqlx::query(
+                "SELECT id::text || ' ' || kind || '.' || action || ' ' || state || ' attempt ' || attempt || ' fence ' || coalesce(fence, 0)
+                        || ' on ' || coalesce(host, '-') || CASE WHEN dispatched_at IS NULL THEN '' ELSE ', order out' END
+                        || ', due ' || coalesce(due::text, 'never') || ', waits: ' || coalesce(waiting->>'reason', '-') || ' '
+                        || coalesce(waiting->>'detail', '')
+                 FROM jobs WHERE ended_at IS NULL ORDER BY id",
+            )
+            .fetch_all(&self.db)
+            .await;
+            let rows = match asked {
+                Ok(rows) => rows,
+                // A connection from before Postgres crashed.
+                Err(_) if Instant::now() < until => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    continue;
+                }
+                Err(error) => return Err(error).context("looking for jobs that didn't end"),
+            };
+            if rows.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                for row in rows {
+                    self.journal
+                        .broken(1, &format!("stuck: {}", row.try_get::<String, _>(0)?));
+                }
+                bail!("not at rest {REST_WITHIN:?} after the faults");
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Says what was hit, reads the logs, and ends the stack; its folder is kept where something is broken.
+    pub(crate) async fn end(self, played: Result<()>, keep: Keep) -> Result<()> {
+        self.watcher.abort();
+        let logs = logs::read(&self.stack.file().log_dir)?;
+        for error in &logs.errors {
+            self.journal
+                .broken(0, &format!("an ERROR that nobody expects: {error}"));
+        }
+        crate::summary::print(self.seed, &self.journal, &self.points, &logs, &self.db).await;
+        let broken = self.journal.all_broken();
+        let whole = played.is_ok() && broken.is_empty();
+        self.db.close().await;
+        drop(self.history);
+        drop(self.clients);
+        if let Err(error) = &played {
+            eprintln!("error: {error:#}");
+        }
+        let stack = Arc::into_inner(self.stack).ok_or_else(|| anyhow!("the stack is still in use"))?;
+        if whole || keep == Keep::Never {
+            tokio::task::spawn_blocking(move || drop(stack)).await?;
+        } else {
+            let place =
+                std::env::temp_dir().join(format!("rhyzome-chaos-{}-{}", self.seed, std::process::id()));
+            let kept = place.clone();
+            tokio::task::spawn_blocking(move || stack.keep_as(&kept)).await??;
+            println!("the data and logs are kept in {}", place.display());
+        }
+        std::fs::remove_dir_all(&self.control).context("removing the control folder")?;
+        played?;
+        if !broken.is_empty() {
+            bail!(
+                "{} broken, seed {}:\n{}",
+                broken.len(),
+                self.seed,
+                broken.join("\n")
+            );
+        }
+        Ok(())
+    }
+}
