@@ -262,7 +262,7 @@ fn its_host_has_the_word() {
         (
             "an undo without a verdict",
             undoing(None),
-            "order undo failed at host-1, 1 steps, -",
+            "order undo - at host-1, 1 steps, -",
         ),
         (
             "a delete only goes forward",

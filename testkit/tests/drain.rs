@@ -10,7 +10,7 @@ use rhyzome_testkit::rest::{Accepted, small_instance, unique};
 use rhyzome_testkit::stack::ProcessEntry;
 use rhyzome_testkit::{Options, Rest, Stack};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Tells a process to end, and waits until the stack has seen it end well and serves again.
 async fn drained(stack: &Stack, process: &ProcessEntry) {
@@ -59,9 +59,12 @@ async fn every_role_ends_in_order_under_load() {
     // The API, while it is asked all the time: who gets an answer gets a good one.
     let ending = Arc::new(AtomicBool::new(false));
     let url = format!("{}/v1/jobs?limit=5", stack.file().api_url);
-    let askers: Vec<_> = (0..4)
-        .map(|_| {
+    let answered: Vec<Arc<AtomicUsize>> = (0..4).map(|_| Arc::default()).collect();
+    let askers: Vec<_> = answered
+        .iter()
+        .map(|answered| {
             let (ending, url, token) = (Arc::clone(&ending), url.clone(), rest.token().unwrap().to_owned());
+            let answered = Arc::clone(answered);
             tokio::spawn(async move {
                 let client = reqwest::Client::new();
                 let mut answers = Vec::new();
@@ -69,6 +72,7 @@ async fn every_role_ends_in_order_under_load() {
                     // Between two lives nobody listens.
                     if let Ok(answer) = client.get(&url).bearer_auth(&token).send().await {
                         answers.push(answer.status().as_u16());
+                        answered.fetch_add(1, Ordering::SeqCst);
                     }
                     tokio::task::yield_now().await;
                 }
@@ -76,6 +80,11 @@ async fn every_role_ends_in_order_under_load() {
             })
         })
         .collect();
+    eventually("every asker to be answered", || async {
+        let all = answered.iter().all(|count| count.load(Ordering::SeqCst) > 0);
+        all.then_some(())
+    })
+    .await;
     drained(&stack, &stack.process("api")).await;
     ending.store(true, Ordering::SeqCst);
     for asker in askers {
