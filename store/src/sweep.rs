@@ -186,7 +186,7 @@ impl Store {
                    WHERE state = 'blocked' AND due IS NULL AND id > $1 ORDER BY id LIMIT $2
                ), l AS (
                    SELECT j.id FROM page p JOIN jobs j ON j.id = p.id
-                   WHERE j.state = 'blocked' AND j.due IS NULL
+                   WHERE CASE WHEN j.state = 'blocked' THEN j.due IS NULL ELSE false END
                      AND NOT EXISTS (SELECT FROM job_resources own JOIN job_resources q ON q.resource_id = own.resource_id AND q.seq < own.seq
                                      WHERE own.job_id = p.id)
                      AND CASE WHEN p.action = 'delete'

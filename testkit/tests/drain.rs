@@ -28,6 +28,14 @@ async fn drained(stack: &Stack, process: &ProcessEntry) {
     .await;
     assert!(said.contains("(exit status: 0)"), "{said}");
     stack.wait_restarted(process);
+    // Restarted is not yet serving.
+    eventually(&format!("{} to serve again", process.name), || async {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        text.get(before..)?
+            .contains(&format!("{} serves again", process.name))
+            .then_some(())
+    })
+    .await;
 }
 
 async fn burst(rest: &Rest, networks: &[String], count: usize) -> Vec<Accepted> {
