@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rhyzome_runtime::{Role, Span};
 
-pub(crate) use admin::{AdminArgs, AdminTask, HostTask, TenantTask};
+pub(crate) use admin::{
+    AdminArgs, AdminJobTask, AdminTask, DeadLettersTask, HostTask, SetBackTask, TenantTask,
+};
 pub(crate) use up::{DownArgs, UnderArgs, UpArgs};
 
 /// Rhyzome: a cloud of one's own. REST requests become durable jobs, workers drive them on hypervisor hosts.

@@ -21,11 +21,13 @@ pub enum Role {
     Scheduler,
     /// Pulls orders, publishes events.
     Worker,
+    /// An operator at the command line: reads and drops dead letters.
+    Admin,
 }
 
 impl Role {
     /// Every role that has a user.
-    pub const ALL: [Self; 3] = [Self::Api, Self::Scheduler, Self::Worker];
+    pub const ALL: [Self; 4] = [Self::Api, Self::Scheduler, Self::Worker, Self::Admin];
 
     /// As in certificates and names.
     pub fn as_str(self) -> &'static str {
@@ -33,6 +35,7 @@ impl Role {
             Self::Api => "api",
             Self::Scheduler => "scheduler",
             Self::Worker => "worker",
+            Self::Admin => "admin",
         }
     }
 
@@ -219,6 +222,7 @@ pub(crate) fn subscriptions(role: Role) -> Vec<String> {
         Role::Api => vec![subjects::CHANGES],
         Role::Scheduler => vec![subjects::JOBS],
         Role::Worker => vec![subjects::CONTROL],
+        Role::Admin => Vec::new(),
     };
     own.into_iter()
         .map(str::to_owned)

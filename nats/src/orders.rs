@@ -9,6 +9,7 @@ use crate::pull::Puller;
 use crate::streams::{DEAD, ORDERS, WORKERS};
 use crate::{Connection, subjects};
 use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use prost::Message;
 use rhyzome_model::ids::{Fence, JobId};
@@ -162,6 +163,24 @@ pub async fn presence(
     }
 }
 
+/// The order at a subject as it is stored: its place and its bytes. For who looks at it without taking it.
+pub async fn stored(
+    connection: &Connection,
+    subject: &str,
+) -> Result<Option<(u64, bytes::Bytes)>, NatsError> {
+    let refused = |e: &dyn std::fmt::Display| NatsError::refused(format!("order at {subject}"), e);
+    let stream = connection
+        .jetstream()
+        .get_stream_no_info(ORDERS)
+        .await
+        .map_err(|e| refused(&e))?;
+    match stream.get_last_raw_message_by_subject(subject).await {
+        Ok(message) => Ok(Some((message.sequence, message.payload))),
+        Err(error) if is_nothing(&error.kind()) => Ok(None),
+        Err(error) => Err(refused(&error)),
+    }
+}
+
 /// An order whose deliveries are used up.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exhausted {
@@ -169,6 +188,10 @@ pub struct Exhausted {
     pub sequence: u64,
     /// The order.
     pub order: Order,
+    /// Where it was published.
+    pub subject: String,
+    /// As it was published.
+    pub payload: bytes::Bytes,
 }
 
 #[derive(serde::Deserialize)]
@@ -183,7 +206,15 @@ pub async fn exhausted(connection: &Connection, from: u64) -> Result<(Vec<Exhaus
     let js = connection.jetstream();
     let dead = js.get_stream_no_info(DEAD).await.map_err(|e| refused(&e))?;
     let stream = js.get_stream_no_info(ORDERS).await.map_err(|e| refused(&e))?;
-    let (mut found, mut next) = (Vec::new(), from.max(1));
+    let last = dead
+        .get_info()
+        .await
+        .map_err(|e| refused(&e))?
+        .state
+        .last_sequence;
+    // A stream that was made anew counts from 1 again.
+    let mut next = if from > last + 1 { 1 } else { from.max(1) };
+    let mut found = Vec::new();
     loop {
         let advisory = match dead
             .get_first_raw_message_by_subject(subjects::ADVISORY_MAX_DELIVERIES, next)
@@ -200,14 +231,7 @@ pub async fn exhausted(connection: &Connection, from: u64) -> Result<(Vec<Exhaus
         };
         match stream.get_raw_message(stream_seq).await {
             // A stream that was made anew counts from 1 again: an older advisory isn't about what has the place now.
-            Ok(message) if message.time <= advisory.time => {
-                if let Ok(order) = Order::decode(message.payload) {
-                    found.push(Exhausted {
-                        sequence: stream_seq,
-                        order,
-                    });
-                }
-            }
+            Ok(message) if message.time <= advisory.time => found.extend(given_up(message)),
             Ok(_) => {}
             Err(error) if is_nothing(&error.kind()) => {}
             Err(error) => return Err(refused(&error)),
@@ -215,7 +239,18 @@ pub async fn exhausted(connection: &Connection, from: u64) -> Result<(Vec<Exhaus
     }
 }
 
-fn is_nothing(kind: &LastRawMessageErrorKind) -> bool {
+fn given_up(message: StreamMessage) -> Option<Exhausted> {
+    let order = Order::decode(message.payload.clone()).ok()?;
+    order.job_id().ok()?;
+    Some(Exhausted {
+        sequence: message.sequence,
+        order,
+        subject: message.subject.to_string(),
+        payload: message.payload,
+    })
+}
+
+pub(crate) fn is_nothing(kind: &LastRawMessageErrorKind) -> bool {
     match kind {
         LastRawMessageErrorKind::NoMessageFound => true,
         LastRawMessageErrorKind::JetStream(error) => error.error_code() == ErrorCode::NO_MESSAGE_FOUND,

@@ -4,7 +4,7 @@
 //! our CA gets no TLS; who has one of another role, such as an agent, has no user. The rights are those of job-protocol.md.
 
 use crate::connect::{Role, subscriptions};
-use crate::streams::{ALL, EVENTS, ORDERS, SCHEDULERS, WORKERS};
+use crate::streams::{ALL, DEAD, EVENTS, ORDERS, SCHEDULERS, WORKERS};
 use crate::subjects;
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -52,6 +52,10 @@ pub fn rights(role: Role) -> Rights {
             may.extend([subjects::EVENTS.to_owned(), subjects::DEAD.to_owned()]);
             may
         }
+        Role::Admin => vec![
+            format!("$JS.API.STREAM.MSG.GET.{DEAD}"),
+            format!("$JS.API.STREAM.MSG.DELETE.{DEAD}"),
+        ],
         Role::Api => vec![subjects::JOBS.to_owned(), subjects::CHANGES.to_owned()],
         Role::Scheduler => {
             let mut may = consume(EVENTS, SCHEDULERS);
@@ -170,6 +174,16 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn an_admin_reads_and_drops_dead_letters_and_nothing_else() {
+        let admin = rights(Role::Admin);
+        assert_eq!(
+            admin.publish,
+            ["$JS.API.STREAM.MSG.GET.DEAD", "$JS.API.STREAM.MSG.DELETE.DEAD"]
+        );
+        assert_eq!(admin.subscribe, ["_INBOX_admin.>"]);
     }
 
     #[test]

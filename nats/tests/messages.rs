@@ -154,7 +154,9 @@ async fn used_up_deliveries_are_told_from_waiting_ones() {
         told,
         [orders::Exhausted {
             sequence: stored.sequence,
-            order: order(job)
+            order: order(job),
+            subject: format!("rhyzome.orders.instance.{job}"),
+            payload: prost::Message::encode_to_vec(&order(job)).into(),
         }]
     );
     assert!(orders::remove(&scheduler, stored.sequence).await.unwrap());

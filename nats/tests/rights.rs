@@ -6,7 +6,8 @@ mod common;
 
 use async_nats::jetstream;
 use common::Server;
-use rhyzome_nats::{NatsError, Outgoing, Role, streams};
+use rhyzome_nats::dead::{self, Reason};
+use rhyzome_nats::{NatsError, Outgoing, Role, orders, streams};
 use std::time::Duration;
 
 async fn messages_in(server: &Server, stream: &str) -> u64 {
@@ -39,7 +40,7 @@ async fn a_worker_and_the_api_make_neither_stream_nor_consumer() {
     let server = Server::start();
     let scheduler = server.connect(Role::Scheduler).await;
     streams::ensure(&scheduler, &server.config()).await.unwrap();
-    for role in ["worker", "api"] {
+    for role in ["worker", "api", "admin"] {
         let raw = jetstream::new(server.raw(role).await.unwrap());
         let made = raw
             .create_stream(jetstream::stream::Config {
@@ -72,6 +73,69 @@ async fn a_worker_and_the_api_make_neither_stream_nor_consumer() {
     }
     let after = streams::ensure(&scheduler, &server.config()).await.unwrap();
     assert!(after.is_nothing(), "{after:?}");
+}
+
+#[tokio::test]
+async fn an_admin_reads_and_drops_dead_letters_alone() {
+    let server = Server::start();
+    let scheduler = server.connect(Role::Scheduler).await;
+    streams::ensure(&scheduler, &server.config()).await.unwrap();
+    let order = Outgoing::new("rhyzome.orders.instance.x".into(), "1".into(), "o");
+    let order = scheduler.publish(&order).await.unwrap();
+    let subject = "rhyzome.orders.instance.y";
+    let kept = dead::publish(
+        &scheduler,
+        Reason::Poisoned,
+        subject,
+        7,
+        "letter".into(),
+        "they died",
+    );
+    let kept = kept.await.unwrap();
+    let config = rhyzome_nats::NatsConfig {
+        publish_timeout: Duration::from_millis(200),
+        ..server.config()
+    };
+    let admin = server.connect_with(Role::Admin, &config).await;
+
+    let letters = dead::list(&admin, 0, 10).await.unwrap();
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    let letter = &letters[0];
+    assert_eq!(
+        (letter.sequence, letter.reason.as_str()),
+        (kept.sequence, "poisoned")
+    );
+    assert_eq!(
+        (letter.why.as_str(), letter.subject.as_str()),
+        ("they died", subject)
+    );
+    assert_eq!(&letter.payload[..], b"letter");
+    assert!(letter.order().is_err(), "no order can be read from it");
+
+    // Neither orders nor events, not even to look at; and nothing is published.
+    assert!(orders::remove(&admin, order.sequence).await.is_err());
+    let raw = jetstream::new(server.raw("admin").await.unwrap());
+    assert!(raw.get_stream(streams::ORDERS).await.is_err());
+    for subject in [
+        "rhyzome.orders.instance.x",
+        "rhyzome.dead.broken.x",
+        "rhyzome.events.demo.x",
+    ] {
+        let message = Outgoing::new(subject.into(), "2".into(), "m");
+        let refused = admin.publish(&message).await;
+        assert!(
+            matches!(refused, Err(NatsError::Unknown { .. })),
+            "{subject}: {refused:?}"
+        );
+    }
+    assert_eq!(messages_in(&server, streams::ORDERS).await, 1);
+
+    assert!(dead::remove(&admin, kept.sequence).await.unwrap());
+    assert_eq!(dead::get(&admin, kept.sequence).await.unwrap(), None);
+    assert!(dead::list(&admin, 0, 10).await.unwrap().is_empty());
+    // The others neither read nor drop them.
+    let worker = server.connect_with(Role::Worker, &config).await;
+    assert!(dead::list(&worker, 0, 10).await.is_err());
 }
 
 #[tokio::test]
@@ -112,7 +176,7 @@ async fn roles_do_not_hear_one_another() {
 async fn agents_strangers_and_the_nameless_are_refused() {
     let server = Server::start();
     assert!(server.raw("worker").await.is_ok());
-    for role in ["agent", "admin", "worker-1", "nats"] {
+    for role in ["agent", "operator", "worker-1", "nats"] {
         assert!(server.raw(role).await.is_err(), "{role} connected");
     }
     let without = async_nats::ConnectOptions::new()

@@ -8,24 +8,27 @@ use crate::Context;
 use crate::backoff::Pause;
 use crate::guests::Guests;
 use crate::inventory::{document, keep_fresh};
+use chrono::{DateTime, Utc};
 use rhyzome_model::ids::HostName;
 use rhyzome_model::kinds::Demand;
 use rhyzome_proto::agent::agent_client::AgentClient;
 use rhyzome_proto::agent::host_report::Report;
-use rhyzome_proto::agent::{Heartbeat, HostCapacity, HostHello, WatchControl};
+use rhyzome_proto::agent::{Heartbeat, HostCapacity, HostHello, Inventory, WatchControl};
 use rhyzome_runtime::tls::{TlsError, connect_agent};
 use rhyzome_store::StoreError;
-use rhyzome_store::hosts::{Greeting, Held, Watch, WatchLease};
+use rhyzome_store::hosts::{Greeting, Held, Hello, Watch, WatchLease};
 use rhyzome_store::sweep::Place;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// How often leases are renewed and loads written.
 const TICK: Duration = Duration::from_secs(2);
+/// How often a host is asked what it holds while something of abandoned jobs may be there.
+const LEFT_BEHIND: Duration = Duration::from_secs(5);
 /// Jobs that are looked at for each reason when a host comes; the others look again by themselves.
 const WOKEN: i64 = 2000;
 
@@ -152,7 +155,7 @@ async fn keep(context: Context, owner: String, heard: Heard, mut lease: watch::R
         };
         match &error {
             WatchError::SetBack { .. } => {
-                tracing::error!(%host, %error, "nothing is dispatched to this host until an operator has looked");
+                tracing::error!(%host, %error, "nothing is dispatched to any host until an operator has looked: `rhyzome admin postgres-set-back`");
             }
             WatchError::Tls(_)
             | WatchError::Call(_)
@@ -206,15 +209,24 @@ async fn watch_once(
 
     let mut epoch = 0;
     let mut floor = 0;
+    let mut asked_at = Instant::now();
     loop {
         let next = tokio::select! {
             next = tokio::time::timeout(silence, reports.message()) => next.map_err(|_| WatchError::Silent(silence))??,
             changed = lease.changed() => {
                 changed.map_err(|_| WatchError::Ended)?;
-                let now = lease.borrow_and_update().floor;
-                if epoch > 0 && now != floor {
+                let (now, left_behind) = {
+                    let lease = lease.borrow_and_update();
+                    (lease.floor, lease.left_behind)
+                };
+                // Whether what was left behind is gone, only an inventory tells.
+                let ask = left_behind && asked_at.elapsed() >= LEFT_BEHIND;
+                if epoch > 0 && (now != floor || ask) {
                     floor = now;
-                    send(control(epoch, floor, false)).await?;
+                    send(control(epoch, floor, ask)).await?;
+                    if ask {
+                        asked_at = Instant::now();
+                    }
                 }
                 continue;
             }
@@ -245,10 +257,7 @@ async fn watch_once(
                     .insert(host.clone(), load(&beat));
             }
             Some(Report::Inventory(inventory)) => {
-                context
-                    .store
-                    .host_inventory(&host, &document(&inventory), opened_at)
-                    .await?;
+                write_inventory(context, &host, &inventory, opened_at).await?;
             }
             Some(Report::Guest(guest)) => heard.guests.hear(&host, &guest),
             None => {}
@@ -259,7 +268,14 @@ async fn watch_once(
 async fn greet(context: &Context, host: &HostName, hello: &HostHello) -> Result<i64, WatchError> {
     match context
         .store
-        .host_greet(host, &hello.ledger_id, hello.max_fence)
+        .host_greet(
+            host,
+            &Hello {
+                ledger_id: hello.ledger_id.clone(),
+                epoch: hello.epoch,
+                max_fence: hello.max_fence,
+            },
+        )
         .await?
     {
         Greeting::Epoch(epoch) => {
@@ -302,4 +318,23 @@ fn load(beat: &Heartbeat) -> Value {
         "disk_used_gib": beat.disk_used_gib,
         "guests_running": beat.guests_running,
     })
+}
+
+async fn write_inventory(
+    context: &Context,
+    host: &HostName,
+    inventory: &Inventory,
+    opened_at: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    context
+        .store
+        .host_inventory(host, &document(inventory), opened_at)
+        .await?;
+    for rest in context.store.abandoned(Some(host)).await? {
+        if crate::left_behind::is_gone(&rest, inventory) && context.store.abandoned_gone(&rest).await? {
+            tracing::info!(%host, job = %rest.job, resource = %rest.resource, "nothing is left of an abandoned job");
+            context.freed.notify_one();
+        }
+    }
+    Ok(())
 }

@@ -79,7 +79,7 @@ pub fn judge(job: &OpenJob, report: &Report, moment: Moment<'_>) -> Result<Optio
         }
         // These only go forward: whatever ended the order, they are tried again.
         OutcomeKind::Failed | OutcomeKind::Cancelled | OutcomeKind::Released if job.action.forward_only() => {
-            again(job, report, Some(steps), error, moment)
+            again(job, phase(job, report), Some(steps), error, moment)
         }
         OutcomeKind::Failed => {
             let error = error.unwrap_or_else(|| JobError::new("FAILED", "It failed."));
@@ -106,8 +106,8 @@ pub fn judge(job: &OpenJob, report: &Report, moment: Moment<'_>) -> Result<Optio
         {
             released(job, error.as_ref(), moment)
         }
-        OutcomeKind::Suspended => again(job, report, Some(steps), error, moment),
-        OutcomeKind::Stale => again(job, report, None, None, moment),
+        OutcomeKind::Suspended => again(job, phase(job, report), Some(steps), error, moment),
+        OutcomeKind::Stale => again(job, phase(job, report), None, None, moment),
         kind @ (OutcomeKind::StepFailed | OutcomeKind::TurnToUndo) => {
             return Err(JudgeError::NotForReports(kind));
         }
@@ -314,14 +314,52 @@ fn released(job: &OpenJob, error: Option<&JobError>, moment: Moment<'_>) -> Sett
     }
 }
 
+/// Judges an open job of whose order with this fence the workers died, again and again. `None`: it is another order's turn.
+///
+/// What can be undone is undone, and ends `POISONED`; what only goes forward, or is being undone already, goes on with back-off.
+pub fn poisoned(job: &OpenJob, fence: Fence, moment: Moment<'_>) -> Option<Settlement> {
+    if job.fence != Some(fence) || !job.order_out {
+        return None;
+    }
+    // Marked: a later order, in mode undo, is due anyway.
+    if job.cancel_requested_at.is_some() && job.mode == Mode::Forward && !job.action.forward_only() {
+        return None;
+    }
+    let error = JobError {
+        host: job.host.as_ref().map(ToString::to_string),
+        ..JobError::new(
+            "POISONED",
+            "It was given up: every process that tried to carry it out died of it.",
+        )
+    };
+    let undone = job.mode == Mode::Undo || job.state == JobState::Undoing;
+    if job.action.forward_only() || undone {
+        return Some(again(job, job.state, None, Some(error), moment));
+    }
+    let waiting = Waiting {
+        reason: "undo".to_owned(),
+        detail: format!("{} What was done is taken back.", sentence(&error.detail)),
+        since: moment.now,
+        until: None,
+        hosts: None,
+        fits_with: None,
+    };
+    Some(Settlement::Poisoned {
+        job: job.id,
+        error,
+        due: moment.now,
+        waiting,
+    })
+}
+
 fn again(
     job: &OpenJob,
-    report: &Report,
+    phase: JobState,
     steps: Option<Vec<StepRow>>,
     error: Option<JobError>,
     moment: Moment<'_>,
 ) -> Settlement {
-    let state = match phase(job, report) {
+    let state = match phase {
         JobState::Undoing => JobState::Undoing,
         JobState::Blocked
         | JobState::Queued
@@ -330,11 +368,14 @@ fn again(
         | JobState::Failed
         | JobState::Cancelled => JobState::Queued,
     };
-    let failures = job.failures + 1;
     let config = moment.config;
-    let expired = error.as_ref().is_some_and(|e| e.code == "EXPIRED");
+    let code = error.as_ref().map_or("", |e| e.code.as_str());
+    // No failure: the next worker takes it up at once.
+    let stopped = code == "WORKER_STOPPED";
+    let failures = job.failures + i32::from(!stopped);
+    let expired = code == "EXPIRED";
     let cancel_waits = job.cancel_requested_at.is_some() && job.mode == Mode::Forward;
-    let due = if expired || cancel_waits {
+    let due = if expired || stopped || cancel_waits {
         moment.now
     } else {
         moment.now
@@ -345,15 +386,19 @@ fn again(
                 moment.roll,
             )
     };
-    let reason = if state == JobState::Undoing || job.mode == Mode::Undo {
-        "undo"
-    } else {
-        "retry"
+    let undo = state == JobState::Undoing || job.mode == Mode::Undo;
+    let reason = match (undo, code) {
+        (true, "HOST_UNREACHABLE") => "host_unreachable",
+        (true, _) => "undo",
+        (false, _) => "retry",
     };
-    let detail = error.as_ref().map_or_else(
-        || "It is tried again.".to_owned(),
-        |e| format!("{} It is tried again.", sentence(&e.detail)),
-    );
+    let why = error.as_ref().map(|e| sentence(&e.detail));
+    let detail = match (undo, why) {
+        (false, None) => "It is tried again.".to_owned(),
+        (false, Some(why)) => format!("{why} It is tried again."),
+        (true, None) => "Taking it back is tried again.".to_owned(),
+        (true, Some(why)) => format!("{why} Taking it back is tried again."),
+    };
     let since = job
         .waiting
         .as_ref()
@@ -368,7 +413,7 @@ fn again(
         fits_with: None,
     };
     // The cause of an undo stays the job's error; why a try of the undo failed is what it waits for.
-    let error = error.filter(|_| reason == "retry" && !expired);
+    let error = error.filter(|_| reason == "retry" && !expired && !stopped);
     Settlement::Again {
         job: job.id,
         state,

@@ -9,6 +9,8 @@
 //! | `settle` | the loop: events are reduced, judged, committed, acked |
 //! | `made` | what a job that succeeded made so; pure |
 //! | `judge` | what one report comes to; pure |
+//! | `left_behind` | whether something of an abandoned job is on its host; pure |
+//! | `poison` | orders whose workers died of them |
 //! | `sweep` | quiet orders, deadlines, streams that went, old rows |
 //! | `check` | the books, checked now and then |
 //! | `hosts` | watches of agents: capacity, load, epoch |
@@ -25,9 +27,11 @@ mod guests;
 pub mod hosts;
 mod inventory;
 pub mod judge;
+pub mod left_behind;
 pub mod made;
 pub mod order;
 pub mod place;
+pub mod poison;
 pub mod settle;
 pub mod stats;
 pub mod sweep;
@@ -131,10 +135,21 @@ pub async fn run(
         ("check", tokio::spawn(check::run(context.clone()))),
     ];
     process.ready(None)?;
-    for (part, task) in parts {
-        task.await
-            .map_err(|source| SchedulerError::Part { part, source })?;
+    let ended = async {
+        for (part, task) in parts {
+            task.await
+                .map_err(|source| SchedulerError::Part { part, source })?;
+        }
+        Ok::<_, SchedulerError>(())
+    };
+    tokio::select! {
+        ended = ended => ended?,
+        () = process.shutdown.grace_over() => {
+            tracing::warn!("not all was finished when the grace period ended; another scheduler, or the next start, goes on");
+        }
     }
-    context.nats.flush().await?;
+    if context.nats.is_connected() {
+        context.nats.flush().await?;
+    }
     Ok(())
 }

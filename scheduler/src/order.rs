@@ -1,9 +1,9 @@
 //! The order's message, from its row. The same row gives the same bytes: an order that is published again is the same order.
 
-use rhyzome_model::job::Verdict;
+use rhyzome_model::job::{Mode, Verdict};
 use rhyzome_model::problem::JobError;
 use rhyzome_proto::convert::{bytes, error_bytes};
-use rhyzome_proto::job::{Mode, Order, Verdict as WireVerdict};
+use rhyzome_proto::job::{Mode as WireMode, Order, Verdict as WireVerdict};
 use rhyzome_store::dispatch::OrderRow;
 
 /// The message.
@@ -14,6 +14,8 @@ pub fn message(row: &OrderRow) -> Order {
             ..JobError::new("DEADLINE_EXCEEDED", "It was not done before its deadline.")
         }),
         (Some(Verdict::Failed | Verdict::Released), cause) => cause.clone(),
+        // The agent knows why; this counts only should it have lost that.
+        (None, cause) if row.mode == Mode::Undo => cause.clone(),
         (Some(Verdict::Cancelled) | None, _) => None,
     };
     Order {
@@ -22,7 +24,7 @@ pub fn message(row: &OrderRow) -> Order {
         attempt: u32::try_from(row.attempt).unwrap_or(u32::MAX),
         fence: row.fence,
         epoch: row.epoch,
-        mode: Mode::from(row.mode).into(),
+        mode: WireMode::from(row.mode).into(),
         host: row.host.to_string(),
         address: row.address.clone(),
         tenant: row.tenant.to_string(),
@@ -30,10 +32,12 @@ pub fn message(row: &OrderRow) -> Order {
         resource: bytes(row.resource.0),
         action: row.action.to_string(),
         steps: row.frozen.iter().map(|s| s.clone().into_bytes().into()).collect(),
-        verdict: row
-            .verdict
-            .map_or(WireVerdict::Unspecified, WireVerdict::from)
-            .into(),
+        verdict: match (row.verdict, row.mode) {
+            (Some(verdict), _) => WireVerdict::from(verdict),
+            (None, Mode::Undo) => WireVerdict::Failed,
+            (None, Mode::Forward) => WireVerdict::Unspecified,
+        }
+        .into(),
         cause: error_bytes(cause.as_ref()),
         expires_at_ms: row.deadline_at.map_or(0, |d| d.timestamp_millis()),
         traceparent: row.traceparent.clone(),

@@ -183,7 +183,8 @@ async fn commit(context: &Context, reports: &[(JobId, Report)]) -> Result<Settle
     Ok(settled)
 }
 
-async fn after(context: &Context, settled: Settled) {
+/// After the commit: who watches hears of it, and who waited is looked at again.
+pub(crate) async fn after(context: &Context, settled: Settled) {
     let mut changes: Vec<Change> = settled.ended.iter().flat_map(end_changes).collect();
     for (tenant, kind, job, resource) in settled.changed {
         changes.push(Change {

@@ -1,7 +1,7 @@
 //! Metrics of the scheduler. Counters whose labels are known are there from the start.
 
 use rhyzome_model::check::Invariant;
-use rhyzome_model::job::{Action, JobState};
+use rhyzome_model::job::{Action, JobState, Mode};
 use rhyzome_model::kinds::Kind;
 use rhyzome_model::place::Reason;
 use rhyzome_store::settle::End;
@@ -16,6 +16,9 @@ pub const WAITS: [&str; 7] = [
     "retry",
     "undo",
 ];
+
+/// The label of hosts whose agents know a fence above the sequence.
+pub const SET_BACK: &str = "set_back";
 
 /// Registers what is known at the start, at 0.
 pub fn register() {
@@ -40,6 +43,10 @@ pub fn register() {
     metrics::gauge!("rhyzome_jobs_undoing").set(0.0);
     for state in ["ready", "cordoned", "unreachable"] {
         metrics::gauge!("rhyzome_host_state", "state" => state).set(0.0);
+    }
+    metrics::gauge!("rhyzome_invariant_violations", "invariant" => SET_BACK).set(0.0);
+    for mode in [Mode::Forward, Mode::Undo] {
+        metrics::counter!("rhyzome_orders_poisoned_total", "mode" => mode.as_str()).increment(0);
     }
     for invariant in Invariant::all() {
         metrics::gauge!("rhyzome_invariant_violations", "invariant" => invariant.number().to_string())

@@ -1,10 +1,10 @@
-//! Sweep: takes no input, scans. Quiet orders are looked for in the stream and published again with the same fence; deadlines pass;
-//! streams and consumers that are missing or altered are made anew; who waits for capacity is woken when some came.
+//! Sweep: takes no input, scans. Quiet orders are looked for in the stream and published again with the same fence, those that the
+//! server gave up are settled as poisoned (`poison`); deadlines pass; streams and consumers that are missing or altered are made anew; who waits for capacity is woken when some came.
 //!
 //! Every scan takes a page at a time and goes on where it ended, so that each row is looked at again after a bounded number of ticks.
 
 use crate::backoff::Pause;
-use crate::{Context, order, stats};
+use crate::{Context, order, poison, stats};
 use chrono::{TimeDelta, Utc};
 use rhyzome_model::ids::JobId;
 use rhyzome_nats::orders::{self, ConsumerState, OrderPresence, Publication};
@@ -23,7 +23,7 @@ const LIMIT: i64 = 500;
 const FORGET: u64 = 600;
 
 #[derive(Debug, thiserror::Error)]
-enum SweepError {
+pub(crate) enum SweepError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -40,6 +40,15 @@ struct Missing {
     round: u64,
 }
 
+/// An order that was in the stream and behind its consumer when last looked.
+#[derive(Clone, Copy)]
+struct GivenUp {
+    /// Its place in the stream.
+    sequence: u64,
+    /// The round in which it was last seen.
+    round: u64,
+}
+
 /// Where the scans are.
 struct Scans {
     quiet: Place,
@@ -48,6 +57,10 @@ struct Scans {
     capacity: Place,
     forget: More,
     missing: HashMap<JobId, Missing>,
+    /// Orders that nobody will get, and of which no advisory had come.
+    given_up: HashMap<JobId, GivenUp>,
+    /// The place in the dead letters' stream up to which the server's advisories were dealt with.
+    advisories: u64,
     round: u64,
 }
 
@@ -60,6 +73,8 @@ impl Scans {
             capacity: Place::START,
             forget: More::No,
             missing: HashMap::new(),
+            given_up: HashMap::new(),
+            advisories: 0,
             round: 0,
         }
     }
@@ -117,6 +132,7 @@ async fn tick(context: &Context, scans: &mut Scans, ticks: u64) -> Result<(), Sw
     if late.jobs > 0 {
         context.due.notify_one();
     }
+    give_up(context, &mut scans.advisories).await?;
     republish(context, scans).await?;
     if ticks.is_multiple_of(5) {
         ensure_streams(context).await;
@@ -146,6 +162,13 @@ async fn measure(context: &Context) -> Result<(), StoreError> {
     }
     metrics::gauge!("rhyzome_jobs_oldest_waiting_seconds").set(backlog.oldest_s);
     metrics::gauge!("rhyzome_jobs_undoing").set(backlog.undoing as f64);
+    let set_backs = context.store.set_backs().await?;
+    metrics::gauge!("rhyzome_invariant_violations", "invariant" => stats::SET_BACK)
+        .set(set_backs.len() as f64);
+    for host in set_backs {
+        tracing::error!(host = %host.host, seen = host.seen, last = host.last,
+            "the database was set back: nothing is dispatched until an operator has looked (`rhyzome admin postgres-set-back`)");
+    }
     for state in ["ready", "cordoned", "unreachable"] {
         let count: i64 = backlog
             .hosts
@@ -182,6 +205,7 @@ async fn republish(context: &Context, scans: &mut Scans) -> Result<(), SweepErro
     if scans.quiet == Place::START {
         let round = scans.round;
         scans.missing.retain(|_, m| m.round == round);
+        scans.given_up.retain(|_, g| g.round == round);
         scans.round += 1;
     }
     publish_again(context, &lost).await
@@ -202,12 +226,19 @@ async fn look_for(
     scans: &mut Scans,
 ) -> Result<Found, SweepError> {
     let before = scans.missing.remove(&row.job).filter(|m| m.fence == row.fence);
+    let given_up = scans.given_up.remove(&row.job);
     match orders::presence(&context.nats, row.kind.as_str(), row.job, state).await? {
         OrderPresence::Live { .. } => Ok(Found::Perhaps),
-        OrderPresence::Exhausted { sequence } => {
-            tracing::warn!(job = %row.job, fence = row.fence, "an order used up its deliveries; published again");
+        // The server's advisory says that its workers died of it. Where none has come in all of a sweep, nothing is proved.
+        OrderPresence::Exhausted { sequence } if given_up.is_some_and(|g| g.sequence == sequence) => {
+            tracing::warn!(job = %row.job, fence = row.fence, "an order that nobody will get; published again");
             orders::remove(&context.nats, sequence).await?;
             Ok(Found::Lost)
+        }
+        OrderPresence::Exhausted { sequence } => {
+            let round = scans.round;
+            scans.given_up.insert(row.job, GivenUp { sequence, round });
+            Ok(Found::Perhaps)
         }
         OrderPresence::Absent => {
             let position = match before {
@@ -224,6 +255,16 @@ async fn look_for(
             Ok(Found::Perhaps)
         }
     }
+}
+
+/// The orders that the server says it gave up: sooner than a look at the stream tells, while much is under way.
+async fn give_up(context: &Context, from: &mut u64) -> Result<(), SweepError> {
+    let (exhausted, next) = orders::exhausted(&context.nats, *from).await?;
+    for order in &exhausted {
+        poison::settle(context, order).await?;
+    }
+    *from = next;
+    Ok(())
 }
 
 async fn publish_again(context: &Context, lost: &[OrderRow]) -> Result<(), SweepError> {

@@ -192,6 +192,7 @@ fn told(next: Next) -> String {
                     Effect::Applied { generation, .. } => format!("applied at {generation}"),
                     Effect::Removed => "removed".to_owned(),
                     Effect::NotMade { .. } => "not made".to_owned(),
+                    Effect::LeftBehind { .. } => "left behind".to_owned(),
                     Effect::NotChanged { reason, .. } => {
                         format!(
                             "not changed, {}",
@@ -265,7 +266,7 @@ fn its_host_has_the_word() {
         (
             "an undo without a verdict",
             undoing(None),
-            "order undo failed at host-1, 1 steps, -",
+            "order undo - at host-1, 1 steps, -",
         ),
         (
             "a delete only goes forward",
@@ -303,7 +304,7 @@ fn what_no_host_has_ends_at_once() {
         (
             "cancelled create",
             cancelled(job(Action::Create)),
-            "cancelled -, not made",
+            "cancelled -, not changed, told",
         ),
         (
             "cancelled update leaves no reason",
@@ -313,7 +314,7 @@ fn what_no_host_has_ends_at_once() {
         (
             "late create",
             late(job(Action::Create)),
-            "failed DEADLINE_EXCEEDED, not made",
+            "failed DEADLINE_EXCEEDED, not changed, told",
         ),
         (
             "late start",
@@ -326,7 +327,7 @@ fn what_no_host_has_ends_at_once() {
                 j.mode = Mode::Undo;
                 j.verdict = Some(Verdict::Failed);
             }),
-            "failed DEADLINE_EXCEEDED, not made",
+            "failed DEADLINE_EXCEEDED, not changed, told",
         ),
         (
             "an update of what was never made",
@@ -363,7 +364,7 @@ fn what_no_host_has_ends_at_once() {
     ]);
     assert_eq!(
         told(Next::Decided(Box::new(unplannable(&job(Action::Create))))),
-        "failed INTERNAL, not made"
+        "failed INTERNAL, not changed, told"
     );
 }
 
@@ -383,7 +384,7 @@ fn what_stands_in_its_way() {
         (
             "the deadline counts while it is blocked",
             late(with(job(Action::Create), |j| j.earlier_open = true)),
-            "failed DEADLINE_EXCEEDED, not made",
+            "failed DEADLINE_EXCEEDED, not changed, told",
         ),
         (
             "a delete has none",
@@ -399,7 +400,11 @@ fn what_stands_in_its_way() {
     };
     let rows = [
         (Action::Create, true, "waits blocked for reference, until woken"),
-        (Action::Create, false, "failed REFERENCE_FAILED, not made"),
+        (
+            Action::Create,
+            false,
+            "failed REFERENCE_FAILED, not changed, told",
+        ),
         (
             Action::Update,
             false,

@@ -46,6 +46,7 @@ fn job(action: Action) -> OpenJob {
         host: Some(HostName::from("host-1")),
         mode: Mode::Forward,
         verdict: None,
+        cause: None,
         failures: 0,
         excluded: BTreeMap::new(),
         holds_slot: true,
@@ -121,6 +122,7 @@ fn effect(effect: &Effect) -> String {
         }
         Effect::Removed => "removed".to_owned(),
         Effect::NotMade { reason } => format!("not made: {}", reason["code"].as_str().unwrap()),
+        Effect::LeftBehind { reason } => format!("left behind: {}", reason["code"].as_str().unwrap()),
         Effect::NotChanged { reason, .. } => {
             let code = reason.as_ref().map_or("-", |r| r["code"].as_str().unwrap());
             format!("not changed: {code}")
@@ -161,6 +163,7 @@ fn told(job: &OpenJob, report: &Report) -> String {
                 .collect();
             format!("released, without {}", hosts.join(", "))
         }
+        Ok(Some(Settlement::Poisoned { error, .. })) => format!("poisoned, {}", error.code),
         Ok(Some(Settlement::End(end))) => {
             format!(
                 "{} {}, {}",

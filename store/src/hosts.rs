@@ -62,10 +62,24 @@ pub struct WatchLease {
     pub epoch: i64,
     /// As known.
     pub ledger_id: Option<String>,
-    /// The lowest first fence among the open jobs that have this host; above all drawn, if there is none.
+    /// The lowest first fence among the open jobs that have this host, and the abandoned ones that may have left something there;
+    /// above all drawn, if there is none.
     pub floor: i64,
+    /// Whether something of abandoned jobs may be there.
+    pub left_behind: bool,
     /// Whether the owner had it before: else the host counts as unheard until it is greeted.
     pub held: Held,
+}
+
+/// What an agent says of its host's ledger when it is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Made with the ledger.
+    pub ledger_id: String,
+    /// As it was last told; 0 if never.
+    pub epoch: i64,
+    /// The highest fence that it ever accepted.
+    pub max_fence: i64,
 }
 
 /// Since when an owner has a watch.
@@ -312,8 +326,10 @@ impl Store {
         .fetch_one(&mut *tx)
         .await?;
         let floors: BTreeMap<String, i64> = sqlx::query!(
-            r#"SELECT host AS "host!", min(first_fence) AS "floor!" FROM jobs
-               WHERE ended_at IS NULL AND first_fence IS NOT NULL AND host = ANY($1) GROUP BY host"#,
+            r#"SELECT q.host AS "host!", min(q.first_fence) AS "floor!" FROM (
+                   SELECT host, first_fence FROM jobs WHERE ended_at IS NULL AND first_fence IS NOT NULL AND host = ANY($1)
+                   UNION ALL
+                   SELECT host, first_fence FROM abandoned WHERE host = ANY($1)) q GROUP BY q.host"#,
             &names
         )
         .fetch_all(&mut *tx)
@@ -321,10 +337,17 @@ impl Store {
         .into_iter()
         .map(|r| (r.host, r.floor))
         .collect();
+        let behind: BTreeSet<String> =
+            sqlx::query_scalar!("SELECT DISTINCT host FROM abandoned WHERE host = ANY($1)", &names)
+                .fetch_all(&mut *tx)
+                .await?
+                .into_iter()
+                .collect();
         tx.commit().await?;
         Ok(rows
             .into_iter()
             .map(|r| WatchLease {
+                left_behind: behind.contains(&r.name),
                 floor: floors.get(&r.name).copied().unwrap_or(next),
                 host: HostName(r.name),
                 address: r.address,
@@ -359,32 +382,31 @@ impl Store {
         Ok(())
     }
 
-    /// Answers an agent's hello: raises the epoch where the ledger is new.
-    pub async fn host_greet(
-        &self,
-        host: &HostName,
-        ledger_id: &str,
-        max_fence: i64,
-    ) -> Result<Greeting, StoreError> {
+    /// Answers an agent's hello: raises the epoch where the ledger is new. An epoch that the agent knows and we don't is taken over:
+    /// it is ours of before the database was set back.
+    ///
+    /// A fence above the sequence is noted as a set-back, and every watch is taken anew, so that all agents say what they know.
+    pub async fn host_greet(&self, host: &HostName, hello: &Hello) -> Result<Greeting, StoreError> {
         let mut tx = self.pool.begin().await?;
         let last = sqlx::query_scalar!(
             r#"SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS "last!" FROM fences"#
         )
         .fetch_one(&mut *tx)
         .await?;
-        if max_fence > last {
-            return Ok(Greeting::SetBack {
-                seen: max_fence,
-                last,
-            });
+        let seen = hello.max_fence;
+        if seen > last {
+            crate::set_back::note(&mut tx, host, seen, last).await?;
+            tx.commit().await?;
+            return Ok(Greeting::SetBack { seen, last });
         }
         let epoch = sqlx::query_scalar!(
-            "UPDATE hosts SET epoch = CASE WHEN ledger_id IS DISTINCT FROM $2 THEN epoch + 1 ELSE epoch END, ledger_id = $2,
-                    max_fence = $3
+            "UPDATE hosts SET epoch = CASE WHEN ledger_id IS DISTINCT FROM $2 THEN greatest(epoch, $4) + 1 ELSE greatest(epoch, $4) END,
+                    ledger_id = $2, max_fence = $3
              WHERE name = $1 RETURNING epoch",
             host.as_str(),
-            ledger_id,
-            max_fence
+            hello.ledger_id,
+            seen,
+            hello.epoch
         )
         .fetch_one(&mut *tx)
         .await?;

@@ -16,6 +16,7 @@ pub mod jobs;
 pub mod leases;
 pub mod resources;
 pub mod rows;
+pub mod set_back;
 pub mod settle;
 pub mod sweep;
 pub mod tenants;

@@ -136,6 +136,7 @@ impl NatsServer {
             Role::Api => rhyzome_runtime::Role::Api,
             Role::Scheduler => rhyzome_runtime::Role::Scheduler,
             Role::Worker => rhyzome_runtime::Role::Worker,
+            Role::Admin => rhyzome_runtime::Role::Admin,
         };
         let name = format!("{}-1", role.as_str());
         let tls = self.tls(runtime, &name);

@@ -31,6 +31,7 @@ const METRICS: [(&str, &[&str]); 4] = [
             "rhyzome_nats_errors_total",
             "rhyzome_host_state",
             "rhyzome_invariant_violations",
+            "rhyzome_orders_poisoned_total",
         ],
     ),
     (
@@ -242,6 +243,11 @@ fn all_known() -> Vec<Known> {
         ),
         known(
             "scheduler",
+            "rhyzome_orders_poisoned_total",
+            &[("mode", &["forward", "undo"])],
+        ),
+        known(
+            "scheduler",
             "rhyzome_host_state",
             &[("state", &["ready", "cordoned", "unreachable"])],
         ),
@@ -311,7 +317,13 @@ fn all_known() -> Vec<Known> {
     all.push(Known {
         role: "scheduler",
         metric: "rhyzome_invariant_violations",
-        labels: vec![("invariant", (1..=13).map(|n| n.to_string()).collect())],
+        labels: vec![(
+            "invariant",
+            (1..=13)
+                .map(|n| n.to_string())
+                .chain(["set_back".to_owned()])
+                .collect(),
+        )],
     });
     all
 }

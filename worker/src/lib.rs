@@ -1,13 +1,13 @@
 //! The worker: takes orders from NATS, has the agent do them, decides after a failure, and reports. It keeps no state of its own.
 //!
 //! What is guaranteed: no more orders are pulled than there are free slots; an order is acked only after the publish ack of its outcome;
-//! a worker that dies, or is told to end, leaves its orders to another.
+//! a worker that dies leaves its orders to another, and one that is told to end gives them back to Postgres.
 //!
 //! ```text
 //! delivered ─▶ read ─▶ (alone, from the third delivery) ─▶ apply ⇄ decide ─▶ outcome stored ─▶ acked
 //!    │          │ broken: dead letter, terminated            │
-//!    │          │ newer: reported, handed back               │ end of the grace period
-//!    └──────────┴──── told to end: handed back ◀─────────────┘
+//!    │          │ newer: reported, nak'd                     │ end of the grace period
+//!    └──────────┴──── told to end: reported, acked ◀─────────┘
 //! ```
 //!
 //! | file | what it holds |

@@ -141,9 +141,12 @@ fn slot_ended(ended: Result<(), tokio::task::JoinError>) {
 /// Nothing more is pulled: what hasn't begun is handed back, the rest gets the grace period.
 async fn finish(shop: &Arc<Shop>, puller: Puller, mut running: JoinSet<()>) {
     tracing::info!(running = running.len(), grace = %shop.config.grace, "worker ends: no more orders");
+    let mut unbegun = JoinSet::new();
     for delivery in puller.close().await {
-        shop.hand_back(&delivery, None).await;
+        let shop = Arc::clone(shop);
+        unbegun.spawn(async move { shop.hand_back(&delivery, None).await });
     }
+    while unbegun.join_next().await.is_some() {}
     let grace = tokio::time::sleep(shop.config.grace.duration());
     tokio::pin!(grace);
     loop {

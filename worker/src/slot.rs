@@ -154,9 +154,9 @@ impl Shop {
         }
     }
 
-    /// To another worker; or, if nobody would get it any more, to Postgres.
+    /// To another worker, by way of Postgres: a nak would use up a delivery, and five of them are what an order's workers may die of.
     pub(crate) async fn hand_back(&self, delivery: &Delivery, begun: Option<&Arc<Live>>) {
-        if delivery.delivered() >= self.max_deliver && self.give_up(delivery, Word::Stopped, begun).await {
+        if self.give_up(delivery, Word::Stopped, begun).await {
             delivery.ack().await;
         } else {
             delivery.nak().await;

@@ -21,7 +21,7 @@ pub(crate) enum Word {
     Expired,
     /// The order is of a newer version.
     Newer,
-    /// The worker ends, and nobody else would get the order.
+    /// The worker ends.
     Stopped,
     /// The order's phase at the agent is another than that of the job.
     Turned,

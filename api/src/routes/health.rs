@@ -32,6 +32,8 @@ struct Readiness {
     migrations: Part,
     nats: Part,
     missing: Vec<&'static str>,
+    /// What an operator must look at. It serves all the same: what is accepted waits.
+    alarms: Vec<&'static str>,
 }
 
 /// See the module.
@@ -78,6 +80,10 @@ async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
         .filter(|(_, part)| *part != Part::Ok)
         .map(|(name, _)| *name)
         .collect();
+    let alarms = match migrations {
+        Part::Ok => alarms(&app).await,
+        Part::Unreachable | Part::Missing => Vec::new(),
+    };
     let ready = missing.is_empty();
     let status = if ready {
         StatusCode::OK
@@ -92,6 +98,15 @@ async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
             migrations,
             nats,
             missing,
+            alarms,
         },
     )
+}
+
+/// What can't be read is no alarm: that the database doesn't answer is told elsewhere.
+async fn alarms(app: &App) -> Vec<&'static str> {
+    match tokio::time::timeout(TIME, app.store.set_backs()).await {
+        Ok(Ok(hosts)) if !hosts.is_empty() => vec!["set_back"],
+        Ok(Ok(_) | Err(_)) | Err(_) => Vec::new(),
+    }
 }

@@ -20,11 +20,78 @@ pub(crate) enum AdminTask {
     /// Hypervisor hosts
     #[command(subcommand)]
     Host(HostTask),
+    /// Jobs: what an operator may see and do of them
+    #[command(subcommand)]
+    Job(AdminJobTask),
+    /// Messages that nobody could read or carry out
+    #[command(subcommand)]
+    DeadLetters(DeadLettersTask),
+    /// A database that was set back, by a restore or a failover: agents know more than it does
+    #[command(subcommand)]
+    PostgresSetBack(SetBackTask),
     /// Look whether the books hold: ends with 0 if so, with 1 if something is broken, with 2 if it could not look at all of it
     Check {
         #[command(flatten)]
         output: OutputArgs,
     },
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum AdminJobTask {
+    /// Show a job, with its host
+    Show {
+        /// Which
+        id: uuid::Uuid,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Give the undo of a job up: it ends, and keeps what it holds on its host until nothing of it is there
+    Abandon {
+        /// Which; it must be undoing
+        id: uuid::Uuid,
+    },
+    /// List abandoned jobs of which something may be on their host still
+    Abandoned {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum DeadLettersTask {
+    /// List them, oldest first
+    List {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Show one, with the order that it was
+    Show {
+        /// Its number in the list
+        sequence: u64,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Retry the job of its order by a new job, then drop the letter
+    Replay {
+        /// Its number in the list
+        sequence: u64,
+    },
+    /// Drop one
+    Drop {
+        /// Its number in the list
+        sequence: u64,
+    },
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum SetBackTask {
+    /// Show the hosts whose agents know a fence that the database has not drawn
+    Show {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Go on: above every fence that an agent said it knows
+    Clear,
 }
 
 #[derive(Debug, Clone, Subcommand)]

@@ -169,7 +169,7 @@ pub struct KnownResource {
 /// When something moved last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moved {
-    /// It moves now: a job is open.
+    /// It moves now: a job is open, or one that was abandoned may have left something.
     Open,
     /// The last job ended then.
     Ended(DateTime<Utc>),
@@ -178,7 +178,7 @@ pub enum Moved {
 /// A job of a ledger, as Postgres has it.
 #[derive(Clone, Copy, Debug)]
 pub struct KnownJob {
-    /// When it ended.
+    /// When it ended. None while it is open, and where it was abandoned: its ledger need not finish it.
     pub ended_at: Option<DateTime<Utc>>,
 }
 

@@ -21,7 +21,7 @@ text_enum! {
         SlotsCount = "slots_count",
         /// No tenant has more running jobs than its cap.
         SlotsCap = "slots_cap",
-        /// An order that is out holds a slot, and nothing else does.
+        /// An order that is out and goes forward holds a slot; without an order out nothing does.
         SlotWithoutOrder = "slot_without_order",
         /// An automatic lease belongs to an interface of a living instance.
         LeaseOwner = "lease_owner",

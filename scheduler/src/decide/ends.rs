@@ -1,4 +1,4 @@
-//! Ends without an order: nothing of the job is on any host.
+//! Ends without an order: the job did nothing on any host.
 
 use crate::made::made_so;
 use rhyzome_model::job::{Action, JobState};
@@ -25,11 +25,15 @@ pub(super) fn too_late(job: &DueJob) -> JobError {
     }
 }
 
-/// An end without an order: nothing of it is on any host.
+/// An end without an order: it did nothing on any host.
 pub(super) fn ended(job: &DueJob, state: JobState, error: JobError) -> End {
     let reason = serde_json::json!({ "code": error.code, "detail": error.detail, "job": job.id });
     let effect = if job.applied.is_none() && job.action != Action::Delete {
-        Effect::NotMade { reason }
+        // What an abandoned job may have left on a host keeps what it holds there.
+        Effect::NotChanged {
+            reason: Some(reason),
+            reserve: None,
+        }
     } else {
         Effect::NotChanged {
             reason: (state == JobState::Failed).then_some(reason),

@@ -36,10 +36,10 @@ fn on_host(job: &DueJob, host: &HostName, around: &Around<'_>) -> Decision {
             Some(around.now + LOOK_AGAIN),
         );
     }
-    let verdict = undo_wanted(job, around.now);
-    let (mode, verdict) = match verdict {
-        Some(verdict) => (Mode::Undo, Some(verdict)),
-        None => (Mode::Forward, None),
+    let (mode, verdict) = match way(job, around.now) {
+        Way::Forward => (Mode::Forward, None),
+        Way::Back(verdict) => (Mode::Undo, Some(verdict)),
+        Way::GoesOnBack => (Mode::Undo, None),
     };
     Decision::Order(NewOrder {
         job: job.id,
@@ -54,31 +54,46 @@ fn on_host(job: &DueJob, host: &HostName, around: &Around<'_>) -> Decision {
     })
 }
 
-fn undo_wanted(job: &DueJob, now: DateTime<Utc>) -> Option<Verdict> {
+/// Which way a job goes now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Forward,
+    /// Back, because of this, unless the agent decided before.
+    Back(Verdict),
+    /// Back, because of what the agent knows: it said that the job is being undone.
+    GoesOnBack,
+}
+
+fn way(job: &DueJob, now: DateTime<Utc>) -> Way {
     if job.action.forward_only() {
-        return None;
+        return Way::Forward;
     }
-    if job.mode == Mode::Undo {
-        return Some(job.verdict.unwrap_or(Verdict::Failed));
+    match (job.mode, job.verdict) {
+        (Mode::Undo, Some(verdict)) => return Way::Back(verdict),
+        (Mode::Undo, None) | (Mode::Forward, _) => {}
     }
     if job.cancel_requested_at.is_some() {
-        return Some(Verdict::Cancelled);
+        return Way::Back(Verdict::Cancelled);
     }
-    job.deadline_at
-        .is_some_and(|d| d <= now)
-        .then_some(Verdict::Deadline)
+    if job.mode == Mode::Undo || job.state == JobState::Undoing {
+        return Way::GoesOnBack;
+    }
+    if job.deadline_at.is_some_and(|d| d <= now) {
+        return Way::Back(Verdict::Deadline);
+    }
+    Way::Forward
 }
 
 fn off_host(job: &DueJob, around: &Around<'_>) -> Result<Next, PlanError> {
     let decided = |d: Decision| Ok(Next::Decided(Box::new(d)));
-    match undo_wanted(job, around.now) {
-        Some(Verdict::Cancelled) => {
+    match way(job, around.now) {
+        Way::Back(Verdict::Cancelled) => {
             return decided(Decision::End(ended(job, JobState::Cancelled, cancelled())));
         }
-        Some(Verdict::Deadline | Verdict::Failed | Verdict::Released) => {
+        Way::Back(Verdict::Deadline | Verdict::Failed | Verdict::Released) | Way::GoesOnBack => {
             return decided(Decision::End(ended(job, JobState::Failed, too_late(job))));
         }
-        None => {}
+        Way::Forward => {}
     }
     if job.earlier_open {
         let detail = "It comes after an earlier job on the same resource.";

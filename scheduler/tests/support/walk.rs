@@ -7,14 +7,14 @@ use chrono::TimeDelta;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use rhyzome_model::ids::{JobId, TenantId};
+use rhyzome_model::ids::{Fence, JobId, TenantId};
 use rhyzome_model::job::{Action, JobState};
 use rhyzome_model::kinds::Kind;
 use rhyzome_model::place::Verdict;
 use rhyzome_proto::event::{OutcomeKind, Report};
 use rhyzome_scheduler::SchedulerConfig;
 use rhyzome_scheduler::decide::{Around, Next, decide, unplannable, wait_for_room, wait_to_grow};
-use rhyzome_scheduler::judge::{Moment, judge};
+use rhyzome_scheduler::judge::{Moment, judge, poisoned};
 use rhyzome_scheduler::place::{View, grow};
 use rhyzome_store::Store;
 use rhyzome_store::dispatch::{Decision, DispatchLimits, NewOrder, OrderRow};
@@ -24,7 +24,7 @@ use rhyzome_store::rows::ResourceRow;
 use rhyzome_store::sweep::Place;
 use std::collections::BTreeMap;
 
-const LIMITS: DispatchLimits = DispatchLimits {
+pub const LIMITS: DispatchLimits = DispatchLimits {
     batch: 20,
     tenant_cap: 4,
     host_cap: 3,
@@ -34,12 +34,12 @@ pub struct Walk {
     pub store: Store,
     rng: StdRng,
     agents: Agents,
-    tenants: Vec<TenantId>,
-    hosts: Vec<rhyzome_model::ids::HostName>,
+    pub tenants: Vec<TenantId>,
+    pub hosts: Vec<rhyzome_model::ids::HostName>,
     view: View,
     config: SchedulerConfig,
     /// Orders that went out, the newest of each job last.
-    out: Vec<OrderRow>,
+    pub out: Vec<OrderRow>,
     old: Vec<Report>,
     states: BTreeMap<JobId, JobState>,
     names: u32,
@@ -69,7 +69,9 @@ impl Walk {
     }
 
     pub async fn step(&mut self) {
-        match self.rng.random_range(0..20) {
+        match self.rng.random_range(0..22) {
+            20 => self.poison().await,
+            21 => self.abandon().await,
             0..=3 => self.create().await,
             4..=5 => self.change().await,
             6 => self.delete().await,
@@ -85,7 +87,7 @@ impl Walk {
 
     /// The books, and that no job took a step that it may not.
     pub async fn check(&mut self, what: &str) {
-        checks::check(&self.store, what).await;
+        checks::check_within(&self.store, LIMITS.tenant_cap.into(), what).await;
         let rows: Vec<(uuid::Uuid, String)> = sqlx::query_as("SELECT id, state FROM jobs")
             .fetch_all(self.store.pool())
             .await
@@ -304,7 +306,37 @@ impl Walk {
         self.store.watch_set(make::WATCHER, &host, up).await.unwrap();
     }
 
-    async fn time_passes(&mut self) {
+    /// The workers of an order died of it.
+    async fn poison(&mut self) {
+        if let Some(order) = self.out.choose(&mut self.rng).cloned() {
+            self.poison_order(&order).await;
+        }
+    }
+
+    pub async fn poison_order(&mut self, order: &OrderRow) -> bool {
+        let tx = self.store.settle_begin(&[order.job]).await.unwrap();
+        let moment = Moment {
+            now: tx.now,
+            roll: self.rng.random(),
+            config: &self.config,
+        };
+        let settlement = tx
+            .jobs
+            .first()
+            .and_then(|job| poisoned(job, Fence(order.fence), moment));
+        let counts = settlement.is_some();
+        tx.commit(settlement.into_iter().collect()).await.unwrap();
+        counts
+    }
+
+    async fn abandon(&mut self) {
+        let undoing = "SELECT id, tenant FROM jobs WHERE state = 'undoing' ORDER BY seq";
+        if let Some((id, _)) = self.job(undoing).await {
+            self.store.job_abandon(JobId(id), "tester").await.unwrap();
+        }
+    }
+
+    pub async fn time_passes(&mut self) {
         sqlx::query("UPDATE jobs SET due = now() WHERE due > now()")
             .execute(self.store.pool())
             .await
@@ -312,9 +344,14 @@ impl Walk {
     }
 
     pub async fn dispatch(&mut self) {
+        self.dispatch_within(LIMITS).await;
+    }
+
+    /// One round; the orders that it wrote.
+    pub async fn dispatch_within(&mut self, limits: DispatchLimits) -> Vec<OrderRow> {
         self.view.read(&self.store).await.unwrap();
-        let Some(batch) = self.store.dispatch_begin(LIMITS).await.unwrap() else {
-            return;
+        let Some(batch) = self.store.dispatch_begin(limits).await.unwrap() else {
+            return Vec::new();
         };
         let mut decisions = Vec::new();
         for job in &batch.jobs {
@@ -351,10 +388,29 @@ impl Walk {
             });
         }
         let outcome = batch.commit(decisions).await.unwrap();
-        for order in outcome.orders {
+        for order in &outcome.orders {
             self.out.retain(|o| o.job != order.job);
-            self.out.push(order);
+            self.out.push(order.clone());
         }
+        outcome.orders
+    }
+
+    /// Settles this report alone; how many jobs it changed.
+    pub async fn settle_one(&mut self, job: JobId, report: &Report) -> usize {
+        let tx = self.store.settle_begin(&[job]).await.unwrap();
+        let moment = Moment {
+            now: tx.now,
+            roll: 0.5,
+            config: &self.config,
+        };
+        let settlements: Vec<_> = tx
+            .jobs
+            .iter()
+            .filter_map(|job| judge(job, report, moment).unwrap())
+            .collect();
+        let count = settlements.len();
+        tx.commit(settlements).await.unwrap();
+        count
     }
 
     pub async fn settle(&mut self, luck: Luck) {

@@ -92,9 +92,15 @@ pub(super) async fn read(tx: &mut Tx, inventories: &[HostInventory]) -> Result<K
         .flat_map(|i| &i.unfinished)
         .map(|u| u.job.0)
         .collect();
-    let ended = sqlx::query!("SELECT id, ended_at FROM jobs WHERE id = ANY($1)", &jobs)
-        .fetch_all(&mut **tx)
-        .await?;
+    // What an operator abandoned, its ledger need not finish.
+    let ended = sqlx::query!(
+        r#"SELECT j.id, CASE WHEN EXISTS (SELECT FROM audit a WHERE a.job_id = j.id AND a.action = 'abandon')
+                        THEN NULL ELSE j.ended_at END AS ended_at
+           FROM jobs j WHERE j.id = ANY($1)"#,
+        &jobs
+    )
+    .fetch_all(&mut **tx)
+    .await?;
     known.jobs = ended
         .into_iter()
         .map(|r| (JobId(r.id), KnownJob { ended_at: r.ended_at }))
@@ -140,7 +146,8 @@ async fn resources(tx: &mut Tx) -> Result<BTreeMap<ResourceId, KnownResource>, S
     Ok(resources)
 }
 
-/// Jobs that are open, or ended since: what they are about moved, and where they are.
+/// Jobs that are open, or ended since: what they are about moved, and where they are. And what abandoned jobs may have left behind,
+/// of which nothing can be said.
 async fn moved(tx: &mut Tx, since: DateTime<Utc>, known: &mut Known) -> Result<(), StoreError> {
     let rows = sqlx::query!(
         "SELECT resource_id, host, ended_at FROM jobs WHERE ended_at IS NULL OR ended_at >= $1",
@@ -154,6 +161,13 @@ async fn moved(tx: &mut Tx, since: DateTime<Utc>, known: &mut Known) -> Result<(
         if let Some(host) = r.host {
             later(&mut known.hosts_moved, HostName(host), moved);
         }
+    }
+    for r in sqlx::query!("SELECT resource_id, host FROM abandoned")
+        .fetch_all(&mut **tx)
+        .await?
+    {
+        later(&mut known.moved, ResourceId(r.resource_id), Moved::Open);
+        later(&mut known.hosts_moved, HostName(r.host), Moved::Open);
     }
     Ok(())
 }

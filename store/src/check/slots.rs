@@ -31,8 +31,11 @@ pub(super) async fn check(tx: &mut Tx) -> Result<Vec<Violation>, StoreError> {
             found.push(Violation::of(Check::SlotsCap, tenant, text));
         }
     }
+    // An order in mode undo takes no slot, and keeps the one that its job has while an order is out.
     let jobs = sqlx::query!(
-        r#"SELECT id, holds_slot FROM jobs WHERE ended_at IS NULL AND (dispatched_at IS NOT NULL) <> holds_slot ORDER BY id"#
+        r#"SELECT id, holds_slot FROM jobs WHERE ended_at IS NULL
+             AND (holds_slot AND dispatched_at IS NULL OR dispatched_at IS NOT NULL AND mode = 'forward' AND NOT holds_slot)
+           ORDER BY id"#
     )
     .fetch_all(&mut **tx)
     .await?;
@@ -40,7 +43,7 @@ pub(super) async fn check(tx: &mut Tx) -> Result<Vec<Violation>, StoreError> {
         let text = if r.holds_slot {
             format!("job {} holds a slot, and no order of it is out", r.id)
         } else {
-            format!("an order of job {} is out, and it holds no slot", r.id)
+            format!("an order of job {} goes forward, and it holds no slot", r.id)
         };
         Violation::of(Check::SlotWithoutOrder, &r.id, text)
     }));

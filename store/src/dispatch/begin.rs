@@ -12,22 +12,36 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 impl Store {
-    /// Locks and reads a batch of due jobs, in turn among tenants; none where nothing is due.
+    /// Locks and reads a batch of due jobs, in turn among tenants; none where nothing is due, or while the database is known to be
+    /// set back.
+    ///
+    /// Every tenant with something due has the same share of a batch. What holds a slot, or is to be taken back, needs no turn and
+    /// no room below the tenant's cap; what goes forward to a host that has as many orders out as it may isn't taken: it would only
+    /// stand in the way of the tenant's others.
     pub async fn dispatch_begin(&self, limits: DispatchLimits) -> Result<Option<DispatchTx>, StoreError> {
         let mut tx = self.pool.begin().await?;
         // Locked first and read after, in a statement with a snapshot of its own: an end that committed in between is seen.
         let ids = sqlx::query_scalar!(
             r#"WITH t AS (
                    SELECT t.id, greatest($2 - t.running, 0)::bigint AS free FROM tenants t
-                   WHERE (SELECT true FROM jobs j WHERE j.tenant = t.id AND j.due <= now() LIMIT 1)
+                   WHERE (SELECT true FROM set_backs LIMIT 1) IS NULL
+                     AND (SELECT true FROM jobs j WHERE j.tenant = t.id AND j.due <= now() LIMIT 1)
                ), share AS (
                    SELECT greatest($1 / greatest(count(*), 1), 1) AS n FROM t
                ), due AS MATERIALIZED (
                    SELECT j.id FROM t CROSS JOIN share CROSS JOIN LATERAL (
-                       (SELECT j.id, j.due FROM jobs j WHERE j.tenant = t.id AND j.due <= now() AND j.holds_slot
+                       (SELECT j.id, j.due FROM jobs j WHERE j.tenant = t.id AND j.due <= now()
+                          AND (j.holds_slot OR j.mode = 'undo' OR j.state = 'undoing' OR j.cancel_requested_at IS NOT NULL)
                         ORDER BY j.due LIMIT share.n)
                        UNION ALL
-                       (SELECT j.id, j.due FROM jobs j WHERE j.tenant = t.id AND j.due <= now() AND NOT j.holds_slot
+                       (SELECT j.id, j.due FROM jobs j WHERE j.tenant = t.id AND j.due <= now()
+                          AND NOT (j.holds_slot OR j.mode = 'undo' OR j.state = 'undoing' OR j.cancel_requested_at IS NOT NULL)
+                          AND (SELECT true FROM resources r JOIN hosts h ON h.name = r.host
+                               WHERE r.id = j.resource_id AND h.orders_out >= $3 LIMIT 1) IS NULL
+                          AND (j.action <> 'create' OR
+                               (SELECT true FROM resource_refs f JOIN network_homes n ON n.network_id = f.to_id
+                                JOIN hosts h ON h.name = n.host
+                                WHERE f.from_id = j.resource_id AND h.orders_out >= $3 LIMIT 1) IS NULL)
                         ORDER BY j.due, j.seq LIMIT least(share.n, t.free))
                    ) j ORDER BY j.due LIMIT $1
                )
@@ -35,7 +49,8 @@ impl Store {
                WHERE j.due <= now()
                FOR NO KEY UPDATE OF j, r SKIP LOCKED"#,
             limits.batch,
-            limits.tenant_cap
+            limits.tenant_cap,
+            limits.host_cap
         )
         .fetch_all(&mut *tx)
         .await?;

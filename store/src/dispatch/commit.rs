@@ -159,7 +159,8 @@ impl DispatchTx {
         Ok(())
     }
 
-    /// Takes slots of the tenants; what is over a tenant's cap waits for its turn.
+    /// Takes slots of the tenants; what is over a tenant's cap waits for its turn. An order in mode undo needs none: what is to be
+    /// taken back must not wait for what goes forward.
     async fn keep_turns(
         &mut self,
         orders: Vec<NewOrder>,
@@ -168,7 +169,7 @@ impl DispatchTx {
         let mut wanted: BTreeMap<String, i32> = BTreeMap::new();
         for order in &orders {
             let job = self.job(order.job)?;
-            if !job.holds_slot {
+            if takes_slot(job, order) {
                 *wanted.entry(job.tenant.to_string()).or_default() += 1;
             }
         }
@@ -189,7 +190,7 @@ impl DispatchTx {
         let mut kept = Vec::new();
         for order in orders {
             let job = self.job(order.job)?;
-            if job.holds_slot {
+            if !takes_slot(job, &order) {
                 kept.push(order);
                 continue;
             }
@@ -428,7 +429,8 @@ impl DispatchTx {
                           first_fence = CASE WHEN j.host IS NULL THEN q.fence ELSE coalesce(j.first_fence, q.fence) END,
                           epoch = q.epoch, mode = q.mode, verdict = q.verdict,
                           frozen = ARRAY(SELECT jsonb_array_elements_text(q.frozen)), steps = coalesce(q.steps, j.steps),
-                          attempt = j.attempt + 1, due = NULL, dispatched_at = now(), holds_slot = true, waiting = NULL,
+                          attempt = j.attempt + 1, due = NULL, dispatched_at = now(), holds_slot = j.holds_slot OR q.mode = 'forward',
+                          waiting = NULL,
                           started_at = coalesce(j.started_at, now())
                    FROM q WHERE j.id = q.id
                    RETURNING j.id, j.resource_id, q.fence, q.host
@@ -486,7 +488,7 @@ impl DispatchTx {
         let mut slots: BTreeMap<String, i32> = BTreeMap::new();
         for order in written {
             let job = self.job(order.job)?;
-            if !job.holds_slot {
+            if takes_slot(job, order) {
                 *slots.entry(job.tenant.to_string()).or_default() += 1;
             }
         }
@@ -505,6 +507,14 @@ impl DispatchTx {
         .execute(&mut *self.tx)
         .await?;
         Ok(())
+    }
+}
+
+/// Whether an order takes a slot of its tenant, beyond what its job holds.
+fn takes_slot(job: &DueJob, order: &NewOrder) -> bool {
+    match order.mode {
+        Mode::Forward => !job.holds_slot,
+        Mode::Undo => false,
     }
 }
 

@@ -1,7 +1,7 @@
 //! One batch of reports: locked, judged by the scheduler, written.
 
 use super::books::Books;
-use super::ends::{End, apply_ends_with};
+use super::ends::{End, apply_ends_with, forget_abandoned};
 use crate::dispatch::Exclusion;
 use crate::rows::{StepRow, Waiting, json, parse, steps_json};
 use crate::{Store, StoreError};
@@ -44,6 +44,8 @@ pub struct OpenJob {
     pub mode: Mode,
     /// Why the undo.
     pub verdict: Option<Verdict>,
+    /// What led to the undo, or failed last.
+    pub cause: Option<JobError>,
     /// Failures in a row.
     pub failures: i32,
     /// Hosts that are left out.
@@ -104,6 +106,17 @@ pub enum Settlement {
         /// When to look for a host again.
         due: DateTime<Utc>,
     },
+    /// Its workers died of the order: what was done is taken back, by an order in mode undo on the same host.
+    Poisoned {
+        /// The job.
+        job: JobId,
+        /// What it ends with.
+        error: JobError,
+        /// When.
+        due: DateTime<Utc>,
+        /// Shown.
+        waiting: Waiting,
+    },
     /// It ends.
     End(End),
 }
@@ -119,7 +132,7 @@ pub struct Settled {
 
 /// A batch of jobs, locked.
 pub struct SettleTx {
-    tx: Transaction<'static, Postgres>,
+    pub(super) tx: Transaction<'static, Postgres>,
     /// The open ones among those asked for.
     pub jobs: Vec<OpenJob>,
     /// The database's time.
@@ -143,7 +156,7 @@ impl Store {
         .await?;
         let rows = sqlx::query!(
             r#"SELECT j.id, j.tenant, j.kind, j.action, j.resource_id, j.generation, j.spec, r.applied, j.state, j.fence, j.host, j.mode,
-                      j.verdict, j.failures, j.excluded, j.holds_slot, j.dispatched_at, j.steps, j.waiting,
+                      j.verdict, j.error, j.failures, j.excluded, j.holds_slot, j.dispatched_at, j.steps, j.waiting,
                       j.cancel_requested_at, j.created_at
                FROM jobs j JOIN resources r ON r.id = j.resource_id
                WHERE j.id = ANY($1) AND j.ended_at IS NULL ORDER BY j.id FOR NO KEY UPDATE OF j"#,
@@ -172,6 +185,7 @@ impl Store {
                         .as_deref()
                         .map(|v| parse("jobs", v, Verdict::parse))
                         .transpose()?,
+                    cause: r.error.map(|e| json("jobs", e)).transpose()?,
                     failures: r.failures,
                     excluded: json("jobs", r.excluded)?,
                     holds_slot: r.holds_slot,
@@ -197,8 +211,19 @@ impl SettleTx {
         let mut progress = Vec::new();
         let mut agains = Vec::new();
         let mut releases = Vec::new();
+        let mut poisoned = Vec::new();
         for settlement in settlements {
             match settlement {
+                Settlement::Poisoned {
+                    job,
+                    error,
+                    due,
+                    waiting,
+                } => {
+                    self.note(job, &mut settled)?;
+                    self.give_back(job, &mut books)?;
+                    poisoned.push((job, error, due, waiting));
+                }
                 Settlement::End(end) => ends.push(end),
                 Settlement::Progress { job, state, steps } => {
                     self.note(job, &mut settled)?;
@@ -225,6 +250,12 @@ impl SettleTx {
         write_progress(&mut self.tx, &progress).await?;
         write_agains(&mut self.tx, &agains).await?;
         write_releases(&mut self.tx, &releases).await?;
+        write_poisoned(&mut self.tx, &poisoned).await?;
+        let released: Vec<Uuid> = releases
+            .iter()
+            .map(|r| self.job(r.0).map(|j| j.resource.0))
+            .collect::<Result<_, _>>()?;
+        forget_abandoned(&mut self.tx, &released).await?;
         apply_ends_with(&mut self.tx, &ends, books, self.now).await?;
         self.tx.commit().await?;
         settled.ended = ends;
@@ -347,6 +378,37 @@ async fn write_agains(tx: &mut Transaction<'_, Postgres>, agains: &[Again]) -> R
         &failures,
         &waiting as &[Option<Value>],
         &errors as &[Option<Value>]
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+type Poison = (JobId, JobError, DateTime<Utc>, Waiting);
+
+async fn write_poisoned(tx: &mut Transaction<'_, Postgres>, poisoned: &[Poison]) -> Result<(), StoreError> {
+    if poisoned.is_empty() {
+        return Ok(());
+    }
+    let value = |v: Result<Value, serde_json::Error>| v.map_err(|e| StoreError::row("jobs", e));
+    let ids: Vec<Uuid> = poisoned.iter().map(|p| p.0.0).collect();
+    let errors: Vec<Value> = poisoned
+        .iter()
+        .map(|p| value(serde_json::to_value(&p.1)))
+        .collect::<Result<_, _>>()?;
+    let dues: Vec<DateTime<Utc>> = poisoned.iter().map(|p| p.2).collect();
+    let waiting: Vec<Value> = poisoned
+        .iter()
+        .map(|p| value(serde_json::to_value(&p.3)))
+        .collect::<Result<_, _>>()?;
+    sqlx::query!(
+        "UPDATE jobs j SET state = CASE WHEN j.state = 'running' THEN 'queued' ELSE j.state END, mode = 'undo', verdict = 'failed',
+                error = q.error, due = q.due, waiting = q.waiting, holds_slot = false, dispatched_at = NULL
+         FROM unnest($1::uuid[], $2::jsonb[], $3::timestamptz[], $4::jsonb[]) AS q(id, error, due, waiting) WHERE j.id = q.id",
+        &ids,
+        &errors,
+        &dues,
+        &waiting
     )
     .execute(&mut **tx)
     .await?;

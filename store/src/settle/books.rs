@@ -69,6 +69,8 @@ impl Books {
                 }
             }
             Effect::Removed | Effect::NotMade { .. } => self.leave(end.resource.0),
+            // Until its host is known to hold nothing of it.
+            Effect::LeftBehind { .. } => {}
         }
         self.facts
             .extend(end.networks.iter().map(|(id, facts)| (id.0, facts.clone())));

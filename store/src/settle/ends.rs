@@ -45,6 +45,17 @@ pub struct End {
     pub effect: Effect,
 }
 
+impl End {
+    /// Whether it is known what has become of the resource on its host.
+    fn is_agents_word(&self) -> bool {
+        match self.effect {
+            Effect::Applied { .. } => self.order_out,
+            Effect::Removed | Effect::NotMade { .. } => true,
+            Effect::LeftBehind { .. } | Effect::NotChanged { .. } => false,
+        }
+    }
+}
+
 /// What becomes of the resource at the end of a job.
 #[derive(Clone, Debug)]
 pub enum Effect {
@@ -67,6 +78,11 @@ pub enum Effect {
     Removed,
     /// Its create came to nothing: nothing is left on any host.
     NotMade {
+        /// For the resource.
+        reason: Value,
+    },
+    /// An operator gave its undo up: something of it may be on its host still, and keeps what it holds there.
+    LeftBehind {
         /// For the resource.
         reason: Value,
     },
@@ -112,6 +128,7 @@ pub(super) async fn apply_ends_with(
         .map(|e| e.resource.0)
         .collect();
     if !ends.is_empty() {
+        remember_abandoned(tx, ends).await?;
         end_jobs(tx, ends, now).await?;
         let applied: Vec<&End> = ends
             .iter()
@@ -127,7 +144,49 @@ pub(super) async fn apply_ends_with(
         books.end(end);
     }
     books.write(tx).await?;
+    let told: Vec<Uuid> = ends
+        .iter()
+        .filter(|e| e.is_agents_word())
+        .map(|e| e.resource.0)
+        .collect();
+    forget_abandoned(tx, &told).await?;
     remove(tx, &removed, now).await
+}
+
+/// What an abandoned job may have left on its host is remembered with the fences that it had there.
+async fn remember_abandoned(tx: &mut Transaction<'_, Postgres>, ends: &[End]) -> Result<(), StoreError> {
+    let ids: Vec<Uuid> = ends
+        .iter()
+        .filter(|e| matches!(e.effect, Effect::LeftBehind { .. }))
+        .map(|e| e.job.0)
+        .collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "INSERT INTO abandoned (job_id, resource_id, tenant, host, first_fence, fence)
+         SELECT id, resource_id, tenant, host, first_fence, fence FROM jobs
+         WHERE id = ANY($1) AND host IS NOT NULL AND first_fence IS NOT NULL AND fence IS NOT NULL
+         ON CONFLICT (job_id) DO NOTHING",
+        &ids
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// A later job of these resources ended on their host's word: whatever was left behind is its own now, or gone.
+pub(super) async fn forget_abandoned(
+    tx: &mut Transaction<'_, Postgres>,
+    resources: &[Uuid],
+) -> Result<(), StoreError> {
+    if resources.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!("DELETE FROM abandoned WHERE resource_id = ANY($1)", resources)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
 }
 
 async fn end_jobs(
@@ -289,7 +348,7 @@ async fn give_reasons(
     let mut reasons: Vec<Option<Value>> = Vec::new();
     for end in ends {
         match &end.effect {
-            Effect::NotMade { reason } => {
+            Effect::NotMade { reason } | Effect::LeftBehind { reason } => {
                 ids.push(end.resource.0);
                 reasons.push(Some(reason.clone()));
             }

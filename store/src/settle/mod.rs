@@ -4,14 +4,17 @@
 //! | --- | --- |
 //! | `batch` | locks and reads the jobs that reports are about; writes what was decided of them |
 //! | `ends` | what the end of a job changes, for settle, dispatch and cancel alike: each book once, with its cause |
+//! | `abandon` | ends a job whose undo an operator gives up, and what is known of its rest |
 //! | `books` | what hosts, tenants and networks get back, in the order of all locks |
 //!
 //! Guards: a report counts only with the job's own fence, and a terminal state absorbs.
 
+mod abandon;
 mod batch;
 mod books;
 mod ends;
 
+pub use abandon::{Abandoned, NotAbandoned};
 pub use batch::{OpenJob, SettleTx, Settled, Settlement};
 pub use ends::{Effect, End, Kept};
 pub(crate) use ends::{apply_ends, wake};

@@ -1,0 +1,626 @@
+//! What job-protocol.md asks of Postgres and the scheduler's decisions, one rule after the other, on a real database: poison,
+//! abandoning, undo without a turn, fair turns, the alarm of a database that was set back. (Invariants 4, 6, 8 and 12.)
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod support;
+
+use rhyzome_model::ids::{HostName, JobId, TenantId};
+use rhyzome_model::job::{JobState, Mode, Verdict};
+use rhyzome_model::kinds::{Demand, Kind};
+use rhyzome_model::problem::JobError;
+use rhyzome_proto::event::{OutcomeKind, Report};
+use rhyzome_scheduler::stats::WAITS;
+use rhyzome_store::Store;
+use rhyzome_store::dispatch::{DispatchLimits, OrderRow};
+use rhyzome_store::hosts::{Greeting, Hello, Watch};
+use rhyzome_store::rows::JobRow;
+use rhyzome_store::settle::NotAbandoned;
+use rhyzome_store::sweep::Place;
+use serde_json::json;
+use std::collections::BTreeMap;
+use support::agent::{Luck, report};
+use support::checks::check_within;
+use support::common::make;
+use support::walk::{LIMITS, Walk};
+
+/// An image and a network of the first tenant, made.
+async fn furnished() -> Walk {
+    let mut walk = Walk::new(1).await;
+    for host in walk.hosts.clone() {
+        offer(&walk, &host, &[]).await;
+    }
+    let tenant = walk.tenants[0].clone();
+    furnish(&mut walk, &tenant).await;
+    walk
+}
+
+/// Room for all that a test makes.
+async fn offer(walk: &Walk, host: &HostName, labels: &[(&str, &str)]) {
+    let offered = Demand {
+        vcpus: 2000,
+        memory_mib: 2000 * 1024,
+        disk_gib: 20_000,
+    };
+    let labels = labels
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect();
+    let written = walk.store.host_capacity(host, offered, &labels, &json!({})).await;
+    written.unwrap();
+}
+
+async fn furnish(walk: &mut Walk, tenant: &TenantId) {
+    make::accepted(&walk.store, make::image(tenant, "image")).await;
+    make::accepted(&walk.store, make::network(tenant, "net", "10.0.0.0/16")).await;
+    walk.dispatch().await;
+    walk.settle(Luck::Good).await;
+}
+
+async fn instance(walk: &Walk, tenant: &TenantId, name: &str) -> JobId {
+    let accepted = make::accepted(&walk.store, make::instance(tenant, name, "image", "net")).await;
+    accepted.job.unwrap().id
+}
+
+async fn job(walk: &Walk, id: JobId) -> JobRow {
+    walk.store.job_get(id).await.unwrap().unwrap()
+}
+
+async fn order_of(walk: &mut Walk, id: JobId) -> OrderRow {
+    walk.dispatch().await;
+    let order = walk.out.iter().find(|o| o.job == id).cloned();
+    order.expect("an order of the job")
+}
+
+fn suspended(order: &OrderRow, undoing: bool) -> Report {
+    let error = JobError::new("DISK_BUSY", "The disk is busy.");
+    report(order, Some(OutcomeKind::Suspended), undoing, Some(&error))
+}
+
+/// The books, with the walk's own cap.
+async fn check(store: &Store, what: &str) {
+    check_within(store, LIMITS.tenant_cap.into(), what).await;
+}
+
+async fn number(walk: &Walk, query: &'static str) -> i64 {
+    make::count(&walk.store, query).await
+}
+
+const SLOTS: &str = "SELECT sum(running) FROM tenants";
+const OUT: &str = "SELECT sum(orders_out) FROM hosts";
+
+#[tokio::test]
+async fn a_poisoned_create_is_undone_and_fails() {
+    let mut walk = furnished().await;
+    let tenant = walk.tenants[0].clone();
+    let id = instance(&walk, &tenant, "x").await;
+    let order = order_of(&mut walk, id).await;
+    let older = OrderRow {
+        fence: order.fence - 1,
+        ..order.clone()
+    };
+    assert!(!walk.poison_order(&older).await, "another order's deaths");
+    assert!(walk.poison_order(&order).await);
+    assert!(!walk.poison_order(&order).await, "once");
+    let row = job(&walk, id).await;
+    assert_eq!((row.state, row.mode), (JobState::Queued, Mode::Undo));
+    assert_eq!(row.error.unwrap().code, "POISONED");
+    assert_eq!(row.waiting.unwrap().reason, "undo");
+    assert_eq!((number(&walk, SLOTS).await, number(&walk, OUT).await), (0, 0));
+    check(&walk.store, "poisoned").await;
+
+    // What a worker that only seemed dead says of the order counts nothing.
+    let late = report(&order, Some(OutcomeKind::Succeeded), false, None);
+    assert_eq!(walk.settle_one(id, &late).await, 0);
+
+    let undo = order_of(&mut walk, id).await;
+    assert!(undo.fence > order.fence);
+    assert_eq!((undo.mode, undo.verdict), (Mode::Undo, Some(Verdict::Failed)));
+    assert_eq!(undo.host, order.host);
+    let cause = undo.cause.clone().unwrap();
+    assert_eq!(cause.code, "POISONED");
+    // Of an undo that workers die of, too, it is tried again.
+    assert!(walk.poison_order(&undo).await);
+    let row = job(&walk, id).await;
+    assert_eq!(
+        (row.mode, row.waiting.unwrap().reason.as_str()),
+        (Mode::Undo, "undo")
+    );
+    walk.time_passes().await;
+    let undo = order_of(&mut walk, id).await;
+    let done = report(&undo, Some(OutcomeKind::Failed), true, Some(&cause));
+    assert_eq!(walk.settle_one(id, &done).await, 1);
+    let row = job(&walk, id).await;
+    assert_eq!(
+        (row.state, row.error.unwrap().code.as_str()),
+        (JobState::Failed, "POISONED")
+    );
+    check(&walk.store, "undone").await;
+}
+
+#[tokio::test]
+async fn a_poisoned_delete_is_tried_again() {
+    let mut walk = furnished().await;
+    let tenant = walk.tenants[0].clone();
+    let accepted = make::accepted(&walk.store, make::instance(&tenant, "x", "image", "net")).await;
+    walk.dispatch().await;
+    walk.settle(Luck::Good).await;
+    let row = accepted.resource;
+    let deleted = walk
+        .store
+        .accept_delete(
+            &tenant,
+            row.kind,
+            row.id,
+            None,
+            JobId::new(),
+            &["remove_instance"],
+            &make::origin(),
+        )
+        .await
+        .unwrap()
+        .unwrap();
+    let order = order_of(&mut walk, deleted.job.id).await;
+    assert!(walk.poison_order(&order).await);
+    let row = job(&walk, deleted.job.id).await;
+    assert_eq!((row.state, row.mode), (JobState::Queued, Mode::Forward));
+    let waiting = row.waiting.unwrap();
+    assert_eq!(waiting.reason, "retry");
+    assert!(waiting.until.is_some(), "with back-off");
+    walk.time_passes().await;
+    let again = order_of(&mut walk, deleted.job.id).await;
+    assert!(again.fence > order.fence && again.mode == Mode::Forward);
+    walk.settle(Luck::Good).await;
+    assert_eq!(job(&walk, deleted.job.id).await.state, JobState::Succeeded);
+}
+
+/// An instance whose create is being undone, its undo suspended.
+async fn undoing(walk: &mut Walk, name: &str) -> (JobId, OrderRow) {
+    let tenant = walk.tenants[0].clone();
+    let id = instance(walk, &tenant, name).await;
+    let order = order_of(walk, id).await;
+    assert_eq!(walk.settle_one(id, &suspended(&order, true)).await, 1);
+    assert_eq!(job(walk, id).await.state, JobState::Undoing);
+    (id, order)
+}
+
+async fn floor(walk: &Walk, host: &HostName) -> i64 {
+    let leases = walk.store.watch_take(make::WATCHER, 3600.0, 1000).await.unwrap();
+    leases.into_iter().find(|l| l.host == *host).unwrap().floor
+}
+
+#[tokio::test]
+async fn an_abandoned_create_keeps_what_it_holds_until_its_host_is_rid_of_it() {
+    let mut walk = furnished().await;
+    let tenant = walk.tenants[0].clone();
+    let running = instance(&walk, &tenant, "running").await;
+    order_of(&mut walk, running).await;
+    let refused = walk.store.job_abandon(running, "tester").await;
+    assert!(
+        matches!(refused, Err(NotAbandoned::NotUndoing { .. })),
+        "{refused:?}"
+    );
+    walk.settle(Luck::Good).await;
+    let refused = walk.store.job_abandon(running, "tester").await;
+    assert!(matches!(refused, Err(NotAbandoned::Done { .. })), "{refused:?}");
+    let refused = walk.store.job_abandon(JobId::new(), "tester").await;
+    assert!(matches!(refused, Err(NotAbandoned::NotFound(_))), "{refused:?}");
+
+    let (id, order) = undoing(&mut walk, "x").await;
+    // While its order is out, too.
+    walk.time_passes().await;
+    let undo = order_of(&mut walk, id).await;
+    assert_eq!(undo.mode, Mode::Undo, "what is being undone is not sent forward");
+    assert!(number(&walk, OUT).await >= 1);
+    walk.store.job_abandon(id, "tester").await.unwrap();
+    let row = job(&walk, id).await;
+    let error = row.error.unwrap();
+    assert_eq!((row.state, error.code.as_str()), (JobState::Failed, "ABANDONED"));
+    assert_eq!((number(&walk, SLOTS).await, number(&walk, OUT).await), (0, 0));
+    check(&walk.store, "abandoned").await;
+    let resource = walk.store.resource_by_id(row.resource_id).await.unwrap().unwrap();
+    assert_eq!(resource.host.as_ref(), Some(&order.host));
+    assert_eq!(resource.reason.unwrap()["code"], "ABANDONED");
+    assert_eq!(
+        number(
+            &walk,
+            "SELECT count(*) FROM audit WHERE action = 'abandon' AND actor = 'tester'"
+        )
+        .await,
+        1
+    );
+    let leases = "SELECT count(*) FROM leases l JOIN resources r ON r.id = l.instance_id WHERE r.name = 'x'";
+    assert_eq!(number(&walk, leases).await, 1);
+
+    // The agent's word comes late: it changes nothing.
+    for kind in [OutcomeKind::Failed, OutcomeKind::Released, OutcomeKind::Succeeded] {
+        let late = report(&undo, Some(kind), true, None);
+        assert_eq!(walk.settle_one(id, &late).await, 0);
+    }
+    check(&walk.store, "late").await;
+    assert_eq!(
+        floor(&walk, &order.host).await,
+        order.fence,
+        "the floor stays at its first fence"
+    );
+    let host = order.host.clone();
+
+    // A retry that is cancelled before it goes out frees nothing.
+    walk.store
+        .watch_set(make::WATCHER, &host, Watch::Down)
+        .await
+        .unwrap();
+    let retry = walk
+        .store
+        .accept_retry(&tenant, id, JobId::new(), &["again"], None, &make::origin())
+        .await
+        .unwrap()
+        .unwrap()
+        .accepted
+        .job
+        .unwrap();
+    walk.dispatch().await;
+    let waits = job(&walk, retry.id).await.waiting.unwrap();
+    assert_eq!(
+        waits.reason, "host_unreachable",
+        "it goes to that host and no other"
+    );
+    sqlx::query("UPDATE jobs SET deadline_at = now() WHERE id = $1")
+        .bind(retry.id.0)
+        .execute(walk.store.pool())
+        .await
+        .unwrap();
+    walk.store.deadlines_pass(Place::START, 10).await.unwrap();
+    walk.time_passes().await;
+    walk.dispatch().await;
+    assert_eq!(job(&walk, retry.id).await.state, JobState::Failed);
+    check(&walk.store, "a retry that came to nothing").await;
+    assert_eq!(walk.store.abandoned(None).await.unwrap().len(), 1);
+
+    // A delete goes there, and with its success all is given back.
+    walk.store
+        .watch_set(make::WATCHER, &host, Watch::Up)
+        .await
+        .unwrap();
+    let steps = ["remove_instance"];
+    let deleted = walk
+        .store
+        .accept_delete(
+            &tenant,
+            row.kind,
+            row.resource_id,
+            None,
+            JobId::new(),
+            &steps,
+            &make::origin(),
+        )
+        .await
+        .unwrap()
+        .unwrap();
+    let order = order_of(&mut walk, deleted.job.id).await;
+    assert_eq!(order.host, host);
+    walk.settle(Luck::Good).await;
+    assert!(walk.store.abandoned(None).await.unwrap().is_empty());
+    assert!(floor(&walk, &host).await > order.fence);
+    check(&walk.store, "deleted").await;
+}
+
+#[tokio::test]
+async fn what_is_seen_gone_is_given_back() {
+    let mut walk = furnished().await;
+    let (id, order) = undoing(&mut walk, "x").await;
+    walk.store.job_abandon(id, "tester").await.unwrap();
+    let rest = walk.store.abandoned(Some(&order.host)).await.unwrap();
+    assert_eq!(rest.len(), 1);
+    assert!(walk.store.abandoned_gone(&rest[0]).await.unwrap());
+    assert!(!walk.store.abandoned_gone(&rest[0]).await.unwrap(), "once");
+    let row = job(&walk, id).await;
+    let resource = walk.store.resource_by_id(row.resource_id).await.unwrap().unwrap();
+    assert_eq!(resource.host, None);
+    let held =
+        "SELECT count(*) FROM reservations v JOIN resources r ON r.id = v.resource_id WHERE r.name = 'x'";
+    assert_eq!(number(&walk, held).await, 0);
+    assert!(floor(&walk, &order.host).await > order.fence);
+    check(&walk.store, "gone").await;
+}
+
+#[tokio::test]
+async fn an_undo_waits_neither_for_a_turn_nor_for_room_among_orders() {
+    let mut walk = furnished().await;
+    let tenant = walk.tenants[0].clone();
+    let (id, _) = undoing(&mut walk, "undone").await;
+    sqlx::query("UPDATE jobs SET due = now() + interval '1 hour' WHERE ended_at IS NULL")
+        .execute(walk.store.pool())
+        .await
+        .unwrap();
+    for n in 0..6 {
+        instance(&walk, &tenant, &format!("x{n}")).await;
+    }
+    let limits = DispatchLimits {
+        tenant_cap: 1,
+        host_cap: 1,
+        ..LIMITS
+    };
+    // The undo isn't due yet: the others take all there is.
+    while !walk.dispatch_within(limits).await.is_empty() {}
+    assert_eq!(number(&walk, SLOTS).await, 1);
+    walk.time_passes().await;
+    let orders = walk.dispatch_within(limits).await;
+    let of: Vec<JobId> = orders.iter().map(|o| o.job).collect();
+    assert_eq!(of, [id]);
+    assert_eq!((orders[0].mode, number(&walk, SLOTS).await), (Mode::Undo, 1));
+    check(&walk.store, "at the cap").await;
+
+    // And it says why it waits: for its host, or what went wrong.
+    walk.settle_one(id, &suspended(&orders[0], true)).await;
+    let waiting = job(&walk, id).await.waiting.unwrap();
+    assert_eq!(waiting.reason, "undo");
+    assert!(waiting.detail.contains("The disk is busy."), "{waiting:?}");
+    let until = waiting.until.unwrap();
+    assert!(until > chrono::Utc::now() - chrono::TimeDelta::seconds(5));
+    assert_eq!(walk.store.backlog(&WAITS).await.unwrap().undoing, 1);
+    walk.store
+        .watch_set(make::WATCHER, &orders[0].host, Watch::Down)
+        .await
+        .unwrap();
+    walk.time_passes().await;
+    walk.dispatch_within(limits).await;
+    let row = job(&walk, id).await;
+    assert_eq!(
+        (row.state, row.waiting.unwrap().reason.as_str()),
+        (JobState::Undoing, "host_unreachable")
+    );
+}
+
+#[tokio::test]
+async fn a_cancel_and_a_deadline_are_undone_at_the_cap_too() {
+    let mut walk = furnished().await;
+    let tenant = walk.tenants[0].clone();
+    let limits = DispatchLimits {
+        tenant_cap: 2,
+        ..LIMITS
+    };
+    let mut ids = Vec::new();
+    for n in 0..2 {
+        let id = instance(&walk, &tenant, &format!("late{n}")).await;
+        let order = order_of(&mut walk, id).await;
+        walk.settle_one(id, &suspended(&order, false)).await;
+        ids.push(id);
+    }
+    sqlx::query("UPDATE jobs SET due = now() + interval '1 hour' WHERE ended_at IS NULL")
+        .execute(walk.store.pool())
+        .await
+        .unwrap();
+    for n in 0..3 {
+        instance(&walk, &tenant, &format!("x{n}")).await;
+    }
+    while !walk.dispatch_within(limits).await.is_empty() {}
+    assert_eq!(number(&walk, SLOTS).await, 2);
+    sqlx::query("UPDATE jobs SET deadline_at = now() WHERE id = $1")
+        .bind(ids[0].0)
+        .execute(walk.store.pool())
+        .await
+        .unwrap();
+    walk.store.deadlines_pass(Place::START, 10).await.unwrap();
+    walk.store
+        .accept_cancel(&tenant, ids[1], &make::origin())
+        .await
+        .unwrap()
+        .unwrap();
+    let mut verdicts: Vec<_> = walk
+        .dispatch_within(limits)
+        .await
+        .iter()
+        .map(|o| (o.job, o.mode, o.verdict))
+        .collect();
+    verdicts.sort_by_key(|v| v.0);
+    assert_eq!(
+        verdicts,
+        [
+            (ids[0], Mode::Undo, Some(Verdict::Deadline)),
+            (ids[1], Mode::Undo, Some(Verdict::Cancelled))
+        ]
+    );
+    check(&walk.store, "at the cap").await;
+}
+
+fn by_tenant(orders: &[OrderRow]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for order in orders {
+        *counts.entry(order.tenant.to_string()).or_default() += 1;
+    }
+    counts
+}
+
+/// Room for thousands, in three tenants that each have an image and a network.
+async fn wide() -> Walk {
+    let mut walk = Walk::new(1).await;
+    for n in 0..8 {
+        let name = format!("big{n}");
+        walk.hosts.push(make::host(&walk.store, &name, 1).await);
+    }
+    for host in walk.hosts.clone() {
+        offer(&walk, &host, &[]).await;
+    }
+    walk.tenants.push(make::tenant(&walk.store, "c").await);
+    for tenant in walk.tenants.clone() {
+        furnish(&mut walk, &tenant).await;
+        for n in 0..8 {
+            let network = make::network(&tenant, &format!("net{n}"), "10.0.0.0/16");
+            make::accepted(&walk.store, network).await;
+        }
+    }
+    // A network needs no order, but a turn: the walk's cap lets four of a tenant be looked at at a time.
+    while number(&walk, "SELECT count(*) FROM jobs WHERE ended_at IS NULL").await > 0 {
+        walk.dispatch().await;
+    }
+    walk
+}
+
+async fn instances(walk: &Walk, tenant: &TenantId, count: usize) {
+    let requests: Vec<_> = (0..count)
+        .map(|n| make::instance(tenant, &format!("x{n}"), "image", &format!("net{}", n % 8)))
+        .collect();
+    for chunk in requests.chunks(200) {
+        for answer in walk.store.accept_creates(chunk.to_vec()).await.unwrap() {
+            answer.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_create_beside_two_thousand_is_in_the_next_batch() {
+    let mut walk = wide().await;
+    let (many, one) = (walk.tenants[0].clone(), walk.tenants[1].clone());
+    instances(&walk, &many, 2000).await;
+    instances(&walk, &one, 1).await;
+    let limits = DispatchLimits {
+        batch: 200,
+        tenant_cap: 64,
+        host_cap: 64,
+    };
+    let orders = walk.dispatch_within(limits).await;
+    let counts = by_tenant(&orders);
+    assert_eq!(counts.get(one.as_str()), Some(&1), "{counts:?}");
+    assert_eq!(
+        counts.get(many.as_str()),
+        Some(&64),
+        "as many as it may: {counts:?}"
+    );
+    check_within(&walk.store, limits.tenant_cap.into(), "at the cap").await;
+}
+
+#[tokio::test]
+async fn tenants_at_their_caps_get_a_turn_for_each_that_ends() {
+    let mut walk = wide().await;
+    for tenant in walk.tenants.clone() {
+        instances(&walk, &tenant, 100).await;
+    }
+    let limits = DispatchLimits {
+        batch: 60,
+        tenant_cap: 16,
+        host_cap: 64,
+    };
+    let counts = by_tenant(&walk.dispatch_within(limits).await);
+    assert_eq!(counts.values().collect::<Vec<_>>(), [&16, &16, &16], "{counts:?}");
+    assert!(
+        walk.dispatch_within(limits).await.is_empty(),
+        "all are at their caps"
+    );
+    // Two of the first and five of the last end: so many follow of each, and none of the second.
+    let ending: Vec<OrderRow> = [("a", 2), ("c", 5)]
+        .into_iter()
+        .flat_map(|(tenant, n)| {
+            walk.out
+                .iter()
+                .filter(move |o| o.tenant.as_str() == tenant)
+                .take(n)
+        })
+        .cloned()
+        .collect();
+    for order in ending {
+        let done = report(&order, Some(OutcomeKind::Succeeded), false, None);
+        assert_eq!(walk.settle_one(order.job, &done).await, 1);
+    }
+    let counts = by_tenant(&walk.dispatch_within(limits).await);
+    assert_eq!(counts, BTreeMap::from([("a".to_owned(), 2), ("c".to_owned(), 5)]));
+    check_within(&walk.store, limits.tenant_cap.into(), "at the caps").await;
+}
+
+#[tokio::test]
+async fn what_waits_for_a_full_host_takes_no_turn() {
+    let mut walk = wide().await;
+    let tenant = walk.tenants[0].clone();
+    // A network lives on one host: all of these go there, and it may have eight orders out.
+    let limits = DispatchLimits {
+        batch: 40,
+        tenant_cap: 32,
+        host_cap: 8,
+    };
+    let first = make::instance(&tenant, "first", "image", "net0");
+    make::accepted(&walk.store, first).await;
+    assert_eq!(walk.dispatch_within(limits).await.len(), 1);
+    let home = walk.out.last().unwrap().host.clone();
+    let requests: Vec<_> = (0..300)
+        .map(|n| make::instance(&tenant, &format!("x{n}"), "image", "net0"))
+        .collect();
+    for answer in walk.store.accept_creates(requests).await.unwrap() {
+        answer.unwrap();
+    }
+    let other = walk.hosts.iter().find(|h| **h != home).unwrap().clone();
+    offer(&walk, &other, &[("side", "other")]).await;
+    let spec = json!({
+        "vcpus": 1, "memory_mib": 512, "image": "image", "interfaces": [{ "network": "net1" }],
+        "placement": { "host_labels": { "side": "other" } }
+    });
+    let elsewhere = make::accepted(&walk.store, make::create(&tenant, Kind::Instance, "y", &spec)).await;
+    let elsewhere = elsewhere.job.unwrap().id;
+    let mut rounds = 0;
+    let mut there = 1;
+    loop {
+        rounds += 1;
+        let orders = walk.dispatch_within(limits).await;
+        there += orders.iter().filter(|o| o.host == home).count();
+        assert!(there <= 8, "more orders out than the host may have");
+        if orders.iter().any(|o| o.job == elsewhere) {
+            break;
+        }
+        assert!(rounds < 3, "the one for another host is still not dispatched");
+    }
+    assert_eq!(there, 8);
+    check_within(&walk.store, limits.tenant_cap.into(), "a full host").await;
+}
+
+#[tokio::test]
+async fn a_database_that_was_set_back_dispatches_nothing_until_it_is_cleared() {
+    let mut walk = furnished().await;
+    let (tenant, host) = (walk.tenants[0].clone(), walk.hosts[0].clone());
+    let hello = |max_fence: i64, epoch: i64| Hello {
+        ledger_id: "ledger".to_owned(),
+        epoch,
+        max_fence,
+    };
+    let known = walk.store.host_greet(&host, &hello(1, 0)).await.unwrap();
+    let Greeting::Epoch(epoch) = known else {
+        panic!("{known:?}")
+    };
+    // The same ledger: the same epoch; and one that the agent knows and we don't is taken over.
+    assert_eq!(
+        walk.store.host_greet(&host, &hello(1, epoch)).await.unwrap(),
+        known
+    );
+    assert_eq!(
+        walk.store.host_greet(&host, &hello(1, epoch + 3)).await.unwrap(),
+        Greeting::Epoch(epoch + 3)
+    );
+    assert!(walk.store.set_backs().await.unwrap().is_empty());
+    let id = instance(&walk, &tenant, "x").await;
+
+    let back = walk.store.host_greet(&host, &hello(5000, epoch)).await.unwrap();
+    assert!(matches!(back, Greeting::SetBack { seen: 5000, .. }), "{back:?}");
+    let noted = walk.store.set_backs().await.unwrap();
+    assert_eq!((noted.len(), &noted[0].host, noted[0].seen), (1, &host, 5000));
+    assert!(walk.dispatch_within(LIMITS).await.is_empty());
+    assert_eq!(
+        number(&walk, "SELECT count(*) FROM hosts WHERE watch_up").await,
+        0,
+        "every agent is to say what it knows"
+    );
+    let last = walk.store.set_back_clear("tester").await.unwrap();
+    assert!(last >= 5000);
+    assert!(walk.store.set_backs().await.unwrap().is_empty());
+    assert!(matches!(
+        walk.store.host_greet(&host, &hello(5000, epoch)).await.unwrap(),
+        Greeting::Epoch(_)
+    ));
+    walk.store.watch_take(make::WATCHER, 3600.0, 1000).await.unwrap();
+    for host in walk.hosts.clone() {
+        walk.store
+            .watch_set(make::WATCHER, &host, Watch::Up)
+            .await
+            .unwrap();
+    }
+    walk.time_passes().await;
+    let order = order_of(&mut walk, id).await;
+    assert!(order.fence > 5000);
+}

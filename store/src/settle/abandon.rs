@@ -1,0 +1,216 @@
+//! Abandoning: an operator gives an undo up. The job ends; what it holds on its host stays held until that host is known to hold
+//! nothing of it.
+//!
+//! ```text
+//! undoing ──abandoned──▶ failed | cancelled, and a row here ──▶ (row gone) when a later job of the resource ended on its host's word,
+//!                                                               or the host's inventory shows nothing of it
+//! ```
+//!
+//! While the row is there the resource keeps its host, so that a retry or a delete goes there and nowhere else; it keeps its
+//! reservation and its leases; and the host's floor does not pass the job's first fence, so that the host goes on knowing whose rest
+//! it has, and orders of that undo that are still about may finish it.
+
+use super::batch::OpenJob;
+use super::books::Books;
+use super::ends::{Effect, End, apply_ends_with};
+use crate::{Store, StoreError};
+use chrono::{DateTime, Utc};
+use rhyzome_model::ids::{Fence, HostName, JobId, ResourceId, TenantId};
+use rhyzome_model::job::{JobState, Verdict};
+use rhyzome_model::problem::JobError;
+use serde::Serialize;
+
+/// A job that was abandoned, and of which something may be on its host.
+#[derive(Clone, Debug, Serialize)]
+pub struct Abandoned {
+    /// The job.
+    pub job: JobId,
+    /// Of what.
+    pub resource: ResourceId,
+    /// Whose.
+    pub tenant: TenantId,
+    /// Where its rest may be.
+    pub host: HostName,
+    /// Of its last order.
+    pub fence: Fence,
+    /// Whether the resource was made by an earlier job: then it is there, and only the change may be half undone.
+    pub made: bool,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// Why a job can't be abandoned.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAbandoned {
+    /// There is none.
+    #[error("there is no job {0}")]
+    NotFound(JobId),
+    /// It ended.
+    #[error("job {job} is done: it is {state}")]
+    Done {
+        /// Which.
+        job: JobId,
+        /// How.
+        state: JobState,
+    },
+    /// It isn't being undone.
+    #[error(
+        "job {job} is {state}, and only an undo can be abandoned: cancel it first, and wait until it is undoing"
+    )]
+    NotUndoing {
+        /// Which.
+        job: JobId,
+        /// Where it is.
+        state: JobState,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for NotAbandoned {
+    fn from(e: sqlx::Error) -> Self {
+        Self::Store(e.into())
+    }
+}
+
+impl Store {
+    /// Ends a job in `undoing` as its verdict says: cancelled, or failed with `ABANDONED` and the cause. Its slot and its place on the
+    /// host go back; reservation, leases and host stay.
+    pub async fn job_abandon(&self, id: JobId, actor: &str) -> Result<End, NotAbandoned> {
+        let mut tx = self.settle_begin(&[id]).await?;
+        let Some(job) = tx.jobs.first().cloned() else {
+            return Err(match self.job_get(id).await? {
+                Some(row) => NotAbandoned::Done {
+                    job: id,
+                    state: row.state,
+                },
+                None => NotAbandoned::NotFound(id),
+            });
+        };
+        if job.state != JobState::Undoing {
+            return Err(NotAbandoned::NotUndoing {
+                job: id,
+                state: job.state,
+            });
+        }
+        let end = end(&job);
+        let now = tx.now;
+        apply_ends_with(&mut tx.tx, std::slice::from_ref(&end), Books::default(), now).await?;
+        sqlx::query!(
+            "INSERT INTO audit (at, tenant, actor, action, resource_id, job_id, trace_id)
+             SELECT $2, tenant, $3, 'abandon', resource_id, id, trace_id FROM jobs WHERE id = $1",
+            id.0,
+            now,
+            actor
+        )
+        .execute(&mut *tx.tx)
+        .await?;
+        tx.tx.commit().await?;
+        Ok(end)
+    }
+
+    /// What was abandoned and may have left something, oldest first; on one host or on all.
+    pub async fn abandoned(&self, host: Option<&HostName>) -> Result<Vec<Abandoned>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT a.job_id, a.resource_id, a.tenant, a.host, a.fence, a.at, coalesce(r.applied IS NOT NULL, false) AS "made!"
+               FROM abandoned a LEFT JOIN resources r ON r.id = a.resource_id
+               WHERE $1::text IS NULL OR a.host = $1 ORDER BY a.at, a.job_id"#,
+            host.map(HostName::as_str)
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|r| Abandoned {
+                job: JobId(r.job_id),
+                resource: ResourceId(r.resource_id),
+                tenant: TenantId(r.tenant),
+                host: HostName(r.host),
+                fence: Fence(r.fence),
+                made: r.made,
+                at: r.at,
+            })
+            .collect())
+    }
+
+    /// The host of an abandoned job was seen to hold nothing of it: what is reserved for it there is given back, and the host's
+    /// floor is free of it. False where a job is at work on the resource, whose end will tell.
+    pub async fn abandoned_gone(&self, gone: &Abandoned) -> Result<bool, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let resource = sqlx::query!(
+            r#"SELECT host, applied IS NOT NULL AS "made!" FROM resources WHERE id = $1 FOR NO KEY UPDATE"#,
+            gone.resource.0
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
+        let at_work = sqlx::query_scalar!(
+            r#"SELECT EXISTS (SELECT FROM job_resources o JOIN jobs j ON j.id = o.job_id
+                              WHERE o.resource_id = $1 AND j.host IS NOT NULL) AS "at_work!""#,
+            gone.resource.0
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        if at_work {
+            return Ok(false);
+        }
+        let deleted = sqlx::query!("DELETE FROM abandoned WHERE job_id = $1", gone.job.0)
+            .execute(&mut *tx)
+            .await?;
+        if deleted.rows_affected() == 0 {
+            return Ok(false);
+        }
+        if let Some(resource) = resource
+            && !resource.made
+            && resource.host.as_deref() == Some(gone.host.as_str())
+        {
+            let mut books = Books::default();
+            books.leave(gone.resource.0);
+            books.write(&mut tx).await?;
+        }
+        tx.commit().await?;
+        Ok(true)
+    }
+}
+
+fn end(job: &OpenJob) -> End {
+    let cancelled = job.verdict == Some(Verdict::Cancelled)
+        || (job.verdict.is_none() && job.cancel_requested_at.is_some());
+    let cause = job.cause.as_ref();
+    let error = JobError {
+        step: cause.and_then(|c| c.step.clone()),
+        host: job.host.as_ref().map(ToString::to_string),
+        retryable: true,
+        ..JobError::new(
+            "ABANDONED",
+            match cause {
+                Some(cause) => format!(
+                    "Taking it back was given up by an operator; something of it may be left. It had failed with {}: {}",
+                    cause.code, cause.detail
+                ),
+                None => "Taking it back was given up by an operator; something of it may be left.".to_owned(),
+            },
+        )
+    };
+    let reason = serde_json::json!({ "code": error.code, "detail": error.detail, "job": job.id });
+    End {
+        job: job.id,
+        tenant: job.tenant.clone(),
+        kind: job.kind,
+        action: job.action,
+        resource: job.resource,
+        state: if cancelled {
+            JobState::Cancelled
+        } else {
+            JobState::Failed
+        },
+        error: (!cancelled).then_some(error),
+        steps: None,
+        host: job.host.clone(),
+        held_slot: job.holds_slot,
+        order_out: job.order_out,
+        created_at: job.created_at,
+        networks: Vec::new(),
+        effect: Effect::LeftBehind { reason },
+    }
+}

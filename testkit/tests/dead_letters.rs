@@ -1,0 +1,97 @@
+//! An order whose workers die of it, to the end: undone, failed as POISONED, kept as a dead letter, and replayed from there
+//! (invariants 1, 4, 6). And what can't be read.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+use rhyzome_nats::{NatsConfig, Outgoing, Role};
+use rhyzome_runtime::tls::client_config;
+use rhyzome_runtime::{Identity, TlsFiles};
+use rhyzome_testkit::patience::eventually;
+use rhyzome_testkit::processes::Paused;
+use rhyzome_testkit::rest::{small_instance, unique};
+use rhyzome_testkit::{Options, Stack};
+use serde_json::Value;
+
+fn letters(stack: &Stack) -> Vec<Value> {
+    let list = stack.run_json(&["admin", "dead-letters", "list"]);
+    list.as_array().expect("a list").clone()
+}
+
+fn refused(stack: &Stack, words: &[&str]) -> String {
+    let output = stack.try_run(words);
+    assert!(!output.status.success(), "{words:?} went through");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test]
+async fn an_order_that_its_workers_die_of_is_undone_kept_and_replayed() {
+    let stack = Stack::start(Options {
+        workers: Some(1),
+        ..Options::simulated(2).set("nats.ack_wait", "1s")
+    });
+    let rest = stack.demo();
+    let network = rest.network(&unique("net")).await;
+    // A worker that is frozen takes what it asked for and never says a word: to the server it dies of each delivery.
+    let frozen = Paused::new(stack.process("worker").pid);
+    let accepted = rest
+        .create("instances", &unique("guest"), small_instance(&network))
+        .await;
+    let letter = eventually("a dead letter", || async { letters(&stack).pop() }).await;
+    assert_eq!(
+        (&letter["reason"], &letter["job"]),
+        (&"poisoned".into(), &accepted.job.as_str().into())
+    );
+    assert_eq!(letter["order"]["mode"], "forward", "{letter:#}");
+    let job = rest.job(&accepted.job).await;
+    assert_eq!(job["done"], false, "only the agent's word ends it: {job:#}");
+    let sequence = letter["sequence"].to_string();
+    let refusal = refused(&stack, &["admin", "dead-letters", "replay", &sequence]);
+    assert!(refusal.contains("can't be tried again"), "{refusal}");
+
+    // It never thaws: it would carry out the order that it holds before the undo reaches the agent. Another does what comes.
+    stack.kill_role("worker");
+    drop(frozen);
+    let job = rest.fail(&accepted.job).await;
+    assert_eq!(job["error"]["code"], "POISONED", "{job:#}");
+    for (host, inventory) in stack.inventories() {
+        assert!(
+            inventory.traces_of(&accepted.id).is_empty(),
+            "{host}: {inventory:#?}"
+        );
+    }
+    let shown = stack.run_json(&["admin", "job", "show", &accepted.job]);
+    assert_eq!(shown["state"], "failed", "{shown:#}");
+
+    stack.run(&["admin", "dead-letters", "show", &sequence]);
+    let said = stack.run(&["admin", "dead-letters", "replay", &sequence]);
+    let new = said.split_whitespace().nth(1).expect("job ID").to_owned();
+    assert_eq!(rest.succeed(&new).await["retry_of"], accepted.job.as_str());
+    assert!(letters(&stack).is_empty(), "it is dropped");
+    assert_eq!(rest.resource("instances", &accepted.id).await["state"], "running");
+    let refusal = refused(&stack, &["admin", "dead-letters", "show", &sequence]);
+    assert!(refusal.contains("there is no dead letter"), "{refusal}");
+
+    // What no one can read: kept, and no job can be read from it.
+    let file = stack.file();
+    let files = TlsFiles::in_pki(&file.pki_dir, rhyzome_runtime::Role::Scheduler, "scheduler-1");
+    let nats = NatsConfig {
+        url: file.nats.url.clone(),
+        ..NatsConfig::default()
+    };
+    let tls = client_config(&Identity::load(&files).unwrap()).unwrap();
+    let scheduler = rhyzome_nats::connect::connect(&nats, Role::Scheduler, "test", Some(tls))
+        .await
+        .unwrap();
+    let broken = Outgoing::new("rhyzome.orders.instance.x".into(), unique("m"), "not an order");
+    scheduler.publish(&broken).await.unwrap();
+    let letter = eventually("a broken letter", || async { letters(&stack).pop() }).await;
+    assert_eq!(
+        (&letter["reason"], &letter["job"]),
+        (&"broken".into(), &Value::Null)
+    );
+    let sequence = letter["sequence"].to_string();
+    let refusal = refused(&stack, &["admin", "dead-letters", "replay", &sequence]);
+    assert!(refusal.contains("no order can be read from it"), "{refusal}");
+    stack.run(&["admin", "dead-letters", "drop", &sequence]);
+    assert!(letters(&stack).is_empty());
+}
