@@ -1,7 +1,12 @@
 //! What job-protocol.md asks of Postgres and the scheduler's decisions, one rule after the other, on a real database: poison,
 //! abandoning, undo without a turn, fair turns, the alarm of a database that was set back. (Invariants 4, 6, 8 and 12.)
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::unused_self,
+    reason = "a test"
+)]
 
 mod support;
 
