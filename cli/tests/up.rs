@@ -162,7 +162,9 @@ fn a_stack_lives_through_deaths_and_leaves_nothing() {
     let second = pids(data);
     let record: Value =
         serde_json::from_slice(&std::fs::read(data.join("supervisor.json")).unwrap()).unwrap();
-    kill(i32::try_from(record["supervisor"]["pid"].as_i64().unwrap()).unwrap());
+    let supervisor = i32::try_from(record["supervisor"]["pid"].as_i64().unwrap()).unwrap();
+    kill(supervisor);
+    until("the supervisor is gone", || !runs(supervisor));
     done(data, &UP);
     for (name, pid) in &second {
         assert!(!runs(*pid), "{name} of the killed stack still runs");
