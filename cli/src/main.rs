@@ -17,6 +17,11 @@ use clap::Parser;
 
 use crate::args::{Cli, Command};
 
+/// A third of what api and scheduler did went to the C library's allocator: many small strings and documents, made by one thread and
+/// dropped by another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     rhyzome_runtime::install_crypto();

@@ -12,7 +12,7 @@ use rhyzome_store::hosts::GuestRow;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// So long is gathered. A job's end is written by settle, with the power that it set, so that what an agent says of it at the
@@ -20,6 +20,9 @@ use tokio::sync::Notify;
 const GATHER: Duration = Duration::from_millis(500);
 /// Guests that one statement writes.
 const MOST: usize = 500;
+/// That a guest runs, while a job works on it, is kept for the job's end, which as a rule says the same: so long at most. That it ends
+/// is written at once: it would be older than the job's end, and the end's word would stand.
+const KEPT: Duration = Duration::from_secs(10);
 
 /// What was heard and isn't written yet. Cheap to clone.
 #[derive(Clone, Default)]
@@ -27,8 +30,21 @@ pub(crate) struct Guests(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    heard: Mutex<BTreeMap<ResourceId, GuestRow>>,
+    heard: Mutex<BTreeMap<ResourceId, Heard>>,
     some: Notify,
+}
+
+#[derive(Clone)]
+struct Heard {
+    row: GuestRow,
+    /// When something of this guest was heard first that isn't written yet.
+    since: Instant,
+}
+
+impl Heard {
+    fn runs(&self) -> bool {
+        self.row.observed["power"] == "on"
+    }
 }
 
 impl Guests {
@@ -44,21 +60,29 @@ impl Guests {
             observed: json!({ "power": guest.power, "detail": guest.detail, "metrics": guest.metrics }),
             at: DateTime::from_timestamp_millis(guest.at_ms).unwrap_or_else(Utc::now),
         };
-        self.keep_newer(row);
+        self.keep_newer(Heard {
+            row,
+            since: Instant::now(),
+        });
         self.0.some.notify_one();
     }
 
-    fn keep_newer(&self, row: GuestRow) {
+    fn keep_newer(&self, news: Heard) {
         let mut heard = self.heard();
-        match heard.get(&row.instance) {
-            Some(known) if known.at > row.at => {}
-            Some(_) | None => {
-                heard.insert(row.instance, row);
+        match heard.get_mut(&news.row.instance) {
+            Some(known) => {
+                known.since = known.since.min(news.since);
+                if known.row.at <= news.row.at {
+                    known.row = news.row;
+                }
+            }
+            None => {
+                heard.insert(news.row.instance, news);
             }
         }
     }
 
-    fn heard(&self) -> MutexGuard<'_, BTreeMap<ResourceId, GuestRow>> {
+    fn heard(&self) -> MutexGuard<'_, BTreeMap<ResourceId, Heard>> {
         self.0.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -70,22 +94,43 @@ impl Guests {
                 () = self.0.some.notified() => {}
             }
             tokio::time::sleep(GATHER).await;
-            let rows: Vec<GuestRow> = std::mem::take(&mut *self.heard()).into_values().collect();
-            for part in rows.chunks(MOST) {
-                if let Err(error) = write(&context, part).await {
-                    tracing::warn!(%error, guests = part.len(), "what guests do is not written; again");
-                    for row in part {
-                        self.keep_newer(row.clone());
+            let all: Vec<Heard> = std::mem::take(&mut *self.heard()).into_values().collect();
+            for part in all.chunks(MOST) {
+                let kept = match write(&context, part).await {
+                    Ok(kept) => kept,
+                    Err(error) => {
+                        tracing::warn!(%error, guests = part.len(), "what guests do is not written; again");
+                        part.to_vec()
                     }
+                };
+                if !kept.is_empty() {
                     self.0.some.notify_one();
+                }
+                for heard in kept {
+                    self.keep_newer(heard);
                 }
             }
         }
     }
 }
 
-async fn write(context: &Context, guests: &[GuestRow]) -> Result<(), StoreError> {
-    let changed = context.store.guests_observed(guests).await?;
+/// Writes what is news; gives back what is kept.
+async fn write(context: &Context, heard: &[Heard]) -> Result<Vec<Heard>, StoreError> {
+    let ids: Vec<ResourceId> = heard
+        .iter()
+        .filter(|h| h.runs())
+        .map(|h| h.row.instance)
+        .collect();
+    let busy = context.store.worked_on(&ids).await?;
+    let (kept, news): (Vec<&Heard>, Vec<&Heard>) = heard
+        .iter()
+        .partition(|h| h.runs() && h.since.elapsed() < KEPT && busy.contains(&h.row.instance));
+    let kept = kept.into_iter().cloned().collect();
+    if news.is_empty() {
+        return Ok(kept);
+    }
+    let news: Vec<GuestRow> = news.into_iter().map(|h| h.row.clone()).collect();
+    let changed = context.store.guests_observed(&news).await?;
     let changes: Vec<Change> = context
         .store
         .tenants_of(&changed)
@@ -98,7 +143,7 @@ async fn write(context: &Context, guests: &[GuestRow]) -> Result<(), StoreError>
         })
         .collect();
     crate::dispatch::notify(context, &changes).await;
-    Ok(())
+    Ok(kept)
 }
 
 #[cfg(test)]
@@ -128,7 +173,7 @@ mod tests {
             },
         );
         let heard = guests.heard();
-        let powers: Vec<_> = heard.values().map(|row| row.observed["power"].clone()).collect();
+        let powers: Vec<_> = heard.values().map(|h| h.row.observed["power"].clone()).collect();
         assert_eq!(powers, ["off"]);
     }
 }

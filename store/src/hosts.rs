@@ -470,6 +470,18 @@ impl Store {
             .collect())
     }
 
+    /// Those among these resources that a job is active on.
+    pub async fn worked_on(&self, resources: &[ResourceId]) -> Result<BTreeSet<ResourceId>, StoreError> {
+        let ids: Vec<uuid::Uuid> = resources.iter().map(|r| r.0).collect();
+        let busy = sqlx::query_scalar!(
+            "SELECT resource_id FROM job_resources WHERE resource_id = ANY($1) AND active",
+            &ids
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(busy.into_iter().map(ResourceId).collect())
+    }
+
     /// Guests as an agent sees them; only of the host that holds them, and never an older sight over a newer.
     pub async fn guests_observed(&self, guests: &[GuestRow]) -> Result<Vec<ResourceId>, StoreError> {
         let ids: Vec<uuid::Uuid> = guests.iter().map(|g| g.instance.0).collect();

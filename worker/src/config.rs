@@ -35,7 +35,7 @@ impl Default for WorkerConfig {
             unknown_tries: 3,
             silence: Span::minutes(10),
             alone_wait: Span::seconds(30),
-            progress_after: Span::millis(100),
+            progress_after: Span::millis(250),
         }
     }
 }

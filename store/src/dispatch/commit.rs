@@ -217,21 +217,36 @@ impl DispatchTx {
         }
         let names: BTreeSet<String> = orders.iter().map(|o| o.host.to_string()).collect();
         let names: Vec<String> = names.into_iter().collect();
-        let resources: Vec<Uuid> = orders
-            .iter()
-            .map(|o| self.job(o.job).map(|j| j.resource.0))
-            .chain(orders.iter().filter_map(|o| o.image.map(|i| Ok(i.0.0))))
-            .collect::<Result<_, _>>()?;
+        let mut pairs: BTreeSet<(Uuid, &str)> = BTreeSet::new();
+        for order in &orders {
+            pairs.insert((self.job(order.job)?.resource.0, order.host.as_str()));
+            pairs.extend(order.image.map(|image| (image.0.0, order.host.as_str())));
+        }
+        let (resources, at): (Vec<Uuid>, Vec<String>) = pairs
+            .into_iter()
+            .map(|(resource, host)| (resource, host.to_owned()))
+            .unzip();
         let mut hosts = self.lock_hosts(&names).await?;
         let mut reserved: BTreeMap<(Uuid, String), Demand> = sqlx::query!(
-            "SELECT resource_id, host, vcpus, memory_mib, disk_gib FROM reservations WHERE resource_id = ANY($1) AND host = ANY($2)",
+            "SELECT v.resource_id, v.host, v.vcpus, v.memory_mib, v.disk_gib
+             FROM unnest($1::uuid[], $2::text[]) AS q(resource_id, host)
+             JOIN reservations v ON v.resource_id = q.resource_id AND v.host = q.host",
             &resources,
-            &names
+            &at
         )
         .fetch_all(&mut *self.tx)
         .await?
         .into_iter()
-        .map(|r| ((r.resource_id, r.host), Demand { vcpus: r.vcpus, memory_mib: r.memory_mib, disk_gib: r.disk_gib }))
+        .map(|r| {
+            (
+                (r.resource_id, r.host),
+                Demand {
+                    vcpus: r.vcpus,
+                    memory_mib: r.memory_mib,
+                    disk_gib: r.disk_gib,
+                },
+            )
+        })
         .collect();
 
         let mut written = Vec::new();
