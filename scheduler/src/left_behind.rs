@@ -3,27 +3,32 @@
 use rhyzome_proto::agent::Inventory;
 use rhyzome_store::settle::Abandoned;
 
-/// Whether nothing of an abandoned job is there, and nothing works on it any more.
+/// Whether nothing of an abandoned job is there, and nothing can come of it any more.
 ///
-/// An agent leaves the fence of a resource out of its inventory while an operation runs on it: then nothing is known yet.
+/// That nothing is there is not enough: an order of the job that a worker still holds could make it. The agent refuses that one when it
+/// has heard of the job's last order, or began a new epoch since. An agent leaves the fence of a resource out of its inventory while an
+/// operation runs on it: then nothing is known yet.
 pub fn is_gone(rest: &Abandoned, inventory: &Inventory) -> bool {
-    let (job, resource) = (rest.job.to_string(), rest.resource.to_string());
-    let at_rest = inventory.resources.iter().any(|r| r.id == resource);
-    let unknown = inventory.jobs.iter().all(|j| j.id != job);
+    let resource = rest.resource.to_string();
+    let heard = inventory
+        .resources
+        .iter()
+        .any(|r| r.id == resource && r.fence >= rest.fence.0);
+    let anew = inventory.epoch > rest.epoch.0;
     let nothing = inventory
         .objects
         .iter()
         .all(|o| o.id != resource && !o.claims.contains(&resource));
     // What was made by an earlier job is there, and shall be.
-    (at_rest || unknown) && (nothing || rest.made)
+    (heard || anew) && (nothing || rest.made)
 }
 
 #[cfg(test)]
 mod tests {
     use super::is_gone;
     use chrono::Utc;
-    use rhyzome_model::ids::{Fence, HostName, JobId, ResourceId, TenantId};
-    use rhyzome_proto::agent::{HeldFence, HeldJob, HeldObject, Inventory};
+    use rhyzome_model::ids::{Epoch, Fence, HostName, JobId, ResourceId, TenantId};
+    use rhyzome_proto::agent::{HeldFence, HeldObject, Inventory};
     use rhyzome_store::settle::Abandoned;
 
     fn rest(made: bool) -> Abandoned {
@@ -33,12 +38,13 @@ mod tests {
             tenant: TenantId::from("demo"),
             host: HostName::from("h1"),
             fence: Fence(7),
+            epoch: Epoch(1),
             made,
             at: Utc::now(),
         }
     }
 
-    fn inventory(rest: &Abandoned, objects: &[&str], at_rest: bool, phase: Option<&str>) -> Inventory {
+    fn inventory(rest: &Abandoned, objects: &[&str], fence: Option<i64>, epoch: i64) -> Inventory {
         let resource = rest.resource.to_string();
         let object = |kind: &&str| HeldObject {
             kind: (*kind).to_owned(),
@@ -56,48 +62,39 @@ mod tests {
         };
         Inventory {
             objects: objects.iter().map(object).collect(),
-            resources: at_rest
-                .then(|| HeldFence {
+            resources: fence
+                .map(|fence| HeldFence {
                     id: resource.clone(),
-                    fence: 7,
+                    fence,
                 })
                 .into_iter()
                 .collect(),
-            jobs: phase
-                .map(|phase| HeldJob {
-                    id: rest.job.to_string(),
-                    phase: phase.to_owned(),
-                })
-                .into_iter()
-                .collect(),
+            epoch,
             ..Inventory::default()
         }
     }
 
     #[test]
-    fn gone_is_what_nothing_is_there_of_and_nothing_works_on() {
+    fn gone_is_what_nothing_is_there_of_and_nothing_can_come_of() {
         let made = rest(false);
-        for (objects, at_rest, phase, gone) in [
-            (&[][..], true, Some("undoing"), true),
-            (&[][..], true, Some("finished"), true),
-            (&[][..], false, None, true),
-            // An operation runs on it.
-            (&[][..], false, Some("undoing"), false),
-            (&["disk"][..], true, Some("undoing"), false),
-            (&["network"][..], true, Some("finished"), false),
-            (&["disk"][..], false, None, false),
+        for (objects, fence, epoch, gone) in [
+            (&[][..], Some(7), 1, true),
+            (&[][..], Some(8), 1, true),
+            // It never heard of the undo: what a worker still holds could be done.
+            (&[][..], Some(6), 1, false),
+            (&[][..], None, 1, false),
+            // Its ledger was lost since: what is older is refused.
+            (&[][..], None, 2, true),
+            (&["disk"][..], Some(7), 1, false),
+            (&["network"][..], Some(7), 1, false),
+            (&["disk"][..], None, 2, false),
         ] {
-            let seen = inventory(&made, objects, at_rest, phase);
-            assert_eq!(is_gone(&made, &seen), gone, "{objects:?} {at_rest} {phase:?}");
+            let seen = inventory(&made, objects, fence, epoch);
+            assert_eq!(is_gone(&made, &seen), gone, "{objects:?} {fence:?} {epoch}");
         }
         let change = rest(true);
-        assert!(is_gone(
-            &change,
-            &inventory(&change, &["disk"], true, Some("finished"))
-        ));
-        assert!(!is_gone(
-            &change,
-            &inventory(&change, &["disk"], false, Some("undoing"))
-        ));
+        assert!(is_gone(&change, &inventory(&change, &["disk"], Some(7), 1)));
+        // An operation runs on it.
+        assert!(!is_gone(&change, &inventory(&change, &["disk"], None, 1)));
     }
 }

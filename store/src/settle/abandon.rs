@@ -15,7 +15,7 @@ use super::books::Books;
 use super::ends::{Effect, End, apply_ends_with};
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
-use rhyzome_model::ids::{Fence, HostName, JobId, ResourceId, TenantId};
+use rhyzome_model::ids::{Epoch, Fence, HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{JobState, Verdict};
 use rhyzome_model::problem::JobError;
 use serde::Serialize;
@@ -33,6 +33,8 @@ pub struct Abandoned {
     pub host: HostName,
     /// Of its last order.
     pub fence: Fence,
+    /// The host's epoch at that order.
+    pub epoch: Epoch,
     /// Whether the resource was made by an earlier job: then it is there, and only the change may be half undone.
     pub made: bool,
     /// When.
@@ -113,7 +115,8 @@ impl Store {
     /// What was abandoned and may have left something, oldest first; on one host or on all.
     pub async fn abandoned(&self, host: Option<&HostName>) -> Result<Vec<Abandoned>, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT a.job_id, a.resource_id, a.tenant, a.host, a.fence, a.at, coalesce(r.applied IS NOT NULL, false) AS "made!"
+            r#"SELECT a.job_id, a.resource_id, a.tenant, a.host, a.fence, a.at, coalesce(r.applied IS NOT NULL, false) AS "made!",
+                      coalesce((SELECT j.epoch FROM jobs j WHERE j.id = a.job_id), 0) AS "epoch!"
                FROM abandoned a LEFT JOIN resources r ON r.id = a.resource_id
                WHERE $1::text IS NULL OR a.host = $1 ORDER BY a.at, a.job_id"#,
             host.map(HostName::as_str)
@@ -128,6 +131,7 @@ impl Store {
                 tenant: TenantId(r.tenant),
                 host: HostName(r.host),
                 fence: Fence(r.fence),
+                epoch: Epoch(r.epoch),
                 made: r.made,
                 at: r.at,
             })

@@ -11,15 +11,17 @@
 //! ```
 
 use crate::bus::{Mode, Order, Outcome};
-use crate::config::{Action, Config, Fence, JOBS, JobIx, RESOURCES, ResourceIx};
+use crate::config::{Action, Config, Epoch, Fence, JOBS, JobIx, RESOURCES, ResourceIx};
 use crate::ledger::{Direction, Effect, Entry, Failure, Held, Phase, Record, Run, Scope, Stage, effect};
 use crate::rules::Rule;
 use crate::state::{Misdeed, Seen};
 use crate::worker::Call;
 
 /// An agent and its host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Agent {
+    /// As told; none after the ledger was lost, until it is told: then nothing is applied.
+    pub epoch: Option<Epoch>,
     /// Calls below it are stale.
     pub floor: Fence,
     /// By job.
@@ -49,6 +51,20 @@ pub enum Answer {
     StepFailed(Failure),
 }
 
+impl Default for Agent {
+    fn default() -> Self {
+        Self {
+            epoch: Some(0),
+            floor: 0,
+            ledger: Default::default(),
+            held: Default::default(),
+            network: false,
+            decided: [None; JOBS],
+            count: 0,
+        }
+    }
+}
+
 impl Agent {
     fn entry(&mut self, job: JobIx) -> &mut Entry {
         &mut self.ledger[usize::from(job)]
@@ -62,6 +78,11 @@ impl Agent {
     pub fn call(&mut self, config: &Config, order: Order, call: Call, seen: &mut Seen) -> Answer {
         let rules = config.rules;
         let resource = config.resource(order.job);
+        match self.epoch {
+            Some(epoch) if epoch != order.epoch && rules.has(Rule::Epoch) => return Answer::Stale,
+            Some(_) => {}
+            None => return Answer::Waits,
+        }
         let held = *self.of(resource);
         if rules.has(Rule::Fence) && (order.fence < held.fence || order.fence < self.floor) {
             return Answer::Stale;
@@ -307,6 +328,24 @@ impl Agent {
                 held.stray = Some(effect(config, run.job, run.direction, run.step));
             }
         }
+    }
+
+    /// The ledger is lost with the process; the host stays as it is.
+    pub fn lose_ledger(&mut self, config: &Config) {
+        self.crash(config);
+        self.epoch = None;
+        self.floor = 0;
+        self.ledger = Default::default();
+        self.decided = [None; JOBS];
+        for held in &mut self.held {
+            held.fence = 0;
+        }
+    }
+
+    /// Whether nothing of a resource is here, and nothing works on it.
+    pub fn has_nothing_of(&self, resource: ResourceIx) -> bool {
+        let held = self.held[usize::from(resource)];
+        !held.instance && !held.claim && held.run.is_none() && held.stray.is_none()
     }
 
     /// A stray effect reaches the host.

@@ -2,7 +2,7 @@
 //!
 //! Guarantees only what the real one does: what is stored and not acked is delivered at some time, unless it is lost.
 
-use crate::config::{Fence, HostIx, JobIx};
+use crate::config::{Epoch, Fence, HostIx, JobIx};
 
 /// The direction in which an order drives its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,6 +22,8 @@ pub struct Order {
     pub host: HostIx,
     /// The resource's fence.
     pub fence: Fence,
+    /// The host's epoch at the dispatch.
+    pub epoch: Epoch,
     /// The direction.
     pub mode: Mode,
 }

@@ -12,6 +12,8 @@ pub type ResourceIx = u8;
 pub type HostIx = u8;
 /// A fence, drawn from Postgres' sequence.
 pub type Fence = u8;
+/// How often a host has begun anew: its ledger was lost.
+pub type Epoch = u8;
 
 /// Most jobs in a configuration.
 pub const JOBS: usize = 3;
@@ -111,6 +113,12 @@ pub struct Faults {
     pub deadline: u8,
     /// A floor is computed from a snapshot that doesn't see the newest order's commit yet.
     pub early_floor: u8,
+    /// An order was delivered too often: the bus drops it, and Postgres hears of it.
+    pub poison: u8,
+    /// An operator gives an undo up.
+    pub abandon: u8,
+    /// An agent's ledger is lost; what is on the host stays.
+    pub ledger_loss: u8,
 }
 
 /// A bounded system to explore.

@@ -37,7 +37,7 @@
 //! one on which a later message is taken first; losses, repeats, crashes and refusals have budgets ([`config::Faults`]).
 //! A call of a dead worker that is still on the network is the call of a paused one.
 //!
-//! Not modelled: updates and power actions, host epochs and lost ledgers, hosts declared dead, dead letters, tenants.
+//! Not modelled: updates and power actions, hosts declared dead, replayed dead letters, tenants and their turns.
 
 pub mod agent;
 pub mod bus;

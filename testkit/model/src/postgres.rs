@@ -2,8 +2,12 @@
 //!
 //! Guarantees atomicity, and nothing about what is outside: it learns of hosts only by [`Postgres::settle`].
 
+use crate::agent::Agent;
 use crate::bus::{Event, Mode, Order, Outcome, Report};
-use crate::config::{Action, Config, Fence, HOSTS, HostIx, JOBS, JobIx, Network, RESOURCES, ResourceIx};
+use crate::config::{
+    Action, Config, Epoch, Fence, HOSTS, HostIx, JOBS, JobIx, Network, RESOURCES, ResourceIx,
+};
+use crate::ledger::Phase;
 use crate::rules::Rule;
 use crate::state::{Misdeed, Seen};
 
@@ -42,6 +46,8 @@ pub enum Mark {
     Cancel,
     /// Its time is over.
     Deadline,
+    /// Its order's workers died of it.
+    Poison,
 }
 
 impl Mark {
@@ -49,7 +55,7 @@ impl Mark {
     fn end(self) -> Status {
         match self {
             Self::Cancel => Status::Cancelled,
-            Self::Deadline => Status::Failed,
+            Self::Deadline | Self::Poison => Status::Failed,
         }
     }
 }
@@ -76,6 +82,19 @@ pub struct ResourceRow {
     pub reservation: Option<HostIx>,
     /// The host on which its last success stands.
     pub applied: Option<HostIx>,
+    /// What an abandoned job may have left.
+    pub left: Option<Left>,
+    /// Whether such a thing was ever seen gone.
+    pub forgotten: bool,
+}
+
+/// A row of `abandoned`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Left {
+    /// Its last order.
+    pub order: Order,
+    /// The fence of its first order to that host.
+    pub first: Fence,
 }
 
 /// The database.
@@ -83,6 +102,8 @@ pub struct ResourceRow {
 pub struct Postgres {
     /// The fence sequence's last value.
     pub sequence: Fence,
+    /// Of the hosts.
+    pub epochs: [Epoch; HOSTS],
     /// Rows of the configuration's jobs.
     pub jobs: [JobRow; JOBS],
     /// Rows of the claiming resources.
@@ -109,6 +130,7 @@ impl Postgres {
         }
         Self {
             sequence: 0,
+            epochs: [0; HOSTS],
             jobs,
             resources: [ResourceRow::default(); RESOURCES],
         }
@@ -215,7 +237,10 @@ impl Postgres {
         let resource = config.resource(job);
         let held = row.order.map(|order| order.host).or(match config.action(job) {
             Action::Create => None,
-            Action::Delete => self.resource(resource).applied,
+            Action::Delete => {
+                let row = self.resource(resource);
+                row.applied.or(row.left.map(|left| left.order.host))
+            }
         });
         if let Some(host) = held {
             return vec![host];
@@ -244,6 +269,7 @@ impl Postgres {
             && row.order.is_none()
             && self.first_on_its_resource(config, job)
             && self.resource(config.resource(job)).applied.is_none()
+            && self.resource(config.resource(job)).left.is_none()
     }
 
     /// Whether a create finds no host at all, so that only its deadline ends it.
@@ -279,6 +305,7 @@ impl Postgres {
             job,
             host,
             fence: self.sequence,
+            epoch: self.epochs[usize::from(host)],
             mode,
         };
         let row = self.job_mut(job);
@@ -323,7 +350,9 @@ impl Postgres {
         let fences = orders
             .filter(|(_, order)| order.host == host)
             .map(|(row, order)| if first { row.first } else { order.fence });
+        let left = self.resources.iter().filter_map(|row| row.left);
         fences
+            .chain(left.filter(|left| left.order.host == host).map(|left| left.first))
             .filter(|fence| Some(*fence) != unseen)
             .min()
             .unwrap_or(self.sequence + 1)
@@ -344,6 +373,8 @@ impl Postgres {
                     Action::Create => self.resource_mut(resource).applied = row.order.map(|o| o.host),
                     Action::Delete => self.resource_mut(resource).applied = None,
                 }
+                // On its host's word: whatever was left behind is its own now, or gone.
+                self.resource_mut(resource).left = None;
                 self.end(config, job, Status::Succeeded, seen);
             }
             Report::Ended(Outcome::Cancelled) => {
@@ -390,6 +421,77 @@ impl Postgres {
             (Action::Create, Status::Succeeded) => {}
             (Action::Create | Action::Delete, _) => self.resource_mut(resource).reservation = None,
         }
+    }
+
+    /// **poison**: an order was buried. The job is undone by another, if the order is its own and still out.
+    pub fn poison(&mut self, config: &Config, order: Order, seen: &mut Seen) {
+        let row = self.job_mut(order.job);
+        let own = row.order.is_some_and(|last| last.fence == order.fence);
+        if row.status != Status::Running || !own {
+            return;
+        }
+        if !config.rules.has(Rule::PoisonByOrder) {
+            self.end(config, order.job, Status::Failed, seen);
+            return;
+        }
+        row.status = Status::Queued;
+        if config.action(order.job) == Action::Create {
+            row.mark = row.mark.or(Some(Mark::Poison));
+        }
+    }
+
+    /// Whether an operator can give a job's undo up.
+    pub fn abandonable(&self, job: JobIx) -> bool {
+        let row = self.job(job);
+        !row.status.is_final() && row.order.is_some_and(|order| order.mode == Mode::Undo)
+    }
+
+    /// **abandon**: ends a job whose undo goes on; what it holds on its host stays held.
+    pub fn abandon(&mut self, config: &Config, job: JobIx, seen: &mut Seen) {
+        let row = *self.job(job);
+        let resource = config.resource(job);
+        let reservation = self.resource(resource).reservation;
+        self.end(config, job, row.mark.map_or(Status::Failed, Mark::end), seen);
+        let first = row.first;
+        let kept = self.resource_mut(resource);
+        if config.rules.has(Rule::AbandonedKept) {
+            kept.reservation = reservation;
+        }
+        kept.left = row.order.map(|order| Left { order, first });
+    }
+
+    /// Whether an agent's inventory shows that nothing of what an abandoned job left is there any more.
+    pub fn seen_gone(&self, config: &Config, resource: ResourceIx, agents: &[Agent; HOSTS]) -> bool {
+        let Some(Left { order, .. }) = self.resource(resource).left else {
+            return false;
+        };
+        let agent = agents[usize::from(order.host)];
+        let fence = agent.held[usize::from(resource)].fence;
+        let known = if config.rules.has(Rule::ForgottenByFence) {
+            agent.epoch.is_some_and(|epoch| epoch > order.epoch) || fence >= order.fence
+        } else {
+            fence > 0 || agent.ledger[usize::from(order.job)].phase == Phase::Unknown
+        };
+        let busy =
+            self.jobs.iter().zip(config.jobs).any(|(row, spec)| {
+                spec.resource == resource && row.order.is_some() && !row.status.is_final()
+            });
+        known && !busy && agent.epoch.is_some() && agent.has_nothing_of(resource)
+    }
+
+    /// **inventory**: what an abandoned job left is gone.
+    pub fn forget(&mut self, resource: ResourceIx) {
+        let row = self.resource_mut(resource);
+        row.left = None;
+        row.forgotten = true;
+        row.reservation = row.applied;
+    }
+
+    /// **watch**: a host with a new ledger begins a new epoch.
+    pub fn new_epoch(&mut self, host: HostIx) -> Epoch {
+        let epoch = &mut self.epochs[usize::from(host)];
+        *epoch += 1;
+        *epoch
     }
 
     /// The deadline of a job that waits for a host in vain.

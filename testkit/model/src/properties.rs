@@ -52,6 +52,8 @@ pub const TOO_LATE: &str = "reached: succeeded after all hosts were asked to und
 pub const SECOND_HOST: &str = "reached: applied on the second host";
 /// Reached: a delete.
 pub const DELETES: &str = "reached: deleted";
+/// Reached: what an abandoned job may have left was seen gone.
+pub const FORGOTTEN: &str = "reached: what was abandoned is gone";
 /// Reached: two instances on one network.
 pub const SHARES: &str = "reached: two instances share a network";
 
@@ -127,6 +129,9 @@ pub(crate) fn all() -> Vec<Property<Config>> {
             jobs(config, state)
                 .any(|(_, action, status)| action == Action::Delete && status == Status::Succeeded)
         }),
+        Property::sometimes(FORGOTTEN, |_, state: &State| {
+            state.postgres.resources.iter().any(|row| row.forgotten)
+        }),
         Property::sometimes(SHARES, |_, state: &State| {
             state
                 .agents
@@ -176,11 +181,14 @@ fn nothing_is_left(config: &Config, state: &State) -> bool {
             Some((_, Action::Delete, _)) => true,
             None => false,
         };
+        // What an operator gave up may be there, and keeps what it holds.
+        let given_up = state.postgres.resources[resource].left.is_some();
         !gone
-            || state.agents.iter().all(|agent| {
-                let held = agent.held[resource];
-                !held.instance && !held.claim && held.run.is_none() && held.stray.is_none()
-            })
+            || given_up
+            || state
+                .agents
+                .iter()
+                .all(|agent| agent.has_nothing_of(resource as u8))
     })
 }
 
@@ -203,6 +211,7 @@ fn agrees(state: &State) -> bool {
             .held
             .iter()
             .zip(&state.postgres.resources)
+            .filter(|(_, row)| row.left.is_none())
             .all(|(held, row)| {
                 let applied = row.applied == Some(host as HostIx);
                 held.instance == applied && (!held.claim || applied)
@@ -211,7 +220,7 @@ fn agrees(state: &State) -> bool {
         .postgres
         .resources
         .iter()
-        .all(|row| row.reservation == row.applied)
+        .all(|row| row.left.is_some() || row.reservation == row.applied)
 }
 
 fn reserved(state: &State, host: HostIx) -> usize {

@@ -44,6 +44,14 @@ pub enum Rule {
     StaleDispatchedAnew,
     /// Postgres raises a job that it marked with an undo order of a higher fence.
     CancelByOrder,
+    /// An agent refuses an order of another epoch than the one that it was told after it began.
+    Epoch,
+    /// A job whose order's workers died is undone by an order, and ends on the agent's word.
+    PoisonByOrder,
+    /// What an abandoned job has reserved stays reserved.
+    AbandonedKept,
+    /// What an abandoned job left counts as gone only when its agent has heard of the undo, or has begun a new epoch.
+    ForgottenByFence,
 }
 
 impl Rule {
@@ -68,6 +76,10 @@ impl Rule {
         Self::FloorLocked,
         Self::StaleDispatchedAnew,
         Self::CancelByOrder,
+        Self::Epoch,
+        Self::PoisonByOrder,
+        Self::AbandonedKept,
+        Self::ForgottenByFence,
     ];
 }
 

@@ -36,6 +36,9 @@ const NO_FAULTS: Faults = Faults {
     cancel: 0,
     deadline: 0,
     early_floor: 0,
+    poison: 0,
+    abandon: 0,
+    ledger_loss: 0,
 };
 
 const BASE: Config = Config {
@@ -230,6 +233,59 @@ pub const FLOORS: Scenario = Scenario {
     reaches: &[p::SUCCEEDS, p::FAILS],
 };
 
+/// A ledger is lost at any time, before and after an end, while a worker holds an old order.
+pub const LOST_LEDGER: Scenario = Scenario {
+    config: Config {
+        name: "lost ledger",
+        hosts: 1,
+        prune: true,
+        network: Network::Shared,
+        faults: Faults {
+            ledger_loss: 1,
+            redeliver: 1,
+            cancel: 1,
+            ..NO_FAULTS
+        },
+        ..BASE
+    },
+    reaches: &[p::SUCCEEDS, p::CANCELS, p::TOO_LATE],
+};
+
+/// An order whose workers die of it, of a create that may be cancelled.
+pub const POISONED: Scenario = Scenario {
+    config: Config {
+        name: "poisoned order",
+        network: Network::Shared,
+        faults: Faults {
+            poison: 1,
+            redeliver: 1,
+            cancel: 1,
+            refuse: 1,
+            ..NO_FAULTS
+        },
+        ..BASE
+    },
+    reaches: &[p::SUCCEEDS, p::FAILS, p::CANCELS, p::SECOND_HOST],
+};
+
+/// An undo that an operator gives up, with old orders about; what it left is forgotten when it is seen gone, or deleted.
+pub const ABANDONED: Scenario = Scenario {
+    config: Config {
+        name: "abandoned undo",
+        jobs: &[create(0), delete(0)],
+        hosts: 1,
+        prune: true,
+        faults: Faults {
+            abandon: 1,
+            redeliver: 1,
+            cancel: 1,
+            ..NO_FAULTS
+        },
+        ..BASE
+    },
+    reaches: &[p::SUCCEEDS, p::CANCELS, p::DELETES, p::FORGOTTEN],
+};
+
 /// Those that a test run explores.
 pub const ALL: &[Scenario] = &[
     PAUSED_WORKER,
@@ -242,10 +298,44 @@ pub const ALL: &[Scenario] = &[
     SPLIT,
     CAPACITY,
     FLOORS,
+    LOST_LEDGER,
+    POISONED,
+    ABANDONED,
 ];
 
 /// Wider ones, for the binary: minutes, and memory for millions of states.
 pub const WIDE: &[Scenario] = &[
+    Scenario {
+        config: Config {
+            name: "wide: lost ledger",
+            jobs: &[create(0), delete(0)],
+            faults: Faults {
+                ledger_loss: 1,
+                redeliver: 1,
+                agent_crash: 1,
+                cancel: 1,
+                ..NO_FAULTS
+            },
+            ..LOST_LEDGER.config
+        },
+        reaches: &[p::SUCCEEDS, p::CANCELS, p::DELETES],
+    },
+    Scenario {
+        config: Config {
+            name: "wide: poisoned, abandoned",
+            jobs: &[create(0), delete(0)],
+            network: Network::Shared,
+            faults: Faults {
+                poison: 1,
+                abandon: 1,
+                redeliver: 1,
+                suspend: 1,
+                ..NO_FAULTS
+            },
+            ..ABANDONED.config
+        },
+        reaches: &[p::SUCCEEDS, p::FAILS, p::DELETES, p::FORGOTTEN],
+    },
     Scenario {
         config: Config {
             name: "wide: paused worker",

@@ -46,6 +46,10 @@ pub enum Step {
     Vanish(HostIx, ResourceIx),
     /// An agent learns its floor.
     Floor(HostIx),
+    /// A host with a new ledger begins a new epoch, and is told.
+    Watch(HostIx),
+    /// A host's inventory shows nothing of what an abandoned job left.
+    Forget(ResourceIx),
     /// User: accept.
     Accept(JobIx),
     /// User or clock.
@@ -72,6 +76,12 @@ pub enum Step {
     Fail(HostIx, ResourceIx, Failure),
     /// Fault.
     EarlyFloor(HostIx),
+    /// Fault.
+    Poison(Order),
+    /// Operator.
+    Abandon(JobIx),
+    /// Fault.
+    LoseLedger(HostIx),
 }
 
 impl Config {
@@ -144,6 +154,17 @@ impl Config {
                 steps.extend([Step::Land(host, resource), Step::Vanish(host, resource)]);
             }
         }
+        steps.extend(
+            (0..self.hosts)
+                .filter(|host| state.agents[usize::from(*host)].epoch.is_none())
+                .map(Step::Watch),
+        );
+        let resources = self.jobs.iter().map(|job| job.resource + 1).max().unwrap_or(0);
+        steps.extend(
+            (0..resources)
+                .filter(|resource| state.postgres.seen_gone(self, *resource, &state.agents))
+                .map(Step::Forget),
+        );
         let hosts = (0..self.hosts).filter(|_| self.prune);
         steps.extend(
             hosts
@@ -212,6 +233,13 @@ impl Config {
             steps.extend(bus.orders.iter().map(|q| Step::LoseOrder(q.order)));
             steps.extend(bus.events.iter().map(|event| Step::LoseEvent(*event)));
         }
+        if faults.poison > 0 {
+            steps.extend(bus.orders.iter().map(|q| Step::Poison(q.order)));
+        }
+        if faults.abandon > 0 {
+            let given_up = self.job_ixs().filter(|job| state.postgres.abandonable(*job));
+            steps.extend(given_up.map(Step::Abandon));
+        }
         if faults.wipe > 0 && !(bus.orders.is_empty() && bus.events.is_empty()) {
             steps.push(Step::Wipe);
         }
@@ -243,6 +271,9 @@ impl Config {
         }
         for host in 0..self.hosts {
             let agent = &state.agents[usize::from(host)];
+            if faults.ledger_loss > 0 && agent.epoch.is_some() {
+                steps.push(Step::LoseLedger(host));
+            }
             if faults.agent_crash > 0 && agent.held.iter().any(|held| held.run.is_some()) {
                 steps.push(Step::AgentCrash(host));
             }

@@ -173,11 +173,17 @@ impl Config {
                 let floor = state.postgres.floor(self, host, None);
                 state.agents[usize::from(host)].raise_floor(floor);
             }
+            Step::Watch(host) => {
+                let epoch = state.postgres.new_epoch(host);
+                state.agents[usize::from(host)].epoch = Some(epoch);
+            }
+            Step::Forget(resource) => state.postgres.forget(resource),
             Step::Accept(job) => state.postgres.accept(self, job, &mut state.seen),
             Step::Mark(job, mark) => {
                 match mark {
                     Mark::Cancel => state.faults.cancel -= 1,
                     Mark::Deadline => state.faults.deadline -= 1,
+                    Mark::Poison => {}
                 }
                 state.postgres.mark(self, job, mark, &mut state.seen);
             }
@@ -191,7 +197,10 @@ impl Config {
             | Step::AgentCrash(_)
             | Step::Suspend(_)
             | Step::Fail(..)
-            | Step::EarlyFloor(_) => self.suffer(state, step),
+            | Step::EarlyFloor(_)
+            | Step::Poison(_)
+            | Step::Abandon(_)
+            | Step::LoseLedger(_) => self.suffer(state, step),
         }
     }
 
@@ -250,6 +259,19 @@ impl Config {
                 let floor = state.postgres.floor(self, host, Some(state.postgres.sequence));
                 state.agents[usize::from(host)].raise_floor(floor);
             }
+            Step::Poison(order) => {
+                faults.poison -= 1;
+                state.bus.ack_order(order);
+                state.postgres.poison(self, order, &mut state.seen);
+            }
+            Step::Abandon(job) => {
+                faults.abandon -= 1;
+                state.postgres.abandon(self, job, &mut state.seen);
+            }
+            Step::LoseLedger(host) => {
+                faults.ledger_loss -= 1;
+                state.agents[usize::from(host)].lose_ledger(self);
+            }
             Step::Dispatch(..)
             | Step::DispatchNothing(_)
             | Step::GiveUp(_)
@@ -265,6 +287,8 @@ impl Config {
             | Step::Land(..)
             | Step::Vanish(..)
             | Step::Floor(_)
+            | Step::Watch(_)
+            | Step::Forget(_)
             | Step::Accept(_)
             | Step::Mark(..) => {}
         }

@@ -94,6 +94,31 @@ fn floors_holds() {
 }
 
 #[test]
+fn lost_ledger_holds() {
+    holds(&scenarios::LOST_LEDGER);
+}
+
+#[test]
+fn poisoned_holds() {
+    holds(&scenarios::POISONED);
+}
+
+#[test]
+fn abandoned_holds() {
+    holds(&scenarios::ABANDONED);
+}
+
+#[test]
+fn lost_ledger_comes_to_rest() {
+    rests(&scenarios::LOST_LEDGER);
+}
+
+#[test]
+fn abandoned_comes_to_rest() {
+    rests(&scenarios::ABANDONED);
+}
+
+#[test]
 fn wiped_bus_comes_to_rest() {
     rests(&scenarios::WIPED_BUS);
 }
@@ -148,6 +173,9 @@ fn every_scenario_has_its_test() {
         scenarios::SPLIT.config.name,
         scenarios::CAPACITY.config.name,
         scenarios::FLOORS.config.name,
+        scenarios::LOST_LEDGER.config.name,
+        scenarios::POISONED.config.name,
+        scenarios::ABANDONED.config.name,
     ];
     assert_eq!(
         scenarios::ALL.iter().map(|s| s.config.name).collect::<Vec<_>>(),

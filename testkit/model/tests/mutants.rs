@@ -34,6 +34,10 @@ const MUTANTS: &[(Rule, &Scenario, &str)] = &[
     ),
     (Rule::FloorLocked, &scenarios::FLOORS, p::DECIDED_ONCE),
     (Rule::CancelByOrder, &scenarios::CAPACITY, p::NOTHING_LEFT),
+    (Rule::Epoch, &scenarios::LOST_LEDGER, p::NOTHING_LEFT),
+    (Rule::PoisonByOrder, &scenarios::POISONED, p::NOTHING_LEFT),
+    (Rule::AbandonedKept, &scenarios::ABANDONED, p::RESERVED),
+    (Rule::ForgottenByFence, &scenarios::ABANDONED, p::NOTHING_LEFT),
 ];
 
 /// Never at rest: no state shows it, so no property does.
@@ -111,4 +115,8 @@ mutants! {
     without_floor_locked: FloorLocked,
     without_stale_dispatched_anew: StaleDispatchedAnew,
     without_cancel_by_order: CancelByOrder,
+    without_epoch: Epoch,
+    without_poison_by_order: PoisonByOrder,
+    without_abandoned_kept: AbandonedKept,
+    without_forgotten_by_fence: ForgottenByFence,
 }
