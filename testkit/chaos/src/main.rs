@@ -13,7 +13,7 @@
 //! | `check` | what must hold at rest |
 //! | `effects` | every effect that simulated hosts ever saw |
 //! | `logs` | ERROR and WARN lines |
-//! | `journal`, `summary` | what was seen, and how it is told |
+//! | `journal`, `summary` | what was seen, and how it is told and kept |
 
 mod args;
 mod check;
@@ -84,7 +84,10 @@ async fn chaos(args: &Args, seed: u64) -> Result<()> {
     let turn = TURN.min(whole / u32::try_from(chosen.len())?);
     let mut run = Run::start(seed, None).await?;
     let played = rounds(&mut run, &chosen, turn, Instant::now() + whole).await;
-    run.end(played, Keep::WhereBroken).await
+    if played.is_ok() && args.scenario.is_empty() {
+        run.every_point_was_hit();
+    }
+    run.end(played, Keep::WhereBroken, args.json.as_deref()).await
 }
 
 /// Each scenario once, and again while there is time.

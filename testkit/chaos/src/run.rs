@@ -1,6 +1,7 @@
 //! One run: a stack, its load, its scenarios; after each scenario heal, come to rest, check.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use crate::control::{Points, continue_all};
 use crate::effects::History;
 use crate::journal::Journal;
 use crate::scenarios::Scenario;
+use crate::summary::{self, Summary};
 use crate::{CAP, check, load, logs, watcher};
 
 /// How long everything may take to end once nothing is broken any more.
@@ -50,6 +52,8 @@ pub(crate) struct Run {
     history: History,
     watcher: tokio::task::JoinHandle<()>,
     round: u32,
+    began: Instant,
+    played: BTreeMap<String, u64>,
 }
 
 impl Run {
@@ -98,12 +102,15 @@ impl Run {
             control,
             history,
             round: 0,
+            began: Instant::now(),
+            played: BTreeMap::new(),
         })
     }
 
     /// One scenario with its load, healed, at rest and checked.
     pub(crate) async fn scenario(&mut self, scenario: Scenario, time: Duration) -> Result<()> {
         self.round += 1;
+        *self.played.entry(scenario.as_str().to_owned()).or_default() += 1;
         let began = Instant::now();
         let stop = Arc::new(AtomicBool::new(false));
         let actors = if scenario.wants_load() {
@@ -204,15 +211,37 @@ impl Run {
         }
     }
 
+    /// A run of all scenarios that never met a side of an act has not shown that it is harmless there.
+    pub(crate) fn every_point_was_hit(&self) {
+        let counts = summary::points(&self.points.hits());
+        for (at, _) in counts.iter().filter(|(_, count)| **count == 0) {
+            self.journal
+                .broken(0, &format!("the fault point {at} was never hit"));
+        }
+    }
+
     /// Says what was hit, reads the logs, and ends the stack; its folder is kept where something is broken.
-    pub(crate) async fn end(self, played: Result<()>, keep: Keep) -> Result<()> {
+    pub(crate) async fn end(self, played: Result<()>, keep: Keep, json: Option<&Path>) -> Result<()> {
         self.watcher.abort();
         let logs = logs::read(&self.stack.file().log_dir)?;
         for error in &logs.errors {
             self.journal
                 .broken(0, &format!("an ERROR that nobody expects: {error}"));
         }
-        crate::summary::print(self.seed, &self.journal, &self.points, &logs, &self.db).await;
+        let summary = Summary {
+            seed: self.seed,
+            took: self.began.elapsed(),
+            scenarios: self.played.clone(),
+            ended_early: played.as_ref().err().map(|error| format!("{error:#}")),
+            journal: &self.journal,
+            hits: self.points.hits(),
+            logs: &logs,
+            outcomes: summary::outcomes(&self.db).await,
+        };
+        summary.print();
+        if let Some(path) = json {
+            summary.write(path)?;
+        }
         let broken = self.journal.all_broken();
         let whole = played.is_ok() && broken.is_empty();
         self.db.close().await;
