@@ -82,7 +82,7 @@ const BOOKS: [(u8, &str, &str); 13] = [
 ];
 
 /// Judges everything; what is broken goes to the journal.
-pub(crate) async fn all(stack: &Stack, db: &PgPool, journal: &Journal, made: &[Made]) -> Result<()> {
+pub(crate) async fn all(stack: &Stack, db: &PgPool, journal: &Journal, made: &[Vec<Made>]) -> Result<()> {
     for (invariant, what, statement) in BOOKS {
         let rows = sqlx::query(statement)
             .fetch_all(db)
@@ -93,7 +93,8 @@ pub(crate) async fn all(stack: &Stack, db: &PgPool, journal: &Journal, made: &[M
         }
     }
     accepted(db, journal).await?;
-    for (invariant, what) in effects::faults(made, &resources(db).await?) {
+    let resources = resources(db).await?;
+    for (invariant, what) in made.iter().flat_map(|made| effects::faults(made, &resources)) {
         journal.broken(invariant, &what);
     }
     agreement(stack, db, journal).await?;
@@ -180,8 +181,12 @@ type Things = BTreeSet<String>;
 /// What agents hold is what Postgres says was applied.
 async fn agreement(stack: &Stack, db: &PgPool, journal: &Journal) -> Result<()> {
     let said = applied(db).await?;
-    for (host, inventory) in stack.inventories() {
-        let held = held(&inventory);
+    let hosts = sqlx::query("SELECT name FROM hosts ORDER BY name")
+        .fetch_all(db)
+        .await?;
+    for host in hosts {
+        let host: String = host.try_get(0)?;
+        let held = held(&stack.inventory(&host));
         let wanted = said.get(&host).cloned().unwrap_or_default();
         for ghost in wanted.difference(&held) {
             journal.broken(7, &format!("{host} should have {ghost}, and hasn't"));

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::client::{Answer, Client};
 use crate::journal::Journal;
+use crate::run::SIMULATED;
 
 /// What an actor has at most.
 const INSTANCES: usize = 8;
@@ -120,7 +121,7 @@ impl Actor {
         let memory = 128 * self.dice.random_range(1..4);
         let power = if self.dice.random_bool(0.8) { "on" } else { "off" };
         let spec = json!({ "vcpus": 1, "memory_mib": memory, "image": "tiny", "power": power,
-                           "interfaces": [{ "network": self.networks[n] }] });
+                           "placement": { "host_labels": { "test": SIMULATED } }, "interfaces": [{ "network": self.networks[n] }] });
         let body = json!({ "name": self.name(), "spec": spec });
         if let Some(id) = self.create("instances", &body).await? {
             self.instances.push(id);

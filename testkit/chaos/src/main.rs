@@ -9,6 +9,8 @@
 //! | `load` | actors that ask for what users ask for |
 //! | `client` | REST, asked until there is an answer |
 //! | `control` | fault points, signals |
+//! | `clock` | clocks that jump |
+//! | `real` | real guests beside the simulated hosts |
 //! | `watcher` | what must hold at every instant |
 //! | `check` | what must hold at rest |
 //! | `effects` | every effect that simulated hosts ever saw |
@@ -18,12 +20,14 @@
 mod args;
 mod check;
 mod client;
+mod clock;
 mod control;
 mod effects;
 mod journal;
 mod load;
 mod logs;
 mod mutants;
+mod real;
 mod run;
 mod scenarios;
 mod summary;

@@ -10,14 +10,16 @@ use anyhow::{Context, Result, anyhow, bail};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rhyzome_runtime::fault::{MUTANT, Mutant, POINTS_FILE};
-use rhyzome_testkit::{Options, Stack};
+use rhyzome_testkit::{LocalHost, Options, Stack};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, Row};
 
 use crate::client::Client;
+use crate::clock::Clock;
 use crate::control::{Points, continue_all};
 use crate::effects::History;
 use crate::journal::Journal;
+use crate::real::{self, Real};
 use crate::scenarios::Scenario;
 use crate::summary::{self, Summary};
 use crate::{CAP, check, load, logs, watcher};
@@ -29,6 +31,8 @@ const HEAL_WITHIN: Duration = Duration::from_secs(90);
 /// How long workers have an order before others get it.
 pub(crate) const ACK_WAIT: Duration = Duration::from_secs(3);
 const HOSTS: u32 = 4;
+/// The label `test` of simulated hosts: where the load goes, and where guests aren't real.
+pub(crate) const SIMULATED: &str = "simulated";
 
 /// Whether the data and logs of a run that found something stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +54,9 @@ pub(crate) struct Run {
     seed: u64,
     control: PathBuf,
     history: History,
+    /// Where the machine can have them.
+    pub(crate) real: Option<Real>,
+    pub(crate) clock: Option<Clock>,
     watcher: tokio::task::JoinHandle<()>,
     round: u32,
     began: Instant,
@@ -59,6 +66,15 @@ pub(crate) struct Run {
 impl Run {
     /// Starts a stack, with a rule taken away where a mutant is named.
     pub(crate) async fn start(seed: u64, mutant: Option<Mutant>) -> Result<Self> {
+        // A mutant is looked for by one exact scenario on simulated hosts.
+        let real = match real::why_not() {
+            None if mutant.is_none() => LocalHost::Yes,
+            None => LocalHost::No,
+            Some(why) => {
+                println!("without real guests: {why}");
+                LocalHost::No
+            }
+        };
         let control = rhyzome_testkit::guard::folder("rzc-");
         let points = Points::in_folder(&control)?;
         let mut environment = vec![(POINTS_FILE.to_owned(), points.path().display().to_string())];
@@ -68,13 +84,16 @@ impl Run {
             schedulers: Some(2),
             apis: Some(2),
             environment,
+            local_host: real,
+            simulated_labels: vec![("test".to_owned(), SIMULATED.to_owned())],
             ..Options::simulated(HOSTS)
         }
         .set("nats.ack_wait", &format!("{}s", ACK_WAIT.as_secs()))
         .set("scheduler.tenant_running_cap", &CAP.to_string())
         .set("scheduler.exclusion", "200ms")
         .set("scheduler.retry_most", "5s")
-        .set("scheduler.capacity_recheck", "3s");
+        .set("scheduler.capacity_recheck", "3s")
+        .set("agent.disk_reserve_gib", "1");
         // It waits for its processes.
         let stack = tokio::task::spawn_blocking(|| Stack::start(options)).await?;
         let stack = Arc::new(stack);
@@ -89,8 +108,19 @@ impl Run {
         let clients = ["demo", "other"]
             .into_iter()
             .map(|tenant| Client::new(&stack, tenant))
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<_>>>()?;
+        let clock = if mutant.is_some() {
+            None
+        } else {
+            Clock::start(&stack)?
+        };
+        let real = match real {
+            LocalHost::Yes => Some(Real::start(&stack, &db, &clients[0], &journal).await?),
+            LocalHost::No => None,
+        };
         Ok(Self {
+            real,
+            clock,
             watcher: watcher::start(db.clone(), Arc::clone(&journal)),
             stack,
             points,
@@ -134,7 +164,14 @@ impl Run {
         played?;
         self.rest().await?;
         let before = self.journal.all_broken().len();
-        check::all(&self.stack, &self.db, &self.journal, &self.history.all()?).await?;
+        let mut histories = vec![self.history.all()?];
+        if let Some(clock) = &self.clock {
+            histories.push(clock.history.all()?);
+        }
+        check::all(&self.stack, &self.db, &self.journal, &histories).await?;
+        if let Some(real) = &mut self.real {
+            real.check(&self.stack, &self.journal)?;
+        }
         println!(
             "{:<14} {:>4} s, {} jobs so far{}",
             scenario.as_str(),
@@ -157,6 +194,9 @@ impl Run {
     /// Nothing is broken from here on.
     async fn heal(&self) -> Result<()> {
         self.points.arm(&[])?;
+        if let Some(clock) = &self.clock {
+            clock.is_off_by(0)?;
+        }
         self.stack.faults().clear();
         continue_all(&self.stack);
         let until = Instant::now() + HEAL_WITHIN;
@@ -246,6 +286,7 @@ impl Run {
         let whole = played.is_ok() && broken.is_empty();
         self.db.close().await;
         drop(self.history);
+        drop(self.clock);
         drop(self.clients);
         if let Err(error) = &played {
             eprintln!("error: {error:#}");
