@@ -69,7 +69,7 @@ impl Actor {
         }
         // Most of it goes again, so that later rounds have room.
         for instance in std::mem::take(&mut self.instances) {
-            if self.dice.random_bool(0.8) {
+            if self.dice.random_bool(0.95) {
                 self.change(
                     "delete",
                     &Method::DELETE,
@@ -78,6 +78,12 @@ impl Actor {
                 )
                 .await?;
             }
+        }
+        for network in std::mem::take(&mut self.networks) {
+            let path = format!("/v1/networks/{network}");
+            let answer = self.client.ask(&Method::DELETE, &path, None, None).await?;
+            // 409: an instance is on it, or was not gone yet.
+            self.note("delete network", &answer, &[202, 404, 409]);
         }
         Ok(())
     }

@@ -84,6 +84,8 @@ impl Run {
             schedulers: Some(2),
             apis: Some(2),
             environment,
+            // Room for what an hour leaves: a job that waits for capacity would count as one that never ends.
+            simulated_size: Some("64,262144,4096".to_owned()),
             local_host: real,
             simulated_labels: vec![("test".to_owned(), SIMULATED.to_owned())],
             ..Options::simulated(HOSTS)
