@@ -16,7 +16,7 @@ use crate::run::Run;
 /// An hour, as long as jobs have, ahead and behind; and less than certificates are made valid beforehand.
 const JUMPS: [i64; 5] = [0, 3600, -240, -3600, 0];
 /// How long a host may take to be greeted with its new epoch.
-const GREETED: Duration = Duration::from_secs(60);
+const GREETED: Duration = Duration::from_mins(1);
 
 /// An agent stands still, its ledger is removed, and it is killed: it starts with a new one, under a higher epoch.
 pub(super) async fn ledger_lost(run: &mut Run, until: Instant) -> Result<()> {
