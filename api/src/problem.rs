@@ -312,7 +312,10 @@ impl IntoResponse for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match &error {
-            StoreError::Unreachable(_) | StoreError::Conflict(_) | StoreError::NotMigrated { .. } => {
+            StoreError::Unreachable(_)
+            | StoreError::Conflict(_)
+            | StoreError::Held(_)
+            | StoreError::NotMigrated { .. } => {
                 tracing::warn!(%error, "the database can't serve a request");
                 Self::unavailable("The database can not be reached now.")
             }

@@ -187,9 +187,11 @@ async fn republish(context: &Context, scans: &mut Scans) -> Result<(), SweepErro
         return Ok(());
     }
     let quiet = TimeDelta::from_std(context.config.quiet.duration()).unwrap_or(TimeDelta::seconds(5));
+    // By Postgres' clock, which said when they went out: one's own may be wrong, and orders would be quiet for hours too long.
+    let now = context.store.now().await?;
     let page = context
         .store
-        .orders_quiet(Utc::now() - quiet, scans.quiet, LIMIT)
+        .orders_quiet(now - quiet, scans.quiet, LIMIT)
         .await?;
     let mut lost: Vec<OrderRow> = Vec::new();
     if !page.orders.is_empty() {

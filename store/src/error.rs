@@ -9,6 +9,9 @@ pub enum StoreError {
     /// Two transactions got in each other's way; the same again can succeed.
     #[error("database conflict, to be tried again: {0}")]
     Conflict(sqlx::Error),
+    /// Somebody held a row for longer than [`crate::session`] waits. Nothing was written; the same again can succeed.
+    #[error("a row in the database is held for too long: {0}")]
+    Held(sqlx::Error),
     /// A constraint that the code should have kept.
     #[error("constraint {constraint} broken: {source}")]
     Constraint {
@@ -52,7 +55,7 @@ impl StoreError {
 
     /// Whether the same again can succeed by itself.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Conflict(_))
+        matches!(self, Self::Unreachable(_) | Self::Conflict(_) | Self::Held(_))
     }
 
     /// The name of the broken constraint.
@@ -61,6 +64,7 @@ impl StoreError {
             Self::Constraint { constraint, .. } => Some(constraint),
             Self::Unreachable(_)
             | Self::Conflict(_)
+            | Self::Held(_)
             | Self::NotMigrated { .. }
             | Self::Migration(_)
             | Self::Row { .. }
@@ -76,8 +80,10 @@ impl From<sqlx::Error> for StoreError {
             .and_then(sqlx::error::DatabaseError::code)
             .map(std::borrow::Cow::into_owned);
         match (&e, sqlstate.as_deref()) {
-            // 40001 serialization_failure, 40P01 deadlock_detected, 55P03 lock_not_available
-            (_, Some("40001" | "40P01" | "55P03")) => Self::Conflict(e),
+            // 40001 serialization_failure, 40P01 deadlock_detected
+            (_, Some("40001" | "40P01")) => Self::Conflict(e),
+            // lock_not_available
+            (_, Some("55P03")) => Self::Held(e),
             // class 23: integrity constraint violation
             (_, Some(code)) if code.starts_with("23") => Self::Constraint {
                 constraint: e
@@ -87,8 +93,14 @@ impl From<sqlx::Error> for StoreError {
                     .to_owned(),
                 source: e,
             },
-            // class 08 connection exception, 57P01-57P03 shutdown, 53300 too many connections
-            (_, Some(code)) if code.starts_with("08") || code.starts_with("57P") || code == "53300" => {
+            // class 08 connection exception, 57P01-57P03 shutdown, 53300 too many connections, 25P03 the session stood still in a
+            // transaction, and was ended
+            (_, Some(code))
+                if code.starts_with("08")
+                    || code.starts_with("57P")
+                    || code == "53300"
+                    || code == "25P03" =>
+            {
                 Self::Unreachable(e)
             }
             (

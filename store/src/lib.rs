@@ -16,6 +16,7 @@ pub mod jobs;
 pub mod leases;
 pub mod resources;
 pub mod rows;
+pub mod session;
 pub mod set_back;
 pub mod settle;
 pub mod sweep;
@@ -31,32 +32,14 @@ use std::time::Duration;
 /// The migrations, in order; `rhyzome migrate` runs them.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
-/// How our sessions plan. Every statement here goes by an index from the rows that it is given to those that it touches, is
-/// prepared once a connection, and its plan is made once: planning costs more than such a statement does. A plan that followed the
-/// statistics would be made while the tables are still empty, when reading one whole looks cheap, and be kept while they grow; so the
-/// planner is left nothing but nested loops over indexes. Lists plan for themselves ([`Store::begin_survey`]).
-const SESSION: [(&str, &str); 8] = [
-    ("plan_cache_mode", "force_generic_plan"),
-    ("enable_seqscan", "off"),
-    ("enable_bitmapscan", "off"),
-    ("enable_hashjoin", "off"),
-    ("enable_mergejoin", "off"),
-    ("enable_material", "off"),
-    ("enable_memoize", "off"),
-    ("jit", "off"),
-];
 /// Back to the server's own planning, until the transaction ends.
 const SURVEY: &str = "SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = on; SET LOCAL enable_bitmapscan = on;
     SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_material = on";
 
-/// Of a transaction that reads much: see [`SESSION`].
+/// Of a transaction that reads much: see [`session`].
 pub(crate) async fn plan_as_survey(tx: &mut Transaction<'_, Postgres>) -> Result<(), StoreError> {
     sqlx::raw_sql(SURVEY).execute(&mut **tx).await?;
     Ok(())
-}
-
-fn session(options: PgConnectOptions) -> PgConnectOptions {
-    options.application_name("rhyzome").options(SESSION)
 }
 
 /// A pool of connections to the one database.
@@ -71,7 +54,7 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(Duration::from_secs(10))
-            .connect_with(session(options))
+            .connect_with(session::of(options))
             .await?;
         Ok(Self { pool })
     }
@@ -81,7 +64,7 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(Duration::from_secs(10))
-            .connect_lazy_with(session(options));
+            .connect_lazy_with(session::of(options));
         Self { pool }
     }
 
@@ -104,7 +87,12 @@ impl Store {
 
     /// Runs the migrations that are missing.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        MIGRATIONS.run(&self.pool).await.map_err(StoreError::from)
+        let mut connection = self.pool.acquire().await?;
+        sqlx::raw_sql(session::PATIENT).execute(&mut *connection).await?;
+        let done = MIGRATIONS.run(&mut *connection).await;
+        // The connection is as no other: it goes.
+        connection.close_on_drop();
+        done.map_err(StoreError::from)
     }
 
     /// Whether the database answers and has every migration; `Err` says what is missing.

@@ -54,6 +54,7 @@ pub struct Agent {
     folder: PathBuf,
     stack_folder: PathBuf,
     data: PathBuf,
+    environment: Vec<(String, String)>,
     address: Option<String>,
     child: Option<Child>,
 }
@@ -72,6 +73,21 @@ impl Agent {
     /// # Panics
     /// Where something of it fails.
     pub fn start_labelled(stack: &Stack, name: &str, label: &str, hosts: u32, size: AgentSize) -> Self {
+        Self::start_in(stack, name, label, hosts, size, Vec::new())
+    }
+
+    /// As [`Agent::start_labelled`], with variables of the environment of its process.
+    ///
+    /// # Panics
+    /// Where something of it fails.
+    pub fn start_in(
+        stack: &Stack,
+        name: &str,
+        label: &str,
+        hosts: u32,
+        size: AgentSize,
+        environment: Vec<(String, String)>,
+    ) -> Self {
         let folder = stack.folder().join(format!("agent-{name}"));
         if let Err(error) = std::fs::create_dir_all(&folder) {
             panic!("making {}: {error}", folder.display());
@@ -84,6 +100,7 @@ impl Agent {
             folder,
             stack_folder: stack.folder().to_path_buf(),
             data: stack.data(),
+            environment,
             address: None,
             child: None,
         };
@@ -192,6 +209,7 @@ impl Agent {
             .arg("--faults")
             .arg(self.faults().path())
             .env(guard::MARK, &self.stack_folder)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(&self.folder)
             .stdin(Stdio::null())
             .stdout(out)

@@ -11,6 +11,7 @@
 //! | `tokens` | an issuer of a test's own, and tokens that nobody should accept |
 //! | `database` | a private Postgres for a crate's own tests: a fresh database for each |
 //! | `nats` | a private nats-server with the roles' users over mutual TLS |
+//! | `logs` | WARN and ERROR lines of a stack that nobody expects |
 //! | `guard` | ends what a test process started, however that ends |
 //! | `patience` | waiting for a state |
 //!
@@ -21,6 +22,7 @@ pub mod agents;
 pub mod database;
 pub mod faults;
 pub mod guard;
+pub mod logs;
 pub mod nats;
 pub mod oidc;
 pub mod patience;

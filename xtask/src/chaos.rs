@@ -1,6 +1,7 @@
 //! `cargo xtask chaos`: builds the binary with its fault points, and hands over to `rhyzome-chaos`.
 //!
-//! The binary with the feature has a target folder of its own, so that the ordinary build stays as it is.
+//! The binary with the feature has a target folder of its own, so that the ordinary build stays as it is. Both are built as
+//! parts of the workspace: with a package alone the features of what it depends on would be others, and be built anew.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -31,17 +32,18 @@ pub(crate) fn command(args: &ChaosArgs) -> Result<()> {
             .args([
                 "build",
                 "--locked",
-                "-p",
-                "rhyzome-cli",
+                "--workspace",
+                "--bin",
+                "rhyzome",
                 "--features",
-                "faults",
+                "rhyzome-cli/faults",
                 "--target-dir",
             ])
             .arg(&with_faults),
         &progress,
     )?;
     run::moving(
-        paths::cargo()?.args(["build", "--locked", "-p", "rhyzome-chaos"]),
+        paths::cargo()?.args(["build", "--locked", "--workspace", "--bin", "rhyzome-chaos"]),
         &progress,
     )?;
     progress.done("done");

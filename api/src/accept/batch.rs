@@ -98,8 +98,9 @@ impl Worker {
                 answers.into_iter().map(Ok).collect()
             }
             Err(error) if alone => vec![Err(error.into())],
-            // Whether it was committed is unknown: accepting again could make it twice.
-            Err(error @ StoreError::Unreachable(_)) => {
+            // Whether it was committed is unknown: accepting again could make it twice. Or one of them met a row that is held: one by one
+            // each would wait for those before it.
+            Err(error @ (StoreError::Unreachable(_) | StoreError::Held(_))) => {
                 let problem = Problem::from(error);
                 kept.iter().map(|_| Err(problem.clone())).collect()
             }

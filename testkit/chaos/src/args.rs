@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::Parser;
 use rhyzome_runtime::fault::Mutant;
 
@@ -20,6 +22,9 @@ pub(crate) struct Args {
     /// Only this scenario; can be given again
     #[arg(long, value_name = "NAME")]
     pub(crate) scenario: Vec<Scenario>,
+    /// Also keep what the run came to here, as JSON, whatever came of it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
     /// Take a rule away, one after the other, and see that each time something is found broken
     #[arg(long)]
     pub(crate) mutants: bool,

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rhyzome_testkit::Stack;
 use rhyzome_testkit::stack::Inventory;
+use serde_json::Value;
 use sqlx::{PgPool, Row};
 
 use crate::effects::{self, Made, Resources};
@@ -81,7 +82,7 @@ const BOOKS: [(u8, &str, &str); 13] = [
 ];
 
 /// Judges everything; what is broken goes to the journal.
-pub(crate) async fn all(stack: &Stack, db: &PgPool, journal: &Journal, made: &[Made]) -> Result<()> {
+pub(crate) async fn all(stack: &Stack, db: &PgPool, journal: &Journal, made: &[Vec<Made>]) -> Result<()> {
     for (invariant, what, statement) in BOOKS {
         let rows = sqlx::query(statement)
             .fetch_all(db)
@@ -92,10 +93,48 @@ pub(crate) async fn all(stack: &Stack, db: &PgPool, journal: &Journal, made: &[M
         }
     }
     accepted(db, journal).await?;
-    for (invariant, what) in effects::faults(made, &resources(db).await?) {
+    let resources = resources(db).await?;
+    for (invariant, what) in made.iter().flat_map(|made| effects::faults(made, &resources)) {
         journal.broken(invariant, &what);
     }
-    agreement(stack, db, journal).await
+    agreement(stack, db, journal).await?;
+    admin_check(stack, journal)
+}
+
+/// What operators are told by `rhyzome admin check`, and the status that scripts go by.
+fn admin_check(stack: &Stack, journal: &Journal) -> Result<()> {
+    let output = stack.try_run(&["admin", "check", "-o", "json"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let Ok(checked) = serde_json::from_str::<Value>(&said) else {
+        bail!(
+            "rhyzome admin check ended with {} and said: {said}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    let rows = |name: &str| checked[name].as_array().cloned().unwrap_or_default();
+    let (violations, not_looked) = (rows("violations"), rows("not_looked"));
+    for violation in &violations {
+        let number = violation["invariant"]
+            .as_u64()
+            .and_then(|number| u8::try_from(number).ok())
+            .unwrap_or_default();
+        let what = format!("admin check: {}: {}", violation["check"], violation["found"]);
+        journal.broken(number, &what);
+    }
+    for host in &not_looked {
+        journal.broken(0, &format!("admin check could not look at {host}"));
+    }
+    let wanted = match (violations.is_empty(), not_looked.is_empty()) {
+        (false, _) => 1,
+        (true, false) => 2,
+        (true, true) => 0,
+    };
+    if output.status.code() != Some(wanted) {
+        let what = format!("admin check ended with {}, and said {said}", output.status);
+        journal.broken(0, &what);
+    }
+    Ok(())
 }
 
 async fn accepted(db: &PgPool, journal: &Journal) -> Result<()> {
@@ -142,8 +181,12 @@ type Things = BTreeSet<String>;
 /// What agents hold is what Postgres says was applied.
 async fn agreement(stack: &Stack, db: &PgPool, journal: &Journal) -> Result<()> {
     let said = applied(db).await?;
-    for (host, inventory) in stack.inventories() {
-        let held = held(&inventory);
+    let hosts = sqlx::query("SELECT name FROM hosts ORDER BY name")
+        .fetch_all(db)
+        .await?;
+    for host in hosts {
+        let host: String = host.try_get(0)?;
+        let held = held(&stack.inventory(&host));
         let wanted = said.get(&host).cloned().unwrap_or_default();
         for ghost in wanted.difference(&held) {
             journal.broken(7, &format!("{host} should have {ghost}, and hasn't"));

@@ -85,11 +85,11 @@ impl Points {
         text.lines()
             .filter_map(|line| {
                 let words: Vec<&str> = line.split_whitespace().collect();
-                let [point, side, action, role, pid] = words.as_slice() else {
+                let [point, side, _, role, pid] = words.as_slice() else {
                     return None;
                 };
                 Some(Noted {
-                    at: format!("{point} {side} {action}"),
+                    at: format!("{point} {side}"),
                     role: (*role).to_owned(),
                     pid: pid.parse().ok()?,
                 })

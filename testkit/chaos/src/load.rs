@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::client::{Answer, Client};
 use crate::journal::Journal;
+use crate::run::SIMULATED;
 
 /// What an actor has at most.
 const INSTANCES: usize = 8;
@@ -68,7 +69,7 @@ impl Actor {
         }
         // Most of it goes again, so that later rounds have room.
         for instance in std::mem::take(&mut self.instances) {
-            if self.dice.random_bool(0.8) {
+            if self.dice.random_bool(0.95) {
                 self.change(
                     "delete",
                     &Method::DELETE,
@@ -77,6 +78,12 @@ impl Actor {
                 )
                 .await?;
             }
+        }
+        for network in std::mem::take(&mut self.networks) {
+            let path = format!("/v1/networks/{network}");
+            let answer = self.client.ask(&Method::DELETE, &path, None, None).await?;
+            // 409: an instance is on it, or was not gone yet.
+            self.note("delete network", &answer, &[202, 404, 409]);
         }
         Ok(())
     }
@@ -120,7 +127,7 @@ impl Actor {
         let memory = 128 * self.dice.random_range(1..4);
         let power = if self.dice.random_bool(0.8) { "on" } else { "off" };
         let spec = json!({ "vcpus": 1, "memory_mib": memory, "image": "tiny", "power": power,
-                           "interfaces": [{ "network": self.networks[n] }] });
+                           "placement": { "host_labels": { "test": SIMULATED } }, "interfaces": [{ "network": self.networks[n] }] });
         let body = json!({ "name": self.name(), "spec": spec });
         if let Some(id) = self.create("instances", &body).await? {
             self.instances.push(id);

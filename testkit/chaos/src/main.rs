@@ -9,21 +9,25 @@
 //! | `load` | actors that ask for what users ask for |
 //! | `client` | REST, asked until there is an answer |
 //! | `control` | fault points, signals |
+//! | `clock` | clocks that jump |
+//! | `real` | real guests beside the simulated hosts |
 //! | `watcher` | what must hold at every instant |
 //! | `check` | what must hold at rest |
 //! | `effects` | every effect that simulated hosts ever saw |
 //! | `logs` | ERROR and WARN lines |
-//! | `journal`, `summary` | what was seen, and how it is told |
+//! | `journal`, `summary` | what was seen, and how it is told and kept |
 
 mod args;
 mod check;
 mod client;
+mod clock;
 mod control;
 mod effects;
 mod journal;
 mod load;
 mod logs;
 mod mutants;
+mod real;
 mod run;
 mod scenarios;
 mod summary;
@@ -84,7 +88,10 @@ async fn chaos(args: &Args, seed: u64) -> Result<()> {
     let turn = TURN.min(whole / u32::try_from(chosen.len())?);
     let mut run = Run::start(seed, None).await?;
     let played = rounds(&mut run, &chosen, turn, Instant::now() + whole).await;
-    run.end(played, Keep::WhereBroken).await
+    if played.is_ok() && args.scenario.is_empty() {
+        run.every_point_was_hit();
+    }
+    run.end(played, Keep::WhereBroken, args.json.as_deref()).await
 }
 
 /// Each scenario once, and again while there is time.

@@ -29,7 +29,7 @@ pub(crate) async fn each(mutants: &[Mutant], seed: u64) -> Result<()> {
         let mut run = Run::start(seed, Some(mutant)).await?;
         let played = run.scenario(scenario, Duration::from_secs(10)).await;
         let journal = std::sync::Arc::clone(&run.journal);
-        let ended = run.end(played, Keep::Never).await;
+        let ended = run.end(played, Keep::Never, None).await;
         match (ended, journal.all_broken().first()) {
             (Err(_), Some(broken)) => println!("{}: noticed: {broken}", mutant.as_str()),
             (Err(error), None) => bail!(

@@ -1,6 +1,7 @@
 //! One run: a stack, its load, its scenarios; after each scenario heal, come to rest, check.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,15 +10,18 @@ use anyhow::{Context, Result, anyhow, bail};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rhyzome_runtime::fault::{MUTANT, Mutant, POINTS_FILE};
-use rhyzome_testkit::{Options, Stack};
+use rhyzome_testkit::{LocalHost, Options, Stack};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, Row};
 
 use crate::client::Client;
+use crate::clock::Clock;
 use crate::control::{Points, continue_all};
 use crate::effects::History;
 use crate::journal::Journal;
+use crate::real::{self, Real};
 use crate::scenarios::Scenario;
+use crate::summary::{self, Summary};
 use crate::{CAP, check, load, logs, watcher};
 
 /// How long everything may take to end once nothing is broken any more.
@@ -27,6 +31,8 @@ const HEAL_WITHIN: Duration = Duration::from_secs(90);
 /// How long workers have an order before others get it.
 pub(crate) const ACK_WAIT: Duration = Duration::from_secs(3);
 const HOSTS: u32 = 4;
+/// The label `test` of simulated hosts: where the load goes, and where guests aren't real.
+pub(crate) const SIMULATED: &str = "simulated";
 
 /// Whether the data and logs of a run that found something stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,13 +54,27 @@ pub(crate) struct Run {
     seed: u64,
     control: PathBuf,
     history: History,
+    /// Where the machine can have them.
+    pub(crate) real: Option<Real>,
+    pub(crate) clock: Option<Clock>,
     watcher: tokio::task::JoinHandle<()>,
     round: u32,
+    began: Instant,
+    played: BTreeMap<String, u64>,
 }
 
 impl Run {
     /// Starts a stack, with a rule taken away where a mutant is named.
     pub(crate) async fn start(seed: u64, mutant: Option<Mutant>) -> Result<Self> {
+        // A mutant is looked for by one exact scenario on simulated hosts.
+        let real = match real::why_not() {
+            None if mutant.is_none() => LocalHost::Yes,
+            None => LocalHost::No,
+            Some(why) => {
+                println!("without real guests: {why}");
+                LocalHost::No
+            }
+        };
         let control = rhyzome_testkit::guard::folder("rzc-");
         let points = Points::in_folder(&control)?;
         let mut environment = vec![(POINTS_FILE.to_owned(), points.path().display().to_string())];
@@ -64,13 +84,18 @@ impl Run {
             schedulers: Some(2),
             apis: Some(2),
             environment,
+            // Room for what an hour leaves: a job that waits for capacity would count as one that never ends.
+            simulated_size: Some("64,262144,4096".to_owned()),
+            local_host: real,
+            simulated_labels: vec![("test".to_owned(), SIMULATED.to_owned())],
             ..Options::simulated(HOSTS)
         }
         .set("nats.ack_wait", &format!("{}s", ACK_WAIT.as_secs()))
         .set("scheduler.tenant_running_cap", &CAP.to_string())
         .set("scheduler.exclusion", "200ms")
         .set("scheduler.retry_most", "5s")
-        .set("scheduler.capacity_recheck", "3s");
+        .set("scheduler.capacity_recheck", "3s")
+        .set("agent.disk_reserve_gib", "1");
         // It waits for its processes.
         let stack = tokio::task::spawn_blocking(|| Stack::start(options)).await?;
         let stack = Arc::new(stack);
@@ -85,8 +110,19 @@ impl Run {
         let clients = ["demo", "other"]
             .into_iter()
             .map(|tenant| Client::new(&stack, tenant))
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<_>>>()?;
+        let clock = if mutant.is_some() {
+            None
+        } else {
+            Clock::start(&stack)?
+        };
+        let real = match real {
+            LocalHost::Yes => Some(Real::start(&stack, &db, &clients[0], &journal).await?),
+            LocalHost::No => None,
+        };
         Ok(Self {
+            real,
+            clock,
             watcher: watcher::start(db.clone(), Arc::clone(&journal)),
             stack,
             points,
@@ -98,12 +134,15 @@ impl Run {
             control,
             history,
             round: 0,
+            began: Instant::now(),
+            played: BTreeMap::new(),
         })
     }
 
     /// One scenario with its load, healed, at rest and checked.
     pub(crate) async fn scenario(&mut self, scenario: Scenario, time: Duration) -> Result<()> {
         self.round += 1;
+        *self.played.entry(scenario.as_str().to_owned()).or_default() += 1;
         let began = Instant::now();
         let stop = Arc::new(AtomicBool::new(false));
         let actors = if scenario.wants_load() {
@@ -127,7 +166,14 @@ impl Run {
         played?;
         self.rest().await?;
         let before = self.journal.all_broken().len();
-        check::all(&self.stack, &self.db, &self.journal, &self.history.all()?).await?;
+        let mut histories = vec![self.history.all()?];
+        if let Some(clock) = &self.clock {
+            histories.push(clock.history.all()?);
+        }
+        check::all(&self.stack, &self.db, &self.journal, &histories).await?;
+        if let Some(real) = &mut self.real {
+            real.check(&self.stack, &self.journal)?;
+        }
         println!(
             "{:<14} {:>4} s, {} jobs so far{}",
             scenario.as_str(),
@@ -150,6 +196,9 @@ impl Run {
     /// Nothing is broken from here on.
     async fn heal(&self) -> Result<()> {
         self.points.arm(&[])?;
+        if let Some(clock) = &self.clock {
+            clock.is_off_by(0)?;
+        }
         self.stack.faults().clear();
         continue_all(&self.stack);
         let until = Instant::now() + HEAL_WITHIN;
@@ -204,19 +253,42 @@ impl Run {
         }
     }
 
+    /// A run of all scenarios that never met a side of an act has not shown that it is harmless there.
+    pub(crate) fn every_point_was_hit(&self) {
+        let counts = summary::points(&self.points.hits());
+        for (at, _) in counts.iter().filter(|(_, count)| **count == 0) {
+            self.journal
+                .broken(0, &format!("the fault point {at} was never hit"));
+        }
+    }
+
     /// Says what was hit, reads the logs, and ends the stack; its folder is kept where something is broken.
-    pub(crate) async fn end(self, played: Result<()>, keep: Keep) -> Result<()> {
+    pub(crate) async fn end(self, played: Result<()>, keep: Keep, json: Option<&Path>) -> Result<()> {
         self.watcher.abort();
         let logs = logs::read(&self.stack.file().log_dir)?;
         for error in &logs.errors {
             self.journal
                 .broken(0, &format!("an ERROR that nobody expects: {error}"));
         }
-        crate::summary::print(self.seed, &self.journal, &self.points, &logs, &self.db).await;
+        let summary = Summary {
+            seed: self.seed,
+            took: self.began.elapsed(),
+            scenarios: self.played.clone(),
+            ended_early: played.as_ref().err().map(|error| format!("{error:#}")),
+            journal: &self.journal,
+            hits: self.points.hits(),
+            logs: &logs,
+            outcomes: summary::outcomes(&self.db).await,
+        };
+        summary.print();
+        if let Some(path) = json {
+            summary.write(path)?;
+        }
         let broken = self.journal.all_broken();
         let whole = played.is_ok() && broken.is_empty();
         self.db.close().await;
         drop(self.history);
+        drop(self.clock);
         drop(self.clients);
         if let Err(error) = &played {
             eprintln!("error: {error:#}");

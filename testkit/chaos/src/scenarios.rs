@@ -1,6 +1,7 @@
 //! What is broken, by name. Some break things at random while the load runs; some bring about one exact moment, alone.
 
 mod exact;
+mod outside;
 
 use std::time::{Duration, Instant};
 
@@ -47,17 +48,28 @@ pub(crate) enum Scenario {
     RefusedTwice,
     /// A scheduler aborts between its commit and the publishing of its orders
     Unpublished,
+    /// A scheduler stands still in the middle of a transaction until others have done what there is to do
+    Frozen,
+    /// An agent is killed and its ledger removed
+    LedgerLost,
+    /// The clocks of an agent, a scheduler and a worker jump an hour ahead and back
+    Clock,
+    /// Real guests are created, cancelled and deleted while their agent is killed
+    RealGuests,
+    /// A real host restarts: its agent, its guests and its networks are gone at once
+    HostRestart,
 }
 
 impl Scenario {
     /// All, those that take no load first.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Permanent,
         Self::Suspended,
         Self::RefusedTwice,
         Self::SettleCrash,
         Self::Unpublished,
         Self::LateWorker,
+        Self::Frozen,
         Self::Points,
         Self::Kills,
         Self::Pauses,
@@ -66,6 +78,10 @@ impl Scenario {
         Self::NatsWiped,
         Self::Agent,
         Self::Steps,
+        Self::LedgerLost,
+        Self::Clock,
+        Self::RealGuests,
+        Self::HostRestart,
     ];
 
     /// Its name on the command line.
@@ -85,6 +101,11 @@ impl Scenario {
             Self::Suspended => "suspended",
             Self::RefusedTwice => "refused-twice",
             Self::Unpublished => "unpublished",
+            Self::Frozen => "frozen",
+            Self::LedgerLost => "ledger-lost",
+            Self::Clock => "clock",
+            Self::RealGuests => "real-guests",
+            Self::HostRestart => "host-restart",
         }
     }
 
@@ -98,13 +119,18 @@ impl Scenario {
             | Self::Nats
             | Self::NatsWiped
             | Self::Agent
-            | Self::Steps => true,
+            | Self::Steps
+            | Self::LedgerLost
+            | Self::Clock
+            | Self::RealGuests => true,
             Self::LateWorker
             | Self::SettleCrash
             | Self::Permanent
             | Self::Suspended
             | Self::RefusedTwice
-            | Self::Unpublished => false,
+            | Self::Unpublished
+            | Self::Frozen
+            | Self::HostRestart => false,
         }
     }
 
@@ -125,6 +151,11 @@ impl Scenario {
             Self::Suspended => exact::suspended(run).await,
             Self::RefusedTwice => exact::refused_twice(run).await,
             Self::Unpublished => exact::unpublished(run).await,
+            Self::Frozen => exact::frozen(run).await,
+            Self::LedgerLost => outside::ledger_lost(run, until).await,
+            Self::Clock => outside::clock(run).await,
+            Self::RealGuests => outside::real_guests(run, until).await,
+            Self::HostRestart => outside::host_restart(run).await,
         }
     }
 }
@@ -226,7 +257,8 @@ async fn nats_wiped(run: &mut Run, until: Instant) -> Result<()> {
 async fn agent(run: &mut Run, until: Instant) -> Result<()> {
     while Instant::now() < until {
         meanwhile(run, 500, 3000).await;
-        let Some(process) = of_role(&run.stack, "agent").pop() else {
+        let agents = of_role(&run.stack, "agent");
+        let Some(process) = agents.choose(&mut run.dice) else {
             continue;
         };
         if run.dice.random_bool(0.5) {

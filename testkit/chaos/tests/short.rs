@@ -1,4 +1,4 @@
-//! A short run of the suite with the ordinary binary: faults from outside alone, which need no feature (invariants 1 to 8, 11, 12).
+//! A short run of the suite with the ordinary binary: faults from outside alone, which need no feature (invariants 1 to 8, 11 to 13).
 
 #![allow(clippy::expect_used, reason = "a test")]
 
@@ -10,7 +10,7 @@ const SEED: &str = "20";
 #[test]
 fn what_is_killed_wiped_and_refused_leaves_the_books_in_order() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rhyzome-chaos"));
-    command.args(["--seed", SEED, "--minutes", "0.6"]);
+    command.args(["--seed", SEED, "--minutes", "0.7"]);
     for scenario in [
         "permanent",
         "suspended",
@@ -19,6 +19,7 @@ fn what_is_killed_wiped_and_refused_leaves_the_books_in_order() {
         "kills",
         "postgres",
         "nats-wiped",
+        "ledger-lost",
     ] {
         command.args(["--scenario", scenario]);
     }

@@ -42,6 +42,8 @@ pub struct Options {
     pub simulated_hosts: u32,
     /// `VCPUS,MEMORY_MIB,DISK_GIB` of each; `up`'s own where left out.
     pub simulated_size: Option<String>,
+    /// Labels of the simulated hosts.
+    pub simulated_labels: Vec<(String, String)>,
     /// How many workers; `up`'s own number where left out.
     pub workers: Option<u32>,
     /// How many schedulers; `up`'s own number where left out.
@@ -63,6 +65,7 @@ impl Default for Options {
         Self {
             simulated_hosts: 3,
             simulated_size: None,
+            simulated_labels: Vec::new(),
             workers: None,
             schedulers: None,
             apis: None,
@@ -97,6 +100,9 @@ impl Options {
         ];
         if let Some(size) = &self.simulated_size {
             arguments.extend(["--simulated-size".into(), size.into()]);
+        }
+        for (key, value) in &self.simulated_labels {
+            arguments.extend(["--simulated-label".into(), format!("{key}={value}").into()]);
         }
         for (count, flag) in [
             (self.workers, "--workers"),

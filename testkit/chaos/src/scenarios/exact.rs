@@ -8,20 +8,21 @@ use reqwest::Method;
 use rhyzome_runtime::fault::{Point, Side};
 use rhyzome_testkit::faults::{Fault, FaultError};
 use rhyzome_testkit::processes::send;
+use rhyzome_testkit::rest::small_instance_on;
 use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::control::Hit;
-use crate::run::Run;
+use crate::run::{Run, SIMULATED};
 
 /// How long one thing may take to come about.
 const SOON: Duration = Duration::from_mins(2);
 /// A change of `faults.toml` is in force by then: it is looked at four times a second.
 const IN_FORCE: Duration = Duration::from_secs(1);
 
-struct Asked {
-    job: String,
-    resource: String,
+pub(super) struct Asked {
+    pub(super) job: String,
+    pub(super) resource: String,
 }
 
 fn name(what: &str) -> String {
@@ -29,7 +30,7 @@ fn name(what: &str) -> String {
     format!("{what}-{}", &id[..10])
 }
 
-async fn create(run: &Run, kinds: &str, spec: Value) -> Result<Asked> {
+pub(super) async fn create(run: &Run, kinds: &str, spec: Value) -> Result<Asked> {
     let body = json!({ "name": name("exact"), "spec": spec });
     let client = &run.clients[0];
     let answer = client
@@ -50,20 +51,23 @@ async fn create(run: &Run, kinds: &str, spec: Value) -> Result<Asked> {
     })
 }
 
-async fn network(run: &Run) -> Result<String> {
+pub(super) async fn network(run: &Run) -> Result<String> {
     let network = create(run, "networks", json!({ "cidr": "10.20.0.0/24" })).await?;
     done(&run.clients[0], &network.job).await?;
     Ok(network.resource)
 }
 
-async fn instance(run: &Run, network: &str) -> Result<Asked> {
-    let spec =
-        json!({ "vcpus": 1, "memory_mib": 128, "image": "tiny", "interfaces": [{ "network": network }] });
-    create(run, "instances", spec).await
+pub(super) async fn instance(run: &Run, network: &str) -> Result<Asked> {
+    create(run, "instances", small_instance_on(network, SIMULATED)).await
 }
 
 /// Waits until a job satisfies `is`.
-async fn job_until(client: &Client, id: &str, what: &str, is: impl Fn(&Value) -> bool) -> Result<Value> {
+pub(super) async fn job_until(
+    client: &Client,
+    id: &str,
+    what: &str,
+    is: impl Fn(&Value) -> bool,
+) -> Result<Value> {
     let until = Instant::now() + SOON;
     loop {
         let job = client
@@ -80,11 +84,11 @@ async fn job_until(client: &Client, id: &str, what: &str, is: impl Fn(&Value) ->
     }
 }
 
-async fn done(client: &Client, id: &str) -> Result<Value> {
+pub(super) async fn done(client: &Client, id: &str) -> Result<Value> {
     job_until(client, id, "the job to end", |job| job["done"] == json!(true)).await
 }
 
-async fn cancel(run: &Run, job: &str) -> Result<()> {
+pub(super) async fn cancel(run: &Run, job: &str) -> Result<()> {
     let answer = run.clients[0]
         .ask(&Method::POST, &format!("/v1/jobs/{job}/cancel"), None, None)
         .await?;
@@ -94,7 +98,7 @@ async fn cancel(run: &Run, job: &str) -> Result<()> {
     Ok(())
 }
 
-async fn until(what: &str, mut is: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(super) async fn until(what: &str, mut is: impl FnMut() -> Result<bool>) -> Result<()> {
     let until = Instant::now() + SOON;
     while !is()? {
         if Instant::now() > until {
@@ -106,7 +110,7 @@ async fn until(what: &str, mut is: impl FnMut() -> Result<bool>) -> Result<()> {
 }
 
 /// Which worker stopped at its point, as a process id.
-fn stopped(run: &Run, before: usize) -> Option<i32> {
+pub(super) fn stopped(run: &Run, before: usize) -> Option<i32> {
     run.points.hits().get(before).map(|hit| hit.pid)
 }
 
@@ -230,6 +234,28 @@ pub(super) async fn refused_twice(run: &mut Run) -> Result<()> {
     run.journal.did("a create was refused twice by one host");
     run.stack.faults().clear();
     done(&run.clients[0], &first.job).await?;
+    Ok(())
+}
+
+/// A scheduler stands still in the middle of a transaction, with rows locked that all need; it goes on only when all is done without it.
+pub(super) async fn frozen(run: &mut Run) -> Result<()> {
+    let network = network(run).await?;
+    for point in [Point::DispatchCommit, Point::SettleCommit] {
+        let hits = run.points.hits().len();
+        run.points.arm(&[(point, Side::Before, 1, 1.0, Hit::Stop)])?;
+        let first = instance(run, &network).await?;
+        until("a scheduler to stop in its transaction", || {
+            Ok(stopped(run, hits).is_some())
+        })
+        .await?;
+        let pid = stopped(run, hits).context("no scheduler stopped")?;
+        let second = instance(run, &network).await?;
+        done(&run.clients[0], &first.job).await?;
+        done(&run.clients[0], &second.job).await?;
+        send(pid, Signal::SIGCONT);
+        run.journal
+            .did(&format!("a scheduler stood still before its {}", point.as_str()));
+    }
     Ok(())
 }
 
