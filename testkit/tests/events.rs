@@ -1,0 +1,475 @@
+//! Watching: every change once, in order, of those that the caller may know of, through every interruption (invariants 10 and 12).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+use futures::StreamExt;
+use nix::sys::signal::Signal;
+use rhyzome_testkit::events::{Event, Follower, Watch};
+use rhyzome_testkit::processes::{Paused, send};
+use rhyzome_testkit::rest::{Rest, pointers, small_instance, text, unique};
+use rhyzome_testkit::tokens::{Issuer, Key};
+use rhyzome_testkit::{Options, Stack, eventually};
+use serde_json::{Value, json};
+use sqlx::Connection;
+
+fn is_end_of(job: &str) -> impl FnMut(&Event) -> bool {
+    let job = job.to_owned();
+    move |event| {
+        event.data["id"] == job.as_str()
+            && event.data["job"]["done"] == true
+            && event.data["state"] != "running"
+    }
+}
+
+fn of<'a>(events: &'a [Event], id: &str) -> Vec<&'a Event> {
+    events.iter().filter(|e| e.data["id"] == id).collect()
+}
+
+/// The states of a job, each once as it came.
+fn states(events: &[Event], job: &str) -> Vec<String> {
+    let mut states: Vec<String> = of(events, job).iter().map(|e| text(&e.data, "/state")).collect();
+    states.dedup();
+    states
+}
+
+fn changes(events: &[Event], id: &str) -> Vec<String> {
+    of(events, id).iter().map(|e| text(&e.data, "/change")).collect()
+}
+
+fn order(event: &Event) -> Vec<u64> {
+    event.id.split('-').map(|part| part.parse().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_create_is_seen_from_its_acceptance_until_it_runs_and_its_delete_until_it_is_gone() {
+    let rest = Stack::shared().demo();
+    let mut watch = Watch::of(&rest, None).await;
+    let network = rest
+        .create("networks", &unique("net"), json!({ "cidr": "10.20.0.0/24" }))
+        .await;
+    let instance = rest
+        .create("instances", &unique("guest"), small_instance(&network.id))
+        .await;
+    let seen = watch.until("the instance to run", is_end_of(&instance.job)).await;
+
+    assert!(seen.windows(2).all(|w| order(&w[0]) < order(&w[1])), "{seen:#?}");
+    for event in &seen {
+        assert_eq!(event.event, event.data["kind"].as_str().unwrap());
+        let named = if event.event == "job" { "job" } else { "resource" };
+        assert!(event.data.get(named).is_some(), "{event:#?}");
+        chrono::DateTime::parse_from_rfc3339(&text(&event.data, "/at")).unwrap();
+    }
+    assert_eq!(states(&seen, &network.job), ["queued", "succeeded"]);
+    assert_eq!(states(&seen, &instance.job), ["queued", "running", "succeeded"]);
+    let told = changes(&seen, &instance.job);
+    assert_eq!(told[0], "created");
+    assert!(told[1..].iter().all(|change| change == "updated"), "{told:?}");
+    assert_eq!(changes(&seen, &instance.id)[0], "created");
+    // The document is the one that a GET has.
+    let last = of(&seen, &instance.job).pop().unwrap().data["job"].clone();
+    assert_eq!(last, rest.job(&instance.job).await);
+
+    // The resource comes in the same row, after its job.
+    let ready = watch
+        .until("the instance itself", |e| {
+            e.data["resource"]["state"] == "running" && e.data["id"] == instance.id.as_str()
+        })
+        .await;
+    let shown = &ready.last().unwrap().data["resource"];
+    let now = rest.resource("instances", &instance.id).await;
+    assert_eq!(
+        (&shown["spec"], &shown["name"], &shown["generation"]),
+        (&now["spec"], &now["name"], &now["generation"])
+    );
+
+    let gone = rest
+        .delete(&format!("/v1/instances/{}", instance.id))
+        .await
+        .accepted();
+    let seen = watch
+        .until("the instance to be gone", |e| {
+            e.data["id"] == instance.id.as_str() && e.data["change"] == "deleted"
+        })
+        .await;
+    assert_eq!(states(&seen, &gone.job), ["queued", "running", "succeeded"]);
+    assert_eq!(seen.last().unwrap().data["resource"], Value::Null);
+}
+
+#[tokio::test]
+async fn who_loses_the_connection_in_a_burst_sees_what_who_keeps_it_sees() {
+    const CREATES: usize = 60;
+    /// Seen on one connection, then it is dropped.
+    const EACH: usize = 7;
+    let stack = Stack::shared();
+    let rest = stack.demo();
+    let network = rest.network(&unique("net")).await;
+    let mut whole = Watch::of(&rest, None).await;
+    let start = whole.last_id().unwrap().to_owned();
+    let url = format!("{}/v1/events", rest.base());
+    let mut torn = Follower::new(move || url.clone(), rest.token().unwrap(), Some(&start));
+    let (rest, network) = (&rest, &network);
+    let burst = async {
+        let made: Vec<String> = futures::stream::iter(0..CREATES)
+            .map(|n| async move {
+                match n % 3 {
+                    0 => {
+                        rest.create("instances", &unique("guest"), small_instance(network))
+                            .await
+                            .job
+                    }
+                    _ => {
+                        rest.create("networks", &unique("net"), json!({ "cidr": "10.20.0.0/24" }))
+                            .await
+                            .job
+                    }
+                }
+            })
+            .buffer_unordered(8)
+            .collect()
+            .await;
+        for job in &made {
+            rest.succeed(job).await;
+        }
+        // What ends the reading.
+        (
+            rest.create("networks", &unique("last"), json!({ "cidr": "10.20.0.0/24" }))
+                .await
+                .job,
+            made,
+        )
+    };
+    let read_torn = async {
+        let mut seen: Vec<Event> = Vec::new();
+        loop {
+            let event = torn.next().await.unwrap();
+            let last = event.data["change"] == "created"
+                && event.data["job"]["target"]["name"]
+                    .as_str()
+                    .is_some_and(|n| n.starts_with("last-"));
+            seen.push(event);
+            if last {
+                return seen;
+            }
+            if seen.len().is_multiple_of(EACH) {
+                torn.drop_connection();
+            }
+        }
+    };
+    let ((last, made), seen) = tokio::join!(burst, read_torn);
+    let kept = whole
+        .until("the last create", |e| e.data["id"] == last.as_str())
+        .await;
+    let told = |events: &[Event]| -> Vec<(String, Value, Value, Value)> {
+        events
+            .iter()
+            .map(|e| {
+                (
+                    e.id.clone(),
+                    e.data["id"].clone(),
+                    e.data["change"].clone(),
+                    e.data["state"].clone(),
+                )
+            })
+            .collect()
+    };
+    assert_eq!(told(&seen), told(&kept));
+    assert!(torn.connections > CREATES * 4 / EACH, "{torn:?}");
+    for job in &made {
+        let states = states(&kept, job);
+        assert_eq!(changes(&kept, job).iter().filter(|c| *c == "created").count(), 1);
+        assert_eq!(
+            (states[0].as_str(), states[states.len() - 1].as_str()),
+            ("queued", "succeeded"),
+            "{states:?}"
+        );
+    }
+    // And who only comes now, with the first id, sees the same again.
+    let mut late = Watch::of(rest, Some(&start)).await;
+    let again = late
+        .until("the last create", |e| e.data["id"] == last.as_str())
+        .await;
+    assert_eq!(told(&again), told(&kept));
+}
+
+#[tokio::test]
+async fn tenants_are_apart_and_operators_see_them_all() {
+    let stack = Stack::shared();
+    let (demo, other, operator) = (stack.demo(), stack.tenant("other"), stack.operator());
+    let mut of_other = Watch::of(&other, None).await;
+    let mut of_all = Watch::of(&operator, None).await;
+    let mut of_one = Watch::at(&operator, "/v1/events?tenant=other", None).await;
+    let cidr = || json!({ "cidr": "10.20.0.0/24" });
+    let first = demo.create("networks", &unique("net"), cidr()).await;
+    demo.succeed(&first.job).await;
+    let second = other.create("networks", &unique("net"), cidr()).await;
+    for (watch, whole) in [(&mut of_other, false), (&mut of_one, false), (&mut of_all, true)] {
+        let seen = watch.until("the other's network", is_end_of(&second.job)).await;
+        assert_eq!(!of(&seen, &first.id).is_empty(), whole);
+        assert_eq!(!of(&seen, &first.job).is_empty(), whole);
+        assert!(
+            whole || seen.iter().all(|e| e.data["tenant"] != "demo"),
+            "{seen:#?}"
+        );
+        assert!(seen.iter().any(|e| e.data["tenant"] == "other"));
+    }
+    assert_eq!(
+        Watch::refused(&demo, "/v1/events?tenant=other", None).await.0,
+        403
+    );
+}
+
+#[tokio::test]
+async fn a_scope_limited_by_a_tag_sees_what_has_it_to_the_end() {
+    let stack = Stack::shared();
+    let rest = stack.demo();
+    let value = unique("v");
+    let tagged = |name: &str, value: &str| json!({ "name": unique(name), "tags": { "env": value }, "spec": { "cidr": "10.20.0.0/24" } });
+    let dev = stack.scoped(&format!("network:read?env={value}"));
+    let images = stack.scoped("image:read");
+    let mut watch = Watch::of(&dev, None).await;
+    let start = watch.last_id().unwrap().to_owned();
+    let mut blind = Watch::of(&images, None).await;
+
+    let mine = rest
+        .post("/v1/networks", &tagged("mine", &value))
+        .await
+        .accepted();
+    let theirs = rest
+        .post("/v1/networks", &tagged("theirs", "prod"))
+        .await
+        .accepted();
+    let moved = rest
+        .post("/v1/networks", &tagged("moved", &value))
+        .await
+        .accepted();
+    for job in [&mine.job, &theirs.job, &moved.job] {
+        rest.succeed(job).await;
+    }
+    let seen = watch.until("its network", is_end_of(&moved.job)).await;
+    assert_eq!(states(&seen, &mine.job), ["queued", "succeeded"]);
+    assert!(
+        of(&seen, &theirs.id).is_empty() && of(&seen, &theirs.job).is_empty(),
+        "{seen:#?}"
+    );
+
+    // What has the tag no more isn't told of, not even that it went.
+    let patched = rest
+        .patch(
+            &format!("/v1/networks/{}", moved.id),
+            &json!({ "tags": { "env": "prod" } }),
+        )
+        .await;
+    assert_eq!(patched.status, 200, "{}", patched.text);
+    rest.remove("networks", &moved.id).await;
+    rest.remove("networks", &theirs.id).await;
+    let gone = rest.delete(&format!("/v1/networks/{}", mine.id)).await.accepted();
+    let is_gone = |e: &Event| e.data["id"] == mine.id.as_str() && e.data["change"] == "deleted";
+    let rest_of_it = watch.until("its network to go", is_gone).await;
+    assert_eq!(states(&rest_of_it, &gone.job), ["queued", "succeeded"]);
+    let patch_alone: Vec<_> = rest_of_it
+        .iter()
+        .filter(|e| e.data["id"] == moved.id.as_str() && e.data["change"] == "deleted")
+        .collect();
+    assert!(
+        patch_alone.is_empty() && of(&rest_of_it, &theirs.id).is_empty(),
+        "{rest_of_it:#?}"
+    );
+
+    // Who comes later sees the same of it, though it is gone: judged by the tags that it had last.
+    let again = Watch::of(&dev, Some(&start))
+        .await
+        .until("its network to go", is_gone)
+        .await;
+    for id in [&mine.id, &mine.job, &gone.job] {
+        let told = |events: &[Event]| of(events, id).iter().map(|e| e.id.clone()).collect::<Vec<_>>();
+        let live: Vec<Event> = seen.iter().chain(&rest_of_it).cloned().collect();
+        assert_eq!(told(&again), told(&live));
+    }
+    // Of another kind nothing at all: what comes first is what comes after.
+    let image = stack.operator();
+    drop(image);
+    let unread = tokio::time::timeout(std::time::Duration::from_millis(200), blind.next()).await;
+    assert!(unread.is_err(), "{unread:?}");
+}
+
+#[tokio::test]
+async fn what_is_asked_for_wrongly_is_refused() {
+    let stack = Stack::shared();
+    let rest = stack.demo();
+    for bad in ["x", "1-2", "1-2-3-4", "-1-2-3"] {
+        let (status, problem) = Watch::refused(&rest, "/v1/events", Some(bad)).await;
+        assert_eq!(
+            (status, problem["code"].as_str()),
+            (400, Some("INVALID_REQUEST")),
+            "{bad}"
+        );
+        assert!(text(&problem, "/detail").contains("Last-Event-ID"), "{problem:#}");
+    }
+    let (status, problem) = Watch::refused(&rest, "/v1/events?kinds=job", None).await;
+    assert_eq!((status, pointers(&problem)), (400, vec!["?kinds".to_owned()]));
+    // An id of a time that has not come here.
+    let (status, problem) = Watch::refused(&rest, "/v1/events", Some("18446744073709551615-1-0")).await;
+    assert_eq!((status, problem["code"].as_str()), (410, Some("EVENTS_GONE")));
+    assert_eq!(
+        Watch::refused(&stack.scoped("network:create"), "/v1/events", None)
+            .await
+            .0,
+        403
+    );
+    assert_eq!(
+        Watch::refused(&Rest::new(rest.base(), None), "/v1/events", None)
+            .await
+            .0,
+        401
+    );
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_token() {
+    /// As configured by default.
+    const LEEWAY_S: i64 = 30;
+    let stack = Stack::shared();
+    let key = Key::new("k1");
+    let issuer = Issuer::start(&[&key]).await;
+    let tenant = unique("t").replace('-', "");
+    stack.run(&[
+        "admin",
+        "tenant",
+        "create",
+        &tenant,
+        "--issuer",
+        issuer.url(),
+        "--audience",
+        "acme-api",
+    ]);
+    let mut claims = issuer.claims("acme-api", "*:*");
+    let (key, good, stack) = (&key, stack.with_token(key.sign(&claims)), &stack);
+    let good = &good;
+    eventually("the new tenant's tokens to be taken", || async move {
+        (good.get("/v1/networks").await.status == 200).then_some(())
+    })
+    .await;
+    claims["exp"] = json!(chrono::Utc::now().timestamp() - LEEWAY_S + 4);
+    let mut watch = Watch::of(&stack.with_token(key.sign(&claims)), None).await;
+    let made = good
+        .create("networks", &unique("net"), json!({ "cidr": "10.20.0.0/24" }))
+        .await;
+    let seen = watch.until("the end", |e| e.event == "end").await;
+    assert_eq!(seen.last().unwrap().data["reason"], "token_expired");
+    assert_eq!(changes(&seen, &made.id)[0], "created");
+    assert_eq!(watch.next().await, None);
+}
+
+#[tokio::test]
+async fn outages_limits_and_what_is_kept() {
+    let stack = Stack::start(Options::simulated(1).set("api.event_streams_per_tenant", "3"));
+    let rest = stack.demo();
+    let cidr = || json!({ "cidr": "10.20.0.0/24" });
+    let start = Watch::of(&rest, None).await.last_id().unwrap().to_owned();
+    let (data, token) = (stack.data(), rest.token().unwrap().to_owned());
+    // Where the API is now: it gets another port when it comes back.
+    let url = move || {
+        let file = std::fs::read_to_string(data.join("stack.json")).unwrap();
+        let file: Value = serde_json::from_str(&file).unwrap();
+        format!("{}/v1/events", text(&file, "/api_url"))
+    };
+    let mut follower = Follower::new(url, &token, Some(&start));
+    let mut seen: Vec<Event> = Vec::new();
+
+    // Without NATS nobody says when to look; the poll does.
+    let nats = Paused::new(stack.process("nats").pid);
+    let while_stopped = rest.create("networks", "while-stopped", cidr()).await;
+    until(&mut follower, &mut seen, &while_stopped.job).await;
+    drop(nats);
+
+    // The API ends properly: the stream says so; and then it is killed.
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let api = stack.process("api");
+        let mut watch = Watch::of(&stack.demo(), None).await;
+        send(api.pid, signal);
+        if signal == Signal::SIGTERM {
+            let seen = watch.until("the end", |e| e.event == "end").await;
+            assert_eq!(seen.last().unwrap().data["reason"], "shutting_down");
+        }
+        assert_eq!(watch.next().await, None);
+        stack.wait_restarted(&api);
+        let rest = eventually("the API to serve again", || async {
+            let rest = stack.demo();
+            let url = format!("{}/readyz", rest.base());
+            (reqwest::get(url).await.ok()?.status() == 200).then_some(rest)
+        })
+        .await;
+        let made = rest
+            .create("networks", &format!("after-{}", signal as i32), cidr())
+            .await;
+        until(&mut follower, &mut seen, &made.job).await;
+    }
+    assert!(follower.connections >= 3, "{follower:?}");
+    let rest = stack.demo();
+    let all = Watch::of(&rest, Some(&start))
+        .await
+        .until("all", |e| e.id == seen[seen.len() - 1].id)
+        .await;
+    let ids = |events: &[Event]| events.iter().map(|e| e.id.clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&seen), ids(&all));
+
+    // A tenant has so many streams at a server, and one that ends makes room.
+    follower.drop_connection();
+    let mut open = Vec::new();
+    let (status, problem) = loop {
+        match Watch::open(&format!("{}/v1/events", rest.base()), rest.token(), None).await {
+            Ok(watch) => open.push(watch),
+            Err(rhyzome_testkit::events::NotOpen::Refused { status, problem }) => break (status, problem),
+            Err(error) => panic!("{error:?}"),
+        }
+    };
+    assert_eq!(
+        (status, problem["code"].as_str()),
+        (429, Some("TOO_MANY_STREAMS"))
+    );
+    assert!((1..=3).contains(&open.len()), "{}", open.len());
+    drop(Watch::of(&stack.tenant("other"), None).await);
+    drop(open);
+    let rest = &rest;
+    eventually("room for a stream", || async move {
+        Watch::open(&format!("{}/v1/events", rest.base()), rest.token(), None)
+            .await
+            .ok()
+    })
+    .await;
+
+    // What is forgotten is gone for who was before it, and for nobody else.
+    let mut db = sqlx::PgConnection::connect(&stack.file().postgres.url)
+        .await
+        .unwrap();
+    sqlx::raw_sql(
+        "UPDATE changes_forgotten SET (xid, seq) = (SELECT xid, seq FROM changes ORDER BY xid, seq LIMIT 1)",
+    )
+    .execute(&mut db)
+    .await
+    .unwrap();
+    let (status, problem) = Watch::refused(rest, "/v1/events", Some(&start)).await;
+    assert_eq!((status, problem["code"].as_str()), (410, Some("EVENTS_GONE")));
+    let after = seen[seen.len() - 2].id.clone();
+    let mut watch = Watch::of(rest, Some(&after)).await;
+    assert_eq!(
+        watch.next().await.map(|e| e.id),
+        Some(seen[seen.len() - 1].id.clone())
+    );
+}
+
+/// Reads on until a job's end was told.
+async fn until(follower: &mut Follower, seen: &mut Vec<Event>, job: &str) {
+    let mut is_last = is_end_of(job);
+    loop {
+        let event = tokio::time::timeout(rhyzome_testkit::PATIENCE, follower.next())
+            .await
+            .expect("the job's end in time")
+            .unwrap();
+        let last = is_last(&event);
+        seen.push(event);
+        if last {
+            return;
+        }
+    }
+}
