@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 const PAGE: i64 = 3;
 
-/// All that there is to read, page by page, as a reader does it; and where it then is.
+/// All that can be read now, page by page, as a reader does it; and where it then is.
 async fn read(store: &Store, whose: &Whose, from: Position) -> (Vec<(TenantId, Thing, What)>, Position) {
     let (mut seen, mut at) = (Vec::new(), from);
     loop {
@@ -36,6 +36,23 @@ async fn read(store: &Store, whose: &Whose, from: Position) -> (Vec<(TenantId, T
             );
         }
     }
+}
+
+/// The same, until so many changes were seen: transactions of other databases of the server hold them back, too.
+async fn read_on(
+    store: &Store,
+    whose: &Whose,
+    from: Position,
+    changes: usize,
+) -> (Vec<(TenantId, Thing, What)>, Position) {
+    let (mut all, mut at) = (Vec::new(), from);
+    while all.len() < changes {
+        let (seen, next) = read(store, whose, at).await;
+        all.extend(seen);
+        at = next;
+        tokio::task::yield_now().await;
+    }
+    (all, at)
 }
 
 fn ids(seen: &[(TenantId, Thing, What)]) -> Vec<Uuid> {
@@ -93,7 +110,7 @@ async fn a_transaction_that_began_first_and_commits_last_is_not_skipped() {
     first.commit().await.unwrap();
     assert_eq!(naive(&store, "seq", last.0).await, [], "skipped");
     assert_eq!(naive(&store, "xid", last.1).await, [], "skipped");
-    let (seen, at) = read(&store, &whose, at).await;
+    let (seen, at) = read_on(&store, &whose, at, 2).await;
     assert_eq!(ids(&seen), [early, late]);
     // From the start it is the same, and from the end there is nothing more.
     assert_eq!(ids(&read(&store, &whose, start).await.0), [early, late]);
@@ -117,7 +134,7 @@ async fn a_lower_number_under_a_higher_transaction_comes_in_its_order() {
     change(&mut second, late).await;
     change(&mut first, early).await;
     first.commit().await.unwrap();
-    let (seen, at) = read(&store, &whose, start).await;
+    let (seen, at) = read_on(&store, &whose, start, 1).await;
     assert_eq!(ids(&seen), [early]);
     let last = naive(&store, "seq", 0).await[0].0;
     second.commit().await.unwrap();
@@ -126,7 +143,7 @@ async fn a_lower_number_under_a_higher_transaction_comes_in_its_order() {
         [],
         "by the number of the row it is skipped"
     );
-    assert_eq!(ids(&read(&store, &whose, at).await.0), [late]);
+    assert_eq!(ids(&read_on(&store, &whose, at, 1).await.0), [late]);
 }
 
 #[tokio::test]
@@ -165,7 +182,7 @@ async fn what_is_accepted_is_told_once_and_what_is_refused_is_not() {
             ),
         ]
     };
-    let (mut seen, at) = read(&store, &Whose::Everyone, start).await;
+    let (mut seen, at) = read_on(&store, &Whose::Everyone, start, 4).await;
     seen.sort_by(|a, b| a.0.cmp(&b.0));
     assert_eq!(seen, [created(0), created(1)].concat());
     for n in [0, 1] {
@@ -188,7 +205,7 @@ async fn what_is_accepted_is_told_once_and_what_is_refused_is_not() {
             .is_err()
     );
     let whose = Whose::Tenant(tenant.clone());
-    let (seen, at) = read(&store, &whose, at).await;
+    let (seen, at) = read_on(&store, &whose, at, 2).await;
     let network = Thing::Resource(Kind::Network, requests[0].id);
     let told = |thing, what| (tenant.clone(), thing, what);
     assert_eq!(
@@ -205,7 +222,7 @@ async fn what_is_accepted_is_told_once_and_what_is_refused_is_not() {
         .await
         .unwrap()
         .unwrap();
-    let (seen, at) = read(&store, &whose, at).await;
+    let (seen, at) = read_on(&store, &whose, at, 2).await;
     let queued = Thing::Job(again, JobState::Queued);
     assert_eq!(seen, [told(queued, What::Created), told(network, What::Updated)]);
 
@@ -219,7 +236,7 @@ async fn what_is_accepted_is_told_once_and_what_is_refused_is_not() {
         )
     };
     store.accept_change(&tags).await.unwrap().unwrap();
-    let (seen, at) = read(&store, &whose, at).await;
+    let (seen, at) = read_on(&store, &whose, at, 1).await;
     assert_eq!(seen, [told(network, What::Updated)]);
 
     // The delete cancels the job that waits: all three in one row.
@@ -237,7 +254,7 @@ async fn what_is_accepted_is_told_once_and_what_is_refused_is_not() {
         .await
         .unwrap()
         .unwrap();
-    let (seen, _) = read(&store, &whose, at).await;
+    let (seen, _) = read_on(&store, &whose, at, 3).await;
     assert_eq!(
         seen,
         [
@@ -260,6 +277,7 @@ async fn who_comes_too_late_is_told_and_who_missed_nothing_is_not() {
         change(&mut tx, all[all.len() - 1]).await;
         tx.commit().await.unwrap();
     }
+    read_on(&store, &whose, start, all.len()).await;
     let page = store.changes_page(&whose, start, PAGE).await.unwrap().unwrap();
     let middle = page.next;
     sqlx::query("UPDATE changes SET at = now() - interval '25 hours' WHERE seq <= 3")
