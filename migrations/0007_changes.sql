@@ -6,15 +6,12 @@ CREATE TABLE changes (
     seq      bigint GENERATED ALWAYS AS IDENTITY,
     tenant   text NOT NULL,
     at       timestamptz NOT NULL DEFAULT now(),
-    -- An entry each: `job` or a resource's kind; its id; `created`, `updated` or `deleted`; the state that a job was left in.
-    kinds    text[] NOT NULL,
-    ids      uuid[] NOT NULL,
-    changes  text[] NOT NULL,
-    states   text[] NOT NULL,
-    PRIMARY KEY (xid, seq),
-    CHECK (cardinality(ids) > 0 AND cardinality(kinds) = cardinality(ids) AND cardinality(changes) = cardinality(ids)
-           AND cardinality(states) = cardinality(ids))
+    -- A line each: `job` or a resource's kind; its id; `created`, `updated` or `deleted`; of a job, the state that it was left in.
+    -- Text, for it costs a tenth of what arrays do, and uncompressed, for the same reason.
+    entries  text NOT NULL CHECK (entries <> ''),
+    PRIMARY KEY (xid, seq)
 );
+ALTER TABLE changes ALTER COLUMN entries SET STORAGE EXTERNAL;
 CREATE INDEX changes_tenant ON changes (tenant, xid, seq);
 
 -- The last row that was forgotten: who was not past it has missed something.

@@ -50,7 +50,7 @@ impl Watcher<'_> {
                     };
                     ObjectDoc::Job {
                         state: state.shown(),
-                        job: Some(job::document(found, self.reader, at)),
+                        job: job::document(found, self.reader, at),
                     }
                 }
                 Thing::Resource(kind, id) => {

@@ -31,13 +31,17 @@ pub struct EventDoc<'a> {
 /// A thing that changed, as it is when the event is sent: later than the change, it may have changed again.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(untagged)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made, written and dropped one at a time"
+)]
 pub enum ObjectDoc<'a> {
     /// A job.
     Job {
         /// The state that this change left it in.
         state: JobState,
-        /// As it is; null where it is gone.
-        job: Option<JobDoc<'a>>,
+        /// As it is.
+        job: JobDoc<'a>,
     },
     /// A resource.
     Resource {

@@ -263,9 +263,12 @@ async fn cancel(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
         .await?
         .map_err(|refused| refusal::problem(refused, row.kind, &what))?;
     fault::point(Point::AcceptCommit, Side::After);
-    ctx.app
-        .announcer
-        .cancelled(&cancelled.tenant, cancelled.kind, cancelled.id);
+    ctx.app.announcer.cancelled(
+        &cancelled.tenant,
+        cancelled.kind,
+        cancelled.id,
+        cancelled.resource_id,
+    );
     answer(&ctx, cancelled).await
 }
 

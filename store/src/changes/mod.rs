@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! | --- | --- |
 //! | `write` | one statement at the end of each transaction that changes what a user sees |
+//! | `lines` | the entries of a row as text |
 //! | `read` | pages after a position; what is forgotten |
 //!
 //! Guarantees: a change that committed has exactly one entry, one that did not has none; who reads on from a position sees every entry
@@ -11,6 +12,7 @@
 //! What a user sees and no entry tells: what follows from the time alone (`waiting_on` of a job that nobody has looked at for a
 //! moment, and its `until`), a guest's metrics, and that a job was forgotten.
 
+mod lines;
 mod read;
 mod write;
 

@@ -1,14 +1,12 @@
 //! Reads changes in the order of (transaction, place in it), and only those of transactions that all before them have ended.
 
-use super::Thing;
-use crate::rows::{json, parse};
+use super::{Thing, lines};
+use crate::rows::json;
 use crate::sweep::More;
 use crate::{Store, StoreError};
 use chrono::{DateTime, TimeDelta, Utc};
 use rhyzome_model::change::What;
-use rhyzome_model::ids::{JobId, ResourceId, TenantId};
-use rhyzome_model::job::JobState;
-use rhyzome_model::kinds::Kind;
+use rhyzome_model::ids::{ResourceId, TenantId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::str::FromStr;
@@ -152,10 +150,7 @@ struct Raw {
     seq: Option<i64>,
     tenant: Option<String>,
     at: Option<DateTime<Utc>>,
-    kinds: Option<Vec<String>>,
-    ids: Option<Vec<Uuid>>,
-    changes: Option<Vec<String>>,
-    states: Option<Vec<Option<String>>>,
+    entries: Option<String>,
 }
 
 impl Store {
@@ -198,7 +193,7 @@ impl Store {
             Raw,
             r#"SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS "horizon!", f.xid::text AS "forgotten_xid!",
                       f.seq AS "forgotten_seq!", c.xid::text AS "xid?", c.seq AS "seq?", c.tenant AS "tenant?", c.at AS "at?",
-                      c.kinds AS "kinds?", c.ids AS "ids?", c.changes AS "changes?", c.states AS "states?: Vec<Option<String>>"
+                      c.entries AS "entries?"
                FROM changes_forgotten f
                LEFT JOIN LATERAL (
                    (SELECT * FROM changes
@@ -225,7 +220,7 @@ impl Store {
             Raw,
             r#"SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS "horizon!", f.xid::text AS "forgotten_xid!",
                       f.seq AS "forgotten_seq!", c.xid::text AS "xid?", c.seq AS "seq?", c.tenant AS "tenant?", c.at AS "at?",
-                      c.kinds AS "kinds?", c.ids AS "ids?", c.changes AS "changes?", c.states AS "states?: Vec<Option<String>>"
+                      c.entries AS "entries?"
                FROM changes_forgotten f
                LEFT JOIN LATERAL (
                    SELECT * FROM changes
@@ -341,36 +336,17 @@ fn page(rows: Vec<Raw>, from: Position, limit: i64) -> Result<Result<Page, Gone>
 }
 
 fn row(raw: Raw) -> Result<Option<Row>, StoreError> {
-    let (Some(id), Some(seq), Some(tenant), Some(at), Some(kinds), Some(ids), Some(changes), Some(states)) = (
-        raw.xid,
-        raw.seq,
-        raw.tenant,
-        raw.at,
-        raw.kinds,
-        raw.ids,
-        raw.changes,
-        raw.states,
-    ) else {
+    let (Some(id), Some(seq), Some(tenant), Some(at), Some(entries)) =
+        (raw.xid, raw.seq, raw.tenant, raw.at, raw.entries)
+    else {
         return Ok(None);
     };
-    let entries = kinds
-        .iter()
-        .zip(ids)
-        .zip(changes.iter().zip(states))
-        .map(|((kind, id), (what, state))| {
-            let thing = match state {
-                Some(state) => Thing::Job(JobId(id), parse("changes", &state, JobState::parse)?),
-                None => Thing::Resource(parse("changes", kind, Kind::parse)?, ResourceId(id)),
-            };
-            Ok((thing, parse("changes", what, What::parse)?))
-        })
-        .collect::<Result<_, StoreError>>()?;
     Ok(Some(Row {
         xid: xid(&id)?,
         seq,
         tenant: TenantId(tenant),
         at,
-        entries,
+        entries: lines::read(&entries)?,
     }))
 }
 

@@ -1,10 +1,10 @@
 //! Writes what a transaction changed: one statement, however much it was and of however many tenants.
 
-use super::{Change, Thing};
+use super::{Change, lines};
 use crate::StoreError;
 use rhyzome_model::change::What;
 use sqlx::{Postgres, Transaction};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 /// Writes the changes of a transaction, and gives them back as they were written: once for each thing.
@@ -16,29 +16,19 @@ pub(crate) async fn write(
     if changes.is_empty() {
         return Ok(changes);
     }
-    let tenants: Vec<&str> = changes.iter().map(|c| c.tenant.as_str()).collect();
-    let kinds: Vec<&str> = changes.iter().map(|c| c.thing.kind()).collect();
-    let ids: Vec<Uuid> = changes.iter().map(|c| c.thing.id()).collect();
-    let whats: Vec<&str> = changes.iter().map(|c| c.what.as_str()).collect();
-    let states: Vec<Option<&str>> = changes
-        .iter()
-        .map(|c| match c.thing {
-            Thing::Job(_, state) => Some(state.as_str()),
-            Thing::Resource(..) => None,
-        })
-        .collect();
+    let mut rows: BTreeMap<&str, String> = BTreeMap::new();
+    for change in &changes {
+        lines::add(
+            rows.entry(change.tenant.as_str()).or_default(),
+            change.thing,
+            change.what,
+        );
+    }
+    let (tenants, entries): (Vec<&str>, Vec<String>) = rows.into_iter().unzip();
     sqlx::query!(
-        "INSERT INTO changes (tenant, kinds, ids, changes, states)
-         SELECT q.tenant, array_agg(q.kind ORDER BY q.n), array_agg(q.id ORDER BY q.n), array_agg(q.change ORDER BY q.n),
-                array_agg(q.state ORDER BY q.n)
-         FROM unnest($1::text[], $2::text[], $3::uuid[], $4::text[], $5::text[]) WITH ORDINALITY
-              AS q(tenant, kind, id, change, state, n)
-         GROUP BY q.tenant",
+        "INSERT INTO changes (tenant, entries) SELECT * FROM unnest($1::text[], $2::text[])",
         &tenants as &[&str],
-        &kinds as &[&str],
-        &ids,
-        &whats as &[&str],
-        &states as &[Option<&str>]
+        &entries
     )
     .execute(&mut **tx)
     .await?;
