@@ -144,7 +144,7 @@ async fn outages_limits_and_what_is_kept() {
         .unwrap();
     let begun = start.split('-').next().unwrap();
     sqlx::query(
-        "UPDATE changes_forgotten SET (xid, seq) = (SELECT xid, seq FROM changes WHERE xid >= $1::text::xid8 ORDER BY xid, seq LIMIT 1)",
+        "UPDATE changes_forgotten SET (xid, seq) = (SELECT xid, seq FROM changes WHERE xid > $1::text::xid8 ORDER BY xid, seq LIMIT 1)",
     )
     .bind(begun)
     .execute(&mut db)

@@ -21,10 +21,11 @@ pub struct Position {
 }
 
 impl Position {
-    fn before_all_of(xid: u64) -> Self {
+    /// After all of a row.
+    fn behind((xid, seq): (u64, i64)) -> Self {
         Self {
             xid,
-            seq: 0,
+            seq: seq.saturating_add(1),
             entries: 0,
         }
     }
@@ -40,11 +41,7 @@ impl Position {
 
     /// All of a row was seen.
     pub fn after(row: &Row) -> Self {
-        Self {
-            xid: row.xid,
-            seq: row.seq.saturating_add(1),
-            entries: 0,
-        }
+        Self::behind((row.xid, row.seq))
     }
 
     /// How many entries of a row were seen.
@@ -141,9 +138,11 @@ pub struct Remains {
     pub public: bool,
 }
 
-/// Columns, as Postgres gives them. Without a row there are the horizon and the last that was forgotten alone.
+/// Columns, as Postgres gives them. Without a row there are the horizon, the last row below it, and the last that was forgotten alone.
 struct Raw {
     horizon: String,
+    last_xid: Option<String>,
+    last_seq: Option<i64>,
     forgotten_xid: String,
     forgotten_seq: i64,
     xid: Option<String>,
@@ -154,13 +153,19 @@ struct Raw {
 }
 
 impl Store {
-    /// Where a reader begins who wants what comes from now on.
+    /// Where a reader begins who wants what comes from now on: behind the last row. The horizon itself would not do. After a crash
+    /// Postgres gives numbers again of transactions that left nothing; behind the number of one that committed it begins anew.
     pub async fn changes_now(&self) -> Result<Position, StoreError> {
-        let horizon =
-            sqlx::query_scalar!(r#"SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS "horizon!""#)
-                .fetch_one(&self.pool)
-                .await?;
-        Ok(Position::before_all_of(xid(&horizon)?))
+        let last = sqlx::query!(
+            r#"SELECT coalesce(l.xid, f.xid)::text AS "xid!", coalesce(l.seq, f.seq) AS "seq!"
+               FROM changes_forgotten f
+               LEFT JOIN LATERAL (
+                   SELECT xid, seq FROM changes WHERE xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY xid DESC, seq DESC LIMIT 1
+               ) l ON (l.xid, l.seq) > (f.xid, f.seq)"#
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(Position::behind((xid(&last.xid)?, last.seq)))
     }
 
     /// Rows from a position on, at most so many.
@@ -192,9 +197,12 @@ impl Store {
         Ok(sqlx::query_as!(
             Raw,
             r#"SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS "horizon!", f.xid::text AS "forgotten_xid!",
-                      f.seq AS "forgotten_seq!", c.xid::text AS "xid?", c.seq AS "seq?", c.tenant AS "tenant?", c.at AS "at?",
+                      f.seq AS "forgotten_seq!", l.xid::text AS "last_xid?", l.seq AS "last_seq?", c.xid::text AS "xid?", c.seq AS "seq?", c.tenant AS "tenant?", c.at AS "at?",
                       c.entries AS "entries?"
                FROM changes_forgotten f
+               LEFT JOIN LATERAL (
+                   SELECT xid, seq FROM changes WHERE xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY xid DESC, seq DESC LIMIT 1
+               ) l ON true
                LEFT JOIN LATERAL (
                    (SELECT * FROM changes
                     WHERE tenant = $1 AND (xid, seq) >= ($3::text::xid8, $4::int8) AND xid < pg_snapshot_xmin(pg_current_snapshot())
@@ -219,9 +227,12 @@ impl Store {
         Ok(sqlx::query_as!(
             Raw,
             r#"SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS "horizon!", f.xid::text AS "forgotten_xid!",
-                      f.seq AS "forgotten_seq!", c.xid::text AS "xid?", c.seq AS "seq?", c.tenant AS "tenant?", c.at AS "at?",
+                      f.seq AS "forgotten_seq!", l.xid::text AS "last_xid?", l.seq AS "last_seq?", c.xid::text AS "xid?", c.seq AS "seq?", c.tenant AS "tenant?", c.at AS "at?",
                       c.entries AS "entries?"
                FROM changes_forgotten f
+               LEFT JOIN LATERAL (
+                   SELECT xid, seq FROM changes WHERE xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY xid DESC, seq DESC LIMIT 1
+               ) l ON true
                LEFT JOIN LATERAL (
                    SELECT * FROM changes
                    WHERE (xid, seq) >= ($1::text::xid8, $2::int8) AND xid < pg_snapshot_xmin(pg_current_snapshot())
@@ -239,18 +250,26 @@ impl Store {
     /// Whose changes there are from a position on: which readers to wake.
     pub async fn changes_heads(&self, from: Position) -> Result<Heads, StoreError> {
         let row = sqlx::query!(
-            r#"SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS "horizon!",
+            r#"SELECT l.xid::text AS "xid?", l.seq AS "seq?",
                       ARRAY(SELECT DISTINCT tenant FROM changes
                             WHERE (xid, seq) >= ($1::text::xid8, $2::int8) AND xid < pg_snapshot_xmin(pg_current_snapshot()))
-                      AS "tenants!: Vec<String>""#,
+                      AS "tenants!: Vec<String>"
+               FROM (SELECT) one
+               LEFT JOIN LATERAL (
+                   SELECT xid, seq FROM changes WHERE xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY xid DESC, seq DESC LIMIT 1
+               ) l ON true"#,
             from.xid.to_string(),
             from.seq
         )
         .fetch_one(&self.pool)
         .await?;
+        let next = match (row.xid, row.seq) {
+            (Some(id), Some(seq)) => Position::behind((xid(&id)?, seq)).max(from),
+            (None, _) | (_, None) => from,
+        };
         Ok(Heads {
             tenants: row.tenants.into_iter().map(TenantId).collect(),
-            next: Position::before_all_of(xid(&row.horizon)?),
+            next,
         })
     }
 
@@ -322,6 +341,10 @@ fn page(rows: Vec<Raw>, from: Position, limit: i64) -> Result<Result<Page, Gone>
     if (from.xid, from.seq) <= forgotten || from.xid > horizon {
         return Ok(Err(Gone));
     }
+    let last = match (&first.last_xid, first.last_seq) {
+        (Some(id), Some(seq)) => forgotten.max((xid(id)?, seq)),
+        (None, _) | (_, None) => forgotten,
+    };
     let rows: Vec<Row> = rows
         .into_iter()
         .filter_map(|raw| row(raw).transpose())
@@ -329,8 +352,8 @@ fn page(rows: Vec<Raw>, from: Position, limit: i64) -> Result<Result<Page, Gone>
     let full = i64::try_from(rows.len()).is_ok_and(|n| n >= limit);
     let next = match rows.last() {
         Some(last) if full => Position::after(last),
-        // Everything below the horizon was seen.
-        Some(_) | None => Position::before_all_of(horizon),
+        // Everything below the horizon was seen: the last row too, whosoever it is.
+        Some(_) | None => Position::behind(last).max(from),
     };
     Ok(Ok(Page { rows, next }))
 }
