@@ -2,7 +2,7 @@
 //!
 //! Nothing here is waited for and everything may be lost: the scan counts, and watchers look at times regardless.
 
-use rhyzome_model::ids::{JobId, TenantId};
+use rhyzome_model::ids::{JobId, ResourceId, TenantId};
 use rhyzome_model::job::Action;
 use rhyzome_model::kinds::Kind;
 use rhyzome_nats::Connection;
@@ -60,9 +60,10 @@ impl Announcer {
     }
 
     /// A job was cancelled, or is to be undone.
-    pub fn cancelled(&self, tenant: &TenantId, kind: Kind, job: JobId) {
+    pub fn cancelled(&self, tenant: &TenantId, kind: Kind, job: JobId, resource: ResourceId) {
         self.wake(tenant, kind, Action::Delete, job);
         self.change(tenant, "job", job.0);
+        self.change(tenant, kind.as_str(), resource.0);
     }
 
     fn wake(&self, tenant: &TenantId, kind: Kind, action: Action, job: JobId) {

@@ -7,6 +7,7 @@ use crate::announce::Announcer;
 use crate::auth::Verifier;
 use crate::config::ApiConfig;
 use crate::console::Consoles;
+use crate::events::Seats;
 use crate::rate::TenantRate;
 use crate::wait::JobWatch;
 use rhyzome_nats::Connection;
@@ -39,6 +40,8 @@ pub struct AppState {
     pub announcer: Announcer,
     /// Wakes who waits for a job.
     pub jobs: JobWatch,
+    /// Who watches what changes.
+    pub events: Seats,
     /// Agents' serial consoles.
     pub consoles: Consoles,
 }

@@ -40,8 +40,12 @@ pub struct ApiConfig {
     /// How long a job may take to go forward where its request doesn't say: `scheduler.job_deadline`, which the program hands in.
     #[serde(skip, default = "default_deadline")]
     pub job_deadline: Span,
-    /// How often waiting requests look at the database although nothing was heard.
+    /// How often waiting requests and watchers look at the database although nothing was heard.
     pub wait_poll: Span,
+    /// Streams of `/v1/events` that one process holds open at once.
+    pub event_streams: usize,
+    /// The same of one tenant.
+    pub event_streams_per_tenant: usize,
 }
 
 impl Default for ApiConfig {
@@ -65,6 +69,8 @@ impl Default for ApiConfig {
             accept_in_flight: 3,
             job_deadline: default_deadline(),
             wait_poll: Span::seconds(1),
+            event_streams: 1000,
+            event_streams_per_tenant: 100,
         }
     }
 }

@@ -9,6 +9,8 @@
 //! | `shapes` | rows as users read them |
 //! | `problem` | refusals (RFC 9457) |
 //! | `wait` | waiting for a job's end |
+//! | `events` | streams of what changes |
+//! | `hear` | notices of what was committed, from everywhere |
 //! | `announce` | notices of what was committed |
 //! | `console` | the one call to agents |
 //! | `observe` | request ids, traces, metrics, the time limit |
@@ -21,7 +23,9 @@ pub mod auth;
 pub mod config;
 pub mod console;
 pub mod ctx;
+pub mod events;
 pub mod extract;
+pub mod hear;
 pub mod observe;
 pub mod problem;
 pub mod rate;

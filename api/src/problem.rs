@@ -98,6 +98,12 @@ codes! {
     ReferenceDeleting = "REFERENCE_DELETING", 422, "It refers to what is being deleted", false;
     /// The key was used with another body.
     KeyReused = "IDEMPOTENCY_KEY_REUSED", 422, "The idempotency key was used with another body", false;
+    /// What changed since then is not kept any more.
+    EventsGone = "EVENTS_GONE", 410, "The events are no longer kept", false;
+    /// The tenant watches too often at once.
+    TooManyStreams = "TOO_MANY_STREAMS", 429, "Too many streams are open", true;
+    /// This server has as many watchers as it may.
+    StreamsUsedUp = "STREAMS_USED_UP", 503, "The server has no stream left", true;
     /// Over the rate.
     RateLimited = "RATE_LIMITED", 429, "Too many requests", true;
     /// A bug.

@@ -11,6 +11,8 @@ use crate::auth::issuers::{IssuerSource, Issuers};
 use crate::auth::jwks::{self, KeySettings, KeySource};
 use crate::config::ApiConfig;
 use crate::console::Consoles;
+use crate::events::{Limits, Seats};
+use crate::hear;
 use crate::rate::TenantRate;
 use crate::routes::table::router;
 use crate::wait::JobWatch;
@@ -110,13 +112,24 @@ pub fn assemble(
     token: CancellationToken,
 ) -> Result<App, ApiError> {
     let announcer = Announcer::spawn(nats.clone());
+    let poll = config.wait_poll.duration();
+    let jobs = JobWatch::spawn(store.clone(), poll, token.clone());
+    let limits = Limits {
+        all: config.event_streams,
+        tenant: config.event_streams_per_tenant,
+    };
+    let events = Seats::spawn(store.clone(), limits, poll, token.clone());
+    if let Some(nats) = &nats {
+        hear::spawn(nats.clone(), jobs.clone(), events.clone(), token);
+    }
     Ok(Arc::new(AppState {
         verifier: verifier(&config, issuers)?,
         rate: TenantRate::new(&config),
         batcher: Batcher::spawn(&store, &announcer, config.accept_batch, config.accept_in_flight),
         keys: KeyLocks::default(),
         image_floors: ImageFloors::default(),
-        jobs: JobWatch::spawn(store.clone(), nats.clone(), config.wait_poll.duration(), token),
+        jobs,
+        events,
         consoles: Consoles::new(identity),
         announcer,
         nats,

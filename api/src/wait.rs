@@ -4,8 +4,6 @@
 //! nothing was heard. What comes together is read in one query. Nobody is told that a job is done but from its row.
 
 use rhyzome_model::ids::JobId;
-use rhyzome_nats::Connection;
-use rhyzome_nats::notices::Changes;
 use rhyzome_store::rows::JobRow;
 use rhyzome_store::{Store, StoreError};
 use std::collections::{HashMap, HashSet};
@@ -74,22 +72,10 @@ pub struct JobWatch {
 
 impl JobWatch {
     /// Begins; ends with the token.
-    pub fn spawn(
-        reader: impl JobReader,
-        nats: Option<Connection>,
-        poll: Duration,
-        token: CancellationToken,
-    ) -> Self {
+    pub fn spawn(reader: impl JobReader, poll: Duration, token: CancellationToken) -> Self {
         let (waiters, incoming) = mpsc::channel(QUEUE);
         let heard = Arc::new(Heard::default());
-        tokio::spawn(
-            token
-                .clone()
-                .run_until_cancelled_owned(watch(reader, incoming, heard.clone(), poll)),
-        );
-        if let Some(nats) = nats {
-            tokio::spawn(token.run_until_cancelled_owned(listen(nats, heard.clone())));
-        }
+        tokio::spawn(token.run_until_cancelled_owned(watch(reader, incoming, heard.clone(), poll)));
         Self { waiters, heard }
     }
 
@@ -103,22 +89,6 @@ impl JobWatch {
     /// A job may have changed: as a notice says.
     pub fn heard(&self, job: JobId) {
         self.heard.note(job);
-    }
-}
-
-async fn listen(nats: Connection, heard: Arc<Heard>) {
-    loop {
-        match Changes::of_all(&nats).await {
-            Ok(mut changes) => {
-                while let Some(change) = changes.next().await {
-                    if change.kind == "job" {
-                        heard.note(JobId(change.id));
-                    }
-                }
-            }
-            Err(error) => tracing::warn!(%error, "change notices can't be heard, the poll goes on"),
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
@@ -219,7 +189,7 @@ mod tests {
         let table = Table::default();
         let job = row(JobState::Succeeded);
         table.put(job.clone());
-        let watch = JobWatch::spawn(table, None, HOUR, CancellationToken::new());
+        let watch = JobWatch::spawn(table, HOUR, CancellationToken::new());
         assert_eq!(watch.done(job.id, HOUR).await.unwrap().id, job.id);
     }
 
@@ -228,7 +198,7 @@ mod tests {
         let table = Table::default();
         let mut job = row(JobState::Running);
         table.put(job.clone());
-        let watch = JobWatch::spawn(table.clone(), None, HOUR, CancellationToken::new());
+        let watch = JobWatch::spawn(table.clone(), HOUR, CancellationToken::new());
         let waiting = tokio::spawn({
             let (watch, id) = (watch.clone(), job.id);
             async move { watch.done(id, HOUR).await }
@@ -249,12 +219,7 @@ mod tests {
         let table = Table::default();
         let mut job = row(JobState::Running);
         table.put(job.clone());
-        let watch = JobWatch::spawn(
-            table.clone(),
-            None,
-            Duration::from_secs(1),
-            CancellationToken::new(),
-        );
+        let watch = JobWatch::spawn(table.clone(), Duration::from_secs(1), CancellationToken::new());
         assert!(watch.done(job.id, Duration::from_secs(3)).await.is_none());
         let waiting = tokio::spawn({
             let (watch, id) = (watch.clone(), job.id);

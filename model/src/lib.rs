@@ -10,8 +10,10 @@
 //! | `job` | job states and their legal transitions |
 //! | `place` | placement: hosts and requests in, a host or the counted reasons out |
 //! | `check` | what the books are checked for, and hosts' inventories against Postgres |
+//! | `change` | what happened to a thing, as those who watch are told |
 //! | `shown` | the state a user reads, computed from intent, applied, observed and the active job |
 
+pub mod change;
 pub mod check;
 pub mod ids;
 pub mod job;

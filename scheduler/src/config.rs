@@ -35,6 +35,8 @@ pub struct SchedulerConfig {
     pub watch_take: i64,
     /// How often the books are checked, by one of the schedulers.
     pub check_interval: Span,
+    /// How long what changed is kept for those who watch: who was away for longer has to read anew.
+    pub changes_kept: Span,
     /// Connections to the database.
     pub database_connections: u32,
 }
@@ -56,6 +58,7 @@ impl Default for SchedulerConfig {
             host_silence: Span::seconds(8),
             watch_take: 200,
             check_interval: Span::minutes(5),
+            changes_kept: Span::hours(24),
             database_connections: 6,
         }
     }

@@ -10,14 +10,13 @@ use chrono::TimeDelta;
 use rhyzome_model::ids::HostName;
 use rhyzome_model::job::{Mode, Verdict};
 use rhyzome_model::place;
-use rhyzome_nats::notices::{Change, JobWakeups, publish_changes, publish_control};
+use rhyzome_nats::notices::{Change as Notice, JobWakeups, publish_changes, publish_control};
 use rhyzome_nats::orders::{Publication, publish_all};
 use rhyzome_proto::job::Control;
 use rhyzome_runtime::fault::{self, Point, Side};
 use rhyzome_store::StoreError;
+use rhyzome_store::changes::Change;
 use rhyzome_store::dispatch::{Decision, DispatchLimits, DispatchOutcome, DispatchTx, DueJob, NewOrder};
-use rhyzome_store::settle::End;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// The scan that counts.
@@ -292,48 +291,22 @@ async fn publish(context: &Context, outcome: DispatchOutcome) {
             tracing::warn!(job = %row.job, %error, "no hint to the worker; the agent decides all the same");
         }
     }
-    let mut changes: Vec<Change> = outcome
-        .orders
-        .iter()
-        .map(|o| Change {
-            tenant: o.tenant.clone(),
-            kind: "job".into(),
-            id: o.job.0,
-        })
-        .collect();
-    changes.extend(outcome.ended.iter().flat_map(end_changes));
-    notify(context, &changes).await;
+    notify(context, &outcome.changes).await;
     if !outcome.ended.is_empty() {
         stats::ended(&outcome.ended);
         context.due.notify_one();
     }
 }
 
-/// Who watches a job or its resource hears of its end.
-pub fn end_changes(end: &End) -> [Change; 2] {
-    [
-        Change {
-            tenant: end.tenant.clone(),
-            kind: "job".into(),
-            id: end.job.0,
-        },
-        Change {
-            tenant: end.tenant.clone(),
-            kind: end.kind.to_string(),
-            id: end.resource.0,
-        },
-    ]
-}
-
-/// Sends notices; one that is lost costs its watcher a poll.
+/// Tells of what was written for those who watch; a notice that is lost costs them a poll.
 pub async fn notify(context: &Context, changes: &[Change]) {
-    let distinct: BTreeSet<_> = changes
+    let changes: Vec<Notice> = changes
         .iter()
-        .map(|c| (c.tenant.clone(), c.kind.clone(), c.id))
-        .collect();
-    let changes: Vec<Change> = distinct
-        .into_iter()
-        .map(|(tenant, kind, id)| Change { tenant, kind, id })
+        .map(|c| Notice {
+            tenant: c.tenant.clone(),
+            kind: c.thing.kind().to_owned(),
+            id: c.thing.id(),
+        })
         .collect();
     if changes.is_empty() {
         return;

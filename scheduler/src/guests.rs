@@ -4,8 +4,6 @@
 use crate::Context;
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, ResourceId};
-use rhyzome_model::kinds::Kind;
-use rhyzome_nats::notices::Change;
 use rhyzome_proto::agent::GuestSeen;
 use rhyzome_store::StoreError;
 use rhyzome_store::hosts::GuestRow;
@@ -130,18 +128,7 @@ async fn write(context: &Context, heard: &[Heard]) -> Result<Vec<Heard>, StoreEr
         return Ok(kept);
     }
     let news: Vec<GuestRow> = news.into_iter().map(|h| h.row.clone()).collect();
-    let changed = context.store.guests_observed(&news).await?;
-    let changes: Vec<Change> = context
-        .store
-        .tenants_of(&changed)
-        .await?
-        .into_iter()
-        .map(|(tenant, id)| Change {
-            tenant,
-            kind: Kind::Instance.to_string(),
-            id: id.0,
-        })
-        .collect();
+    let changes = context.store.guests_observed(&news).await?;
     crate::dispatch::notify(context, &changes).await;
     Ok(kept)
 }

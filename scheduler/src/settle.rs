@@ -4,13 +4,12 @@
 //! and that one is logged, counted and left for redelivery.
 
 use crate::backoff::Pause;
-use crate::dispatch::{end_changes, notify};
+use crate::dispatch::notify;
 use crate::judge::{Moment, judge};
 use crate::{Context, stats};
 use rhyzome_model::ids::JobId;
 use rhyzome_nats::Delivery;
 use rhyzome_nats::events::{EventsPuller, read};
-use rhyzome_nats::notices::Change;
 use rhyzome_proto::convert::{WireError, uuid};
 use rhyzome_proto::event::{OutcomeKind, Report};
 use rhyzome_runtime::fault::{self, Mutant, Point, Side};
@@ -185,23 +184,10 @@ async fn commit(context: &Context, reports: &[(JobId, Report)]) -> Result<Settle
 
 /// After the commit: who watches hears of it, and who waited is looked at again.
 pub(crate) async fn after(context: &Context, settled: Settled) {
-    let mut changes: Vec<Change> = settled.ended.iter().flat_map(end_changes).collect();
-    for (tenant, kind, job, resource) in settled.changed {
-        changes.push(Change {
-            tenant: tenant.clone(),
-            kind: "job".into(),
-            id: job.0,
-        });
-        changes.push(Change {
-            tenant,
-            kind: kind.to_string(),
-            id: resource.0,
-        });
-    }
     if !settled.ended.is_empty() {
         stats::ended(&settled.ended);
         context.freed.notify_one();
     }
     context.due.notify_one();
-    notify(context, &changes).await;
+    notify(context, &settled.changes).await;
 }

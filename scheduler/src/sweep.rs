@@ -144,7 +144,14 @@ async fn tick(context: &Context, scans: &mut Scans, ticks: u64) -> Result<(), Sw
         measure(context).await?;
     }
     if scans.forget == More::Maybe || ticks.is_multiple_of(FORGET) {
-        scans.forget = context.store.forget_old(LIMIT).await?;
+        let kept = TimeDelta::from_std(context.config.changes_kept.duration()).unwrap_or(TimeDelta::days(1));
+        let changes = context.store.changes_forget(kept, LIMIT).await?;
+        let others = context.store.forget_old(LIMIT).await?;
+        scans.forget = if (changes, others) == (More::No, More::No) {
+            More::No
+        } else {
+            More::Maybe
+        };
     }
     Ok(())
 }

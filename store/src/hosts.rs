@@ -1,10 +1,12 @@
 //! Hosts: rows that operators add, watches as row leases in database time, what agents report.
 
+use crate::changes::{self, Change};
 use crate::rows::json;
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
+use rhyzome_model::change::What;
 use rhyzome_model::ids::{HostName, ResourceId, TenantId};
-use rhyzome_model::kinds::Demand;
+use rhyzome_model::kinds::{Demand, Kind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -455,21 +457,6 @@ impl Store {
         Ok(())
     }
 
-    /// Whose these resources are.
-    pub async fn tenants_of(
-        &self,
-        resources: &[ResourceId],
-    ) -> Result<Vec<(TenantId, ResourceId)>, StoreError> {
-        let ids: Vec<uuid::Uuid> = resources.iter().map(|r| r.0).collect();
-        let rows = sqlx::query!("SELECT tenant, id FROM resources WHERE id = ANY($1)", &ids)
-            .fetch_all(&self.pool)
-            .await?;
-        Ok(rows
-            .into_iter()
-            .map(|r| (TenantId(r.tenant), ResourceId(r.id)))
-            .collect())
-    }
-
     /// Those among these resources that a job is active on.
     pub async fn worked_on(&self, resources: &[ResourceId]) -> Result<BTreeSet<ResourceId>, StoreError> {
         let ids: Vec<uuid::Uuid> = resources.iter().map(|r| r.0).collect();
@@ -482,32 +469,48 @@ impl Store {
         Ok(busy.into_iter().map(ResourceId).collect())
     }
 
-    /// Guests as an agent sees them; only of the host that holds them, and never an older sight over a newer.
-    pub async fn guests_observed(&self, guests: &[GuestRow]) -> Result<Vec<ResourceId>, StoreError> {
+    /// Guests as an agent sees them; only of the host that holds them, and never an older sight over a newer. Says whose are otherwise
+    /// than before, metrics apart: these are written for those who watch.
+    pub async fn guests_observed(&self, guests: &[GuestRow]) -> Result<Vec<Change>, StoreError> {
         let ids: Vec<uuid::Uuid> = guests.iter().map(|g| g.instance.0).collect();
         let hosts: Vec<String> = guests.iter().map(|g| g.host.to_string()).collect();
         let observed: Vec<Value> = guests.iter().map(|g| g.observed.clone()).collect();
         let times: Vec<DateTime<Utc>> = guests.iter().map(|g| g.at).collect();
-        let changed = sqlx::query_scalar!(
-            "WITH q AS (
+        let mut tx = self.pool.begin().await?;
+        let changed = sqlx::query!(
+            r#"WITH q AS (
                  SELECT * FROM unnest($1::uuid[], $2::text[], $3::jsonb[], $4::timestamptz[]) AS q(id, host, observed, at) ORDER BY id
              ), l AS (
-                 SELECT r.id, q.observed, q.at FROM q JOIN resources r ON r.id = q.id
+                 SELECT r.id, r.tenant, q.observed, q.at,
+                        (r.observed ->> 'power', r.observed ->> 'detail')
+                        IS DISTINCT FROM (q.observed ->> 'power', q.observed ->> 'detail') AS news
+                 FROM q JOIN resources r ON r.id = q.id
                  WHERE r.host = q.host AND (r.observed_at IS NULL OR r.observed_at <= q.at)
                    AND (r.observed_at IS NULL OR r.observed_at < q.at - interval '10 seconds'
                         OR r.observed ->> 'power' IS DISTINCT FROM q.observed ->> 'power'
                         OR r.observed ->> 'detail' IS DISTINCT FROM q.observed ->> 'detail')
                  FOR NO KEY UPDATE OF r
              )
-             UPDATE resources r SET observed = l.observed, observed_at = l.at FROM l WHERE r.id = l.id RETURNING r.id",
+             UPDATE resources r SET observed = l.observed, observed_at = l.at FROM l WHERE r.id = l.id
+             RETURNING r.id, r.tenant, l.news AS "news!""#,
             &ids,
             &hosts,
             &observed,
             &times
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *tx)
         .await?;
-        Ok(changed.into_iter().map(ResourceId).collect())
+        let news = changed.into_iter().filter(|r| r.news).map(|r| {
+            Change::resource(
+                &TenantId(r.tenant),
+                Kind::Instance,
+                ResourceId(r.id),
+                What::Updated,
+            )
+        });
+        let changes = changes::write(&mut tx, news.collect()).await?;
+        tx.commit().await?;
+        Ok(changes)
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod accept;
 pub mod backlog;
 pub mod change;
+pub mod changes;
 pub mod check;
 pub mod config;
 pub mod dispatch;

@@ -65,6 +65,27 @@ impl Store {
         resource_on(&self.pool, id).await
     }
 
+    /// Those of the ids that are there, whoever asks, in no order.
+    pub async fn resources_get(&self, ids: &[ResourceId]) -> Result<Vec<ResourceRow>, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|i| i.0).collect();
+        let rows = sqlx::query_as!(
+            RawResource,
+            r#"SELECT r.id, r.tenant, r.kind, r.name, r.tags, r.spec, r.generation, r.deleting, r.public, r.applied,
+                      r.observed_generation, r.facts, r.observed, r.observed_at, r.reason, r.host, r.created_at, r.updated_at,
+                      j.id AS "job_id?", j.action AS "job_action?", j.state AS "job_state?"
+               FROM resources r
+               LEFT JOIN LATERAL (
+                   SELECT jobs.id, jobs.action, jobs.state FROM job_resources q JOIN jobs ON jobs.id = q.job_id
+                   WHERE q.resource_id = r.id ORDER BY q.seq LIMIT 1
+               ) j ON true
+               WHERE r.id = ANY($1)"#,
+            &ids
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(ResourceRow::try_from).collect()
+    }
+
     /// A page of resources, oldest first.
     pub async fn resource_list(
         &self,

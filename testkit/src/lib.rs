@@ -6,6 +6,7 @@
 //! | `stack` | a stack by `rhyzome up`, its own or shared, that ends with the test |
 //! | `agents` | simulated hosts started by hand against a running stack |
 //! | `rest` | a client of the REST API that knows jobs |
+//! | `events` | a client of `/v1/events` that comes again after the last id |
 //! | `faults` | `faults.toml` of simulated hosts |
 //! | `processes` | kill, stop and continue a stack's processes |
 //! | `tokens` | an issuer of a test's own, and tokens that nobody should accept |
@@ -20,6 +21,7 @@
 
 pub mod agents;
 pub mod database;
+pub mod events;
 pub mod faults;
 pub mod guard;
 pub mod logs;

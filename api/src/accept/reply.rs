@@ -12,6 +12,7 @@ use rhyzome_model::ids::ResourceId;
 use rhyzome_model::kinds::Kind;
 use rhyzome_store::accept::Reply;
 use rhyzome_store::rows::{JobRow, ResourceRow};
+use rhyzome_store::{Store, StoreError};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -87,15 +88,24 @@ pub async fn besides(
     kind: Kind,
     rows: &[ResourceRow],
 ) -> Result<HashMap<ResourceId, Beside>, Problem> {
+    let ids: Vec<ResourceId> = rows.iter().map(|row| row.id).collect();
+    Ok(besides_of(&ctx.app.store, kind, &ids).await?)
+}
+
+/// The same by ids.
+pub async fn besides_of(
+    store: &Store,
+    kind: Kind,
+    ids: &[ResourceId],
+) -> Result<HashMap<ResourceId, Beside>, StoreError> {
     let mut besides: HashMap<ResourceId, Beside> = HashMap::new();
-    if rows.is_empty() {
+    if ids.is_empty() {
         return Ok(besides);
     }
-    let ids: Vec<ResourceId> = rows.iter().map(|row| row.id).collect();
     match kind {
         Kind::Image => {}
         Kind::Network => {
-            for (network, (host, facts)) in ctx.app.store.network_homes(&ids).await? {
+            for (network, (host, facts)) in store.network_homes(ids).await? {
                 besides.insert(
                     network,
                     Beside {
@@ -107,7 +117,7 @@ pub async fn besides(
             }
         }
         Kind::Instance => {
-            for lease in ctx.app.store.leases_of(&ids).await? {
+            for lease in store.leases_of(ids).await? {
                 if let Some(instance) = lease.instance {
                     besides.entry(instance).or_default().addresses.push(lease.ip);
                 }

@@ -3,6 +3,7 @@
 use super::scopes::{IssuerRole, Reach, Scopes, Subject};
 use crate::problem::{Code, Problem};
 use rhyzome_model::ids::TenantId;
+use rhyzome_model::kinds::Kind;
 use std::collections::BTreeMap;
 
 /// A verified bearer token.
@@ -14,15 +15,18 @@ pub struct Caller {
     pub actor: String,
     /// What they may.
     pub scopes: Scopes,
+    /// The token is good until then (seconds since 1970).
+    pub expires_s: u64,
 }
 
 impl Caller {
-    /// A caller of a verified token.
-    pub fn new(tenant: TenantId, actor: String, scopes: Scopes) -> Self {
+    /// A caller of a verified token that is good until `expires_s`.
+    pub fn new(tenant: TenantId, actor: String, scopes: Scopes, expires_s: u64) -> Self {
         Self {
             tenant,
             actor,
             scopes,
+            expires_s,
         }
     }
 
@@ -40,6 +44,14 @@ impl Caller {
             Reach::Some | Reach::All => Ok(()),
             Reach::Nothing => Err(missing(kind, verb)),
         }
+    }
+
+    /// Refuses who may read nothing at all: no resource of any kind, and no job.
+    pub fn require_any_read(&self) -> Result<(), Problem> {
+        let some = Kind::ALL
+            .iter()
+            .any(|kind| self.require(kind.as_str(), "read").is_ok());
+        if some { Ok(()) } else { self.require("job", "read") }
     }
 
     /// Whether the verb is allowed on this very resource.
@@ -92,6 +104,7 @@ impl Caller {
             TenantId::from(tenant),
             "tester".to_owned(),
             Scopes::parse(scopes.iter().copied(), issuer),
+            u64::MAX,
         )
     }
 }

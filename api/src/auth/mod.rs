@@ -19,4 +19,4 @@ pub mod scopes;
 pub mod token;
 
 pub use caller::Caller;
-pub use token::Verifier;
+pub use token::{TokenError, Verifier};

@@ -202,7 +202,7 @@ impl Verifier {
             .take(ACTOR_MAX)
             .collect();
         let expires = (claims.exp.max(0.0) as u64).saturating_add(self.leeway.as_secs());
-        Ok((Caller::new(issuer.tenant, actor, scopes), expires))
+        Ok((Caller::new(issuer.tenant, actor, scopes, expires), expires))
     }
 
     /// The one binding that the token is for. Several would leave open whose it is.

@@ -3,6 +3,7 @@
 use crate::problem::{Code, Problem};
 use http::{HeaderMap, HeaderName};
 use rhyzome_model::problem::FieldError;
+use rhyzome_store::changes::Position;
 use std::time::Duration;
 
 /// The longest that a request may ask to wait, seconds.
@@ -41,6 +42,19 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         )]));
     }
     Ok(Some(text.to_owned()))
+}
+
+/// Where a stream of events is to go on.
+pub fn last_event_id(headers: &HeaderMap) -> Result<Option<Position>, Problem> {
+    let name = HeaderName::from_static("last-event-id");
+    only(headers, &name)?
+        .map(|text| {
+            text.parse().map_err(|_| {
+                let detail = "Last-Event-ID is not the id of an event of this API";
+                Problem::invalid(vec![FieldError::new("", "INVALID_HEADER", detail)])
+            })
+        })
+        .transpose()
 }
 
 /// What `If-Match` asks for.

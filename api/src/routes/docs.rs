@@ -60,6 +60,7 @@ pub(super) fn need(need: Need) -> String {
         Need::Token => "a token".to_owned(),
         Need::Scope { kind, verb } => format!("{kind}:{verb}"),
         Need::Job => "the verb on the job's resource".to_owned(),
+        Need::AnyRead => "read of any kind, or job:read".to_owned(),
         Need::Operator => "operator".to_owned(),
     }
 }

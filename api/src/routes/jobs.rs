@@ -16,7 +16,6 @@ use http::header::{HeaderValue, LOCATION, RETRY_AFTER};
 use http::{Method, StatusCode};
 use rhyzome_model::ids::{JobId, ResourceId};
 use rhyzome_model::job::{Action, JobState};
-use rhyzome_model::kinds::Kind;
 use rhyzome_runtime::fault::{self, Point, Side};
 use rhyzome_store::accept::AcceptedNow;
 use rhyzome_store::jobs::JobFilter;
@@ -117,18 +116,6 @@ async fn may(ctx: &Ctx, tags: &mut Tags, row: &JobRow, verb: &str) -> Result<boo
     Ok(caller.may(kind, verb, Some(&row.resource_id.to_string()), tags))
 }
 
-/// Refuses who may read no job at all.
-fn require_some(ctx: &Ctx) -> Result<(), Problem> {
-    let some = Kind::ALL
-        .iter()
-        .any(|kind| ctx.caller.require(kind.as_str(), "read").is_ok());
-    if some || ctx.caller.require("job", "read").is_ok() {
-        Ok(())
-    } else {
-        Err(missing("job", "read"))
-    }
-}
-
 /// A job that the caller may know of, and may do this to.
 async fn allowed(ctx: &Ctx, id: &str, tenant: Option<String>, verb: Verb) -> Result<JobRow, Problem> {
     let unknown = || Problem::not_found("job", &id.chars().take(80).collect::<String>());
@@ -204,7 +191,7 @@ async fn read(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
 }
 
 async fn list(ctx: Ctx) -> Result<Response, Problem> {
-    require_some(&ctx)?;
+    ctx.caller.require_any_read()?;
     let mut query = ctx.query(LIST);
     let target = query.parsed("target", "the id of a resource", |text| {
         text.parse::<ResourceId>().ok()
@@ -276,9 +263,12 @@ async fn cancel(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
         .await?
         .map_err(|refused| refusal::problem(refused, row.kind, &what))?;
     fault::point(Point::AcceptCommit, Side::After);
-    ctx.app
-        .announcer
-        .cancelled(&cancelled.tenant, cancelled.kind, cancelled.id);
+    ctx.app.announcer.cancelled(
+        &cancelled.tenant,
+        cancelled.kind,
+        cancelled.id,
+        cancelled.resource_id,
+    );
     answer(&ctx, cancelled).await
 }
 

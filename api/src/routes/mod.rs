@@ -7,12 +7,14 @@
 //! | `networks` | `/v1/networks/{id}/leases` |
 //! | `instances` | `/v1/instances/{id}/console` |
 //! | `jobs` | `/v1/jobs` |
+//! | `events` | `/v1/events` |
 //! | `kinds` | `/v1/kinds` |
 //! | `hosts` | `/v1/hosts`, for operators |
 //! | `health` | `/healthz`, `/readyz` |
 //! | `openapi`, `docs` | the contract, from the code |
 
 pub mod docs;
+pub mod events;
 pub mod health;
 pub mod hosts;
 pub mod instances;

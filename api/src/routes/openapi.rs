@@ -4,6 +4,7 @@
 use super::table::{Answer, Body, Endpoint, Need, endpoints as all};
 use super::{docs, hosts, jobs, kinds, networks};
 use crate::accept::{dry_run, reply};
+use crate::events::EventDoc;
 use crate::problem::Code;
 use crate::shapes::job::JobDoc;
 use crate::shapes::resource::ResourceDoc;
@@ -133,6 +134,9 @@ fn header_parameters(endpoint: &Endpoint) -> Vec<Value> {
     if endpoint.method == Method::PATCH || endpoint.method == Method::DELETE {
         headers.push(header("If-Match"));
     }
+    if endpoint.answer == Answer::Events {
+        headers.push(header("Last-Event-ID"));
+    }
     if endpoint.answer.status() == 202 {
         headers.push(header("Prefer"));
     }
@@ -161,6 +165,10 @@ fn good(answer: Answer) -> Value {
         Answer::Object => (
             "The answer",
             json!({ "application/json": { "schema": { "type": "object" } } }),
+        ),
+        Answer::Events => (
+            "Server-Sent Events: `event` is the kind, `data` an EventDoc, `id` goes into Last-Event-ID",
+            json!({ "text/event-stream": { "schema": { "$ref": "#/components/schemas/EventDoc" } } }),
         ),
         Answer::Text => ("Text", json!({ "text/*": { "schema": { "type": "string" } } })),
     };
@@ -203,6 +211,7 @@ fn schemas() -> Value {
     add::<networks::LeaseDoc>(&mut named);
     add::<kinds::KindDoc>(&mut named);
     add::<hosts::HostDoc<'_>>(&mut named);
+    add::<EventDoc<'_>>(&mut named);
     add::<ResourceState>(&mut named);
     let mut schemas: Map<String, Value> = Map::new();
     for (name, schema) in named {

@@ -247,7 +247,7 @@ async fn remove(kind: Kind, id: String, ctx: Ctx) -> Result<Response, Problem> {
     fault::point(Point::AcceptCommit, Side::After);
     if deleted.now == AcceptedNow::Now {
         for job in &deleted.cancelled {
-            ctx.app.announcer.cancelled(&ctx.caller.tenant, kind, *job);
+            ctx.app.announcer.cancelled(&ctx.caller.tenant, kind, *job, id);
         }
         ctx.app.announcer.accepted(&deleted.resource, Some(&deleted.job));
     }

@@ -3,7 +3,7 @@
 //! A need is judged before the handler runs: no good token is 401, a scope that is missing on every resource is 403. A handler judges
 //! again on the very resource, where a scope is limited to some.
 
-use super::{docs, health, hosts, instances, jobs, kinds, networks, openapi, resources};
+use super::{docs, events, health, hosts, instances, jobs, kinds, networks, openapi, resources};
 use crate::app::App;
 use crate::observe;
 use crate::problem::{Code, Problem};
@@ -33,6 +33,8 @@ pub enum Need {
     },
     /// To read a job: `KIND:read` of what it changes, or `job:read`; to cancel or retry it: the verb that it does.
     Job,
+    /// `read` of any kind, or of jobs.
+    AnyRead,
     /// The scope `operator`.
     Operator,
 }
@@ -67,6 +69,8 @@ pub enum Answer {
     Object,
     /// 200 with text.
     Text,
+    /// 200 with a stream of events.
+    Events,
 }
 
 impl Answer {
@@ -74,7 +78,13 @@ impl Answer {
     pub fn status(self) -> u16 {
         match self {
             Self::Accepted | Self::AcceptedJob => 202,
-            Self::Resource | Self::Resources | Self::Job | Self::Jobs | Self::Object | Self::Text => 200,
+            Self::Resource
+            | Self::Resources
+            | Self::Job
+            | Self::Jobs
+            | Self::Object
+            | Self::Text
+            | Self::Events => 200,
         }
     }
 }
@@ -108,6 +118,7 @@ pub fn endpoints() -> Vec<Endpoint> {
     all.extend(networks::endpoints());
     all.extend(instances::endpoints());
     all.extend(jobs::endpoints());
+    all.extend(events::endpoints());
     all.extend(kinds::endpoints());
     all.extend(hosts::endpoints());
     all.extend(health::endpoints());
@@ -154,6 +165,7 @@ async fn admit(State((app, need)): State<(App, Need)>, mut request: Request, nex
     let allowed = app.rate.check(&caller.tenant).and_then(|()| match need {
         Need::Public | Need::Token | Need::Job => Ok(()),
         Need::Scope { kind, verb } => caller.require(kind.as_str(), verb),
+        Need::AnyRead => caller.require_any_read(),
         Need::Operator => caller.require_operator(),
     });
     if let Err(problem) = allowed {

@@ -221,6 +221,7 @@ fn insufficient(need: Need) -> Option<String> {
                     .join(" "),
             )
         }
+        Need::AnyRead => Some("instance:update network:create image:delete job:cancel openid".to_owned()),
         Need::Operator => Some("operator *:*".to_owned()),
         // Any token will do, or the job's resource decides: accept.rs has those cases.
         Need::Public | Need::Token | Need::Job => None,

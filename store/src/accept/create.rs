@@ -9,9 +9,11 @@ use super::allocate::allocate;
 use super::insert::{accepted, insert_resources, insert_rest};
 use super::references::resolve_references;
 use super::types::{Accepted, AcceptedNow, CreateRequest, IdempotencyKey, Refusal, Reply};
+use crate::changes::{self, Change};
 use crate::rows::json;
 use crate::{Store, StoreError};
 use chrono::{DateTime, SubsecRound, Utc};
+use rhyzome_model::change::What;
 use rhyzome_model::ids::{ResourceId, TenantId};
 use rhyzome_model::job::JobState;
 use serde_json::Value;
@@ -136,6 +138,7 @@ impl Store {
             tx.rollback().await?;
             return Ok(Try::KeyTaken);
         }
+        changes::write(&mut tx, entries.iter().flat_map(created).collect()).await?;
         tx.commit().await?;
         Ok(Try::Done(entries))
     }
@@ -221,6 +224,18 @@ impl Store {
         .await?;
         row.map(|row| earlier(&row.body_hash, row.reply, key)).transpose()
     }
+}
+
+/// What those who watch are told of an accepted request.
+fn created(entry: &Entry) -> Vec<Change> {
+    let request = &entry.request;
+    if entry.refusal.is_some() {
+        return Vec::new();
+    }
+    vec![
+        Change::job(&request.tenant, request.job, entry.state, What::Created),
+        Change::resource(&request.tenant, request.kind, request.id, What::Created),
+    ]
 }
 
 fn earlier(body_hash: &[u8], reply: Value, key: &IdempotencyKey) -> Result<Answer, StoreError> {

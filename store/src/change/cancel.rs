@@ -2,9 +2,11 @@
 
 use super::rows::audit_cancel;
 use crate::accept::{Origin, Refusal};
+use crate::changes::{self, Change};
 use crate::rows::JobRow;
 use crate::{Store, StoreError};
 use chrono::{DateTime, SubsecRound, Utc};
+use rhyzome_model::change::What;
 use rhyzome_model::ids::{JobId, TenantId};
 use rhyzome_model::job::{Action, JobState};
 use sqlx::{Postgres, Transaction};
@@ -28,10 +30,16 @@ impl Store {
         )
         .fetch_optional(&mut *tx)
         .await?;
-        if let Err(refusal) = cancel_locked(&mut tx, job, now).await? {
-            return Ok(Err(refusal));
-        }
+        let state = match cancel_locked(&mut tx, job, now).await? {
+            Ok(state) => state,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         audit_cancel(&mut tx, tenant, origin, row.resource_id, job, now).await?;
+        let told = vec![
+            Change::job(tenant, job, state, What::Updated),
+            Change::resource(tenant, row.kind, row.resource_id, What::Updated),
+        ];
+        changes::write(&mut tx, told).await?;
         tx.commit().await?;
         self.job_get(job)
             .await?
@@ -40,12 +48,12 @@ impl Store {
     }
 }
 
-/// Cancels an open job whose resource's row is locked.
+/// Cancels an open job whose resource's row is locked; says in which state that leaves it.
 pub(super) async fn cancel_locked(
     tx: &mut Transaction<'_, Postgres>,
     job: JobId,
     now: DateTime<Utc>,
-) -> Result<Result<(), Refusal>, StoreError> {
+) -> Result<Result<JobState, Refusal>, StoreError> {
     let row = sqlx::query!(
         "SELECT state, action, host, resource_id FROM jobs WHERE id = $1 FOR NO KEY UPDATE",
         job.0
@@ -87,7 +95,7 @@ pub(super) async fn cancel_locked(
         .execute(&mut **tx)
         .await?;
         crate::settle::wake(tx, &[row.resource_id], &[]).await?;
-        return Ok(Ok(()));
+        return Ok(Ok(JobState::Cancelled));
     }
     if action.forward_only() {
         return Ok(Err(Refusal::NotCancellable));
@@ -100,5 +108,5 @@ pub(super) async fn cancel_locked(
     )
     .execute(&mut **tx)
     .await?;
-    Ok(Ok(()))
+    Ok(Ok(state))
 }

@@ -4,9 +4,11 @@ use super::cancel::cancel_locked;
 use super::rows::{NewJob, delete_job, insert_job, lock_resource, read_resource};
 use super::types::Deleted;
 use crate::accept::{AcceptedNow, Origin, Refusal};
+use crate::changes::{self, Change};
 use crate::rows::StepRow;
 use crate::{Store, StoreError};
 use chrono::{SubsecRound, Utc};
+use rhyzome_model::change::What;
 use rhyzome_model::ids::{JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState};
 use rhyzome_model::kinds::Kind;
@@ -81,9 +83,11 @@ impl Store {
         .fetch_all(&mut *tx)
         .await?;
         let mut cancelled = Vec::new();
+        let mut told = Vec::new();
         for other in open {
-            if cancel_locked(&mut tx, JobId(other), now).await?.is_ok() {
+            if let Ok(state) = cancel_locked(&mut tx, JobId(other), now).await? {
                 cancelled.push(JobId(other));
+                told.push(Change::job(tenant, JobId(other), state, What::Updated));
             }
         }
         let still_open = sqlx::query_scalar!(
@@ -114,6 +118,8 @@ impl Store {
         )
         .await?;
         let resource = read_resource(&mut tx, id).await?;
+        told.extend(changes::accepted(&resource, Some(&job)));
+        changes::write(&mut tx, told).await?;
         tx.commit().await?;
         Ok(Ok(Deleted {
             resource,

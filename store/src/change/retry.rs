@@ -2,6 +2,7 @@
 
 use super::rows::{Kept, NewJob, delete_job, insert_job, keep_reply, lock_resource, read_resource};
 use crate::accept::{Accepted, AcceptedNow, IdempotencyKey, Origin, Refusal, Reply};
+use crate::changes;
 use crate::rows::StepRow;
 use crate::{Store, StoreError};
 use chrono::{SubsecRound, TimeDelta, Utc};
@@ -123,6 +124,11 @@ impl Store {
                 .await?
                 .ok_or_else(|| StoreError::row("idempotency", "a key in conflict has no row"));
         }
+        changes::write(
+            &mut tx,
+            changes::accepted(&accepted.resource, accepted.job.as_ref()),
+        )
+        .await?;
         tx.commit().await?;
         Ok(Ok(Reply {
             accepted,

@@ -3,6 +3,7 @@
 use super::rows::{Kept, NewJob, audit, delete_job, insert_job, keep_reply, lock_resource, read_resource};
 use super::types::{ChangeRequest, Work};
 use crate::accept::{Accepted, AcceptedNow, Refusal, Reply, StaticLeaseRequest};
+use crate::changes;
 use crate::rows::{ResourceRow, StepRow};
 use crate::{Store, StoreError};
 use chrono::{SubsecRound, TimeDelta, Utc};
@@ -136,6 +137,11 @@ impl Store {
                 }
             }
         }
+        changes::write(
+            &mut tx,
+            changes::accepted(&accepted.resource, accepted.job.as_ref()),
+        )
+        .await?;
         tx.commit().await?;
         Ok(Ok(Reply {
             accepted,

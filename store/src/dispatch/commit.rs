@@ -2,6 +2,7 @@
 
 use super::{Decision, DispatchOutcome, DispatchTx, DueJob, NewOrder, OrderRow};
 use crate::StoreError;
+use crate::changes;
 use crate::rows::Waiting;
 use crate::settle::apply_ends;
 use chrono::{DateTime, Utc};
@@ -40,20 +41,23 @@ impl DispatchTx {
             }
         }
         write_waits(&mut self.tx, &waits).await?;
+        let mut changes = self.waits_changed(&waits)?;
         // Ends wake others' jobs, and these come before all that orders need.
         if !ends.is_empty() {
-            apply_ends(&mut self.tx, &ends, self.now).await?;
+            changes.extend(apply_ends(&mut self.tx, &ends, self.now).await?);
             outcome.ended = ends;
         }
         let (orders, settled) = self.keep_homes(orders, &mut outcome).await?;
         let orders = self.keep_turns(orders, &mut outcome).await?;
         self.write_orders(orders, &mut outcome).await?;
+        changes.extend(self.orders_changed(&outcome.orders, &settled)?);
         self.leave_homes(settled, &outcome).await?;
+        outcome.changes = changes::write(&mut self.tx, changes).await?;
         self.tx.commit().await?;
         Ok(outcome)
     }
 
-    fn job(&self, id: JobId) -> Result<&DueJob, StoreError> {
+    pub(super) fn job(&self, id: JobId) -> Result<&DueJob, StoreError> {
         self.jobs
             .iter()
             .find(|j| j.id == id)

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `begin` | locks and reads a batch |
 //! | `commit` | writes what was decided |
+//! | `changed` | what that changed for those who watch |
 //!
 //! [`Store::dispatch_begin`] locks and reads; the scheduler decides (purely, on what was read and on its view of the hosts);
 //! [`DispatchTx::commit`] judges turn, capacity and a network's home once more under their locks, draws the fences and writes. A
@@ -12,8 +13,10 @@
 //! [`Store::dispatch_begin`]: crate::Store::dispatch_begin
 
 mod begin;
+mod changed;
 mod commit;
 
+use crate::changes::Change;
 use crate::leases::LeaseView;
 use crate::rows::Waiting;
 use crate::settle::End;
@@ -246,4 +249,6 @@ pub struct DispatchOutcome {
     pub ended: Vec<End>,
     /// Jobs whose decision no longer held: still due.
     pub left: Vec<JobId>,
+    /// All that changed, as it was written for those who watch.
+    pub changes: Vec<Change>,
 }

@@ -13,10 +13,13 @@
 use super::batch::OpenJob;
 use super::books::Books;
 use super::ends::{Effect, End, apply_ends_with};
+use crate::changes::{self, Change};
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
+use rhyzome_model::change::What;
 use rhyzome_model::ids::{Epoch, Fence, HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{JobState, Verdict};
+use rhyzome_model::kinds::Kind;
 use rhyzome_model::problem::JobError;
 use serde::Serialize;
 
@@ -98,7 +101,8 @@ impl Store {
         }
         let end = end(&job);
         let now = tx.now;
-        apply_ends_with(&mut tx.tx, std::slice::from_ref(&end), Books::default(), now).await?;
+        let changes = apply_ends_with(&mut tx.tx, std::slice::from_ref(&end), Books::default(), now).await?;
+        changes::write(&mut tx.tx, changes).await?;
         sqlx::query!(
             "INSERT INTO audit (at, tenant, actor, action, resource_id, job_id, trace_id)
              SELECT $2, tenant, $3, 'abandon', resource_id, id, trace_id FROM jobs WHERE id = $1",
@@ -143,7 +147,7 @@ impl Store {
     pub async fn abandoned_gone(&self, gone: &Abandoned) -> Result<bool, StoreError> {
         let mut tx = self.pool.begin().await?;
         let resource = sqlx::query!(
-            r#"SELECT host, applied IS NOT NULL AS "made!" FROM resources WHERE id = $1 FOR NO KEY UPDATE"#,
+            r#"SELECT kind, host, applied IS NOT NULL AS "made!" FROM resources WHERE id = $1 FOR NO KEY UPDATE"#,
             gone.resource.0
         )
         .fetch_optional(&mut *tx)
@@ -170,7 +174,10 @@ impl Store {
         {
             let mut books = Books::default();
             books.leave(gone.resource.0);
-            books.write(&mut tx).await?;
+            let mut changes = books.write(&mut tx).await?;
+            let kind = crate::rows::parse("resources", &resource.kind, Kind::parse)?;
+            changes.push(Change::resource(&gone.tenant, kind, gone.resource, What::Updated));
+            changes::write(&mut tx, changes).await?;
         }
         tx.commit().await?;
         Ok(true)

@@ -2,10 +2,12 @@
 
 use super::books::Books;
 use super::ends::{End, apply_ends_with, forget_abandoned};
+use crate::changes::{self, Change};
 use crate::dispatch::Exclusion;
 use crate::rows::{StepRow, Waiting, json, parse, steps_json};
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
+use rhyzome_model::change::What;
 use rhyzome_model::ids::{Fence, HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState, Mode, Verdict};
 use rhyzome_model::kinds::Kind;
@@ -126,8 +128,8 @@ pub enum Settlement {
 pub struct Settled {
     /// Jobs that ended.
     pub ended: Vec<End>,
-    /// Open jobs that changed, with tenant and resource: for notices.
-    pub changed: Vec<(TenantId, Kind, JobId, ResourceId)>,
+    /// All that changed, as it was written for those who watch.
+    pub changes: Vec<Change>,
 }
 
 /// A batch of jobs, locked.
@@ -205,7 +207,7 @@ impl Store {
 impl SettleTx {
     /// Writes the settlements and commits.
     pub async fn commit(mut self, settlements: Vec<Settlement>) -> Result<Settled, StoreError> {
-        let mut settled = Settled::default();
+        let mut changes = Vec::new();
         let mut ends = Vec::new();
         let mut books = Books::default();
         let mut progress = Vec::new();
@@ -220,17 +222,21 @@ impl SettleTx {
                     due,
                     waiting,
                 } => {
-                    self.note(job, &mut settled)?;
+                    let left_in = match self.job(job)?.state {
+                        JobState::Running => JobState::Queued,
+                        other => other,
+                    };
+                    changes.push(self.changed(job, left_in)?);
                     self.give_back(job, &mut books)?;
                     poisoned.push((job, error, due, waiting));
                 }
                 Settlement::End(end) => ends.push(end),
                 Settlement::Progress { job, state, steps } => {
-                    self.note(job, &mut settled)?;
+                    changes.push(self.changed(job, state)?);
                     progress.push((job, state, steps));
                 }
-                Settlement::Again { job, .. } => {
-                    self.note(job, &mut settled)?;
+                Settlement::Again { job, state, .. } => {
+                    changes.push(self.changed(job, state)?);
                     self.give_back(job, &mut books)?;
                     agains.push(Again::of(settlement)?);
                 }
@@ -240,7 +246,8 @@ impl SettleTx {
                     excluded,
                     due,
                 } => {
-                    self.note(job, &mut settled)?;
+                    changes.push(self.changed(job, JobState::Queued)?);
+                    changes.push(self.left_its_host(job)?);
                     self.give_back(job, &mut books)?;
                     books.leave(self.job(job)?.resource.0);
                     releases.push((job, steps, excluded, due));
@@ -256,10 +263,10 @@ impl SettleTx {
             .map(|r| self.job(r.0).map(|j| j.resource.0))
             .collect::<Result<_, _>>()?;
         forget_abandoned(&mut self.tx, &released).await?;
-        apply_ends_with(&mut self.tx, &ends, books, self.now).await?;
+        changes.extend(apply_ends_with(&mut self.tx, &ends, books, self.now).await?);
+        let changes = changes::write(&mut self.tx, changes).await?;
         self.tx.commit().await?;
-        settled.ended = ends;
-        Ok(settled)
+        Ok(Settled { ended: ends, changes })
     }
 
     fn job(&self, id: JobId) -> Result<&OpenJob, StoreError> {
@@ -271,12 +278,18 @@ impl SettleTx {
             .ok_or_else(|| StoreError::row("jobs", format!("settlement of {id}, which is not in the batch")))
     }
 
-    fn note(&self, id: JobId, settled: &mut Settled) -> Result<(), StoreError> {
+    fn changed(&self, id: JobId, left_in: JobState) -> Result<Change, StoreError> {
+        Ok(Change::job(&self.job(id)?.tenant, id, left_in, What::Updated))
+    }
+
+    fn left_its_host(&self, id: JobId) -> Result<Change, StoreError> {
         let job = self.job(id)?;
-        settled
-            .changed
-            .push((job.tenant.clone(), job.kind, id, job.resource));
-        Ok(())
+        Ok(Change::resource(
+            &job.tenant,
+            job.kind,
+            job.resource,
+            What::Updated,
+        ))
     }
 
     /// The order is over: its slot and its place on the host go back.

@@ -3,7 +3,10 @@
 
 use super::ends::{Effect, End, Kept};
 use crate::StoreError;
-use rhyzome_model::kinds::Demand;
+use crate::changes::Change;
+use rhyzome_model::change::What;
+use rhyzome_model::ids::{ResourceId, TenantId};
+use rhyzome_model::kinds::{Demand, Kind};
 use serde_json::Value;
 use sqlx::{Postgres, Transaction};
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,9 +79,10 @@ impl Books {
             .extend(end.networks.iter().map(|(id, facts)| (id.0, facts.clone())));
     }
 
-    pub(super) async fn write(self, tx: &mut Transaction<'_, Postgres>) -> Result<(), StoreError> {
+    /// Says which networks are otherwise than before: where they live, or what is said of them there.
+    pub(super) async fn write(self, tx: &mut Transaction<'_, Postgres>) -> Result<Vec<Change>, StoreError> {
         let left = leave(tx, &self.leaving).await?;
-        settle_homes(tx, &left, &self.facts).await?;
+        let moved = settle_homes(tx, &left, &self.facts).await?;
         give_slots_back(tx, &self.slots).await?;
 
         let changed = rereserved(tx, &self.kept).await?;
@@ -93,7 +97,8 @@ impl Books {
         drop_reservations(tx, &self.leaving, &mut freed).await?;
         drop_copies(tx, &left, &mut freed).await?;
         rereserve(tx, &changed, &mut freed).await?;
-        give_hosts_back(tx, &self.orders, &freed).await
+        give_hosts_back(tx, &self.orders, &freed).await?;
+        Ok(moved)
     }
 }
 
@@ -121,9 +126,9 @@ async fn settle_homes(
     tx: &mut Transaction<'_, Postgres>,
     left: &[(Uuid, String)],
     facts: &BTreeMap<Uuid, Value>,
-) -> Result<(), StoreError> {
+) -> Result<Vec<Change>, StoreError> {
     if left.is_empty() && facts.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let instances: Vec<Uuid> = left.iter().map(|l| l.0).collect();
     let ids: Vec<Uuid> = facts.keys().copied().collect();
@@ -144,29 +149,38 @@ async fn settle_homes(
     .fetch_all(&mut **tx)
     .await?;
     if homes.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    sqlx::query!(
-        "UPDATE network_homes n SET facts = q.facts FROM unnest($1::uuid[], $2::jsonb[]) AS q(id, facts)
-         WHERE n.network_id = q.id AND n.network_id = ANY($3)",
+    let mut moved = sqlx::query!(
+        "UPDATE network_homes n SET facts = q.facts FROM unnest($1::uuid[], $2::jsonb[]) AS q(id, facts), resources r
+         WHERE n.network_id = q.id AND n.network_id = ANY($3) AND r.id = q.id RETURNING r.id, r.tenant",
         &ids,
         &values,
         &homes
     )
-    .execute(&mut **tx)
-    .await?;
+    .fetch_all(&mut **tx)
+    .await?
+    .into_iter()
+    .map(|r| network(r.tenant, r.id))
+    .collect::<Vec<_>>();
     if left.is_empty() {
-        return Ok(());
+        return Ok(moved);
     }
-    sqlx::query!(
-        "DELETE FROM network_homes n WHERE n.network_id = ANY($1)
+    let empty = sqlx::query!(
+        "DELETE FROM network_homes n USING resources own WHERE n.network_id = ANY($1) AND own.id = n.network_id
          AND NOT EXISTS (SELECT FROM resource_refs f JOIN resources r ON r.id = f.from_id
-                         WHERE f.to_id = n.network_id AND r.host IS NOT NULL)",
+                         WHERE f.to_id = n.network_id AND r.host IS NOT NULL)
+         RETURNING own.id, own.tenant",
         &homes
     )
-    .execute(&mut **tx)
+    .fetch_all(&mut **tx)
     .await?;
-    Ok(())
+    moved.extend(empty.into_iter().map(|r| network(r.tenant, r.id)));
+    Ok(moved)
+}
+
+fn network(tenant: String, id: Uuid) -> Change {
+    Change::resource(&TenantId(tenant), Kind::Network, ResourceId(id), What::Updated)
 }
 
 async fn give_slots_back(

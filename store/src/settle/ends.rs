@@ -2,6 +2,7 @@
 
 use super::books::Books;
 use crate::StoreError;
+use crate::changes::{self, Change};
 use crate::rows::{StepRow, steps_json};
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
@@ -106,12 +107,12 @@ pub struct Kept {
     pub disk_gib: Option<i64>,
 }
 
-/// Writes ends: jobs, resources, who waited for them, then the books.
+/// Writes ends: jobs, resources, who waited for them, then the books. Says what changed by them, for the caller to write.
 pub(crate) async fn apply_ends(
     tx: &mut Transaction<'_, Postgres>,
     ends: &[End],
     now: DateTime<Utc>,
-) -> Result<(), StoreError> {
+) -> Result<Vec<Change>, StoreError> {
     apply_ends_with(tx, ends, Books::default(), now).await
 }
 
@@ -121,7 +122,7 @@ pub(super) async fn apply_ends_with(
     ends: &[End],
     mut books: Books,
     now: DateTime<Utc>,
-) -> Result<(), StoreError> {
+) -> Result<Vec<Change>, StoreError> {
     let removed: Vec<Uuid> = ends
         .iter()
         .filter(|e| matches!(e.effect, Effect::Removed))
@@ -143,14 +144,16 @@ pub(super) async fn apply_ends_with(
     for end in ends {
         books.end(end);
     }
-    books.write(tx).await?;
+    let mut changes: Vec<Change> = changes::ended(ends).collect();
+    changes.extend(books.write(tx).await?);
     let told: Vec<Uuid> = ends
         .iter()
         .filter(|e| e.is_agents_word())
         .map(|e| e.resource.0)
         .collect();
     forget_abandoned(tx, &told).await?;
-    remove(tx, &removed, now).await
+    remove(tx, &removed, now).await?;
+    Ok(changes)
 }
 
 /// What an abandoned job may have left on its host is remembered with the fences that it had there.
@@ -389,9 +392,14 @@ async fn remove(
     )
     .execute(&mut **tx)
     .await?;
-    sqlx::query!("DELETE FROM resources WHERE id = ANY($1)", resources)
-        .execute(&mut **tx)
-        .await?;
+    // Who may know of a resource by its tags may know that it went.
+    sqlx::query!(
+        "WITH gone AS (DELETE FROM resources WHERE id = ANY($1) RETURNING id, tags, public)
+         INSERT INTO gone_resources (id, tags, public) SELECT id, tags, public FROM gone WHERE public OR tags <> '{}'",
+        resources
+    )
+    .execute(&mut **tx)
+    .await?;
     Ok(())
 }
 
