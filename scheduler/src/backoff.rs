@@ -20,28 +20,39 @@ pub fn wait(failures: i32, first: Duration, most: Duration, roll: f64) -> TimeDe
 
 /// For a loop of this process that failed: reconnecting, a database out of reach. Never gives up.
 #[derive(Debug)]
-pub struct Pause(ExponentialBackoff);
+pub struct Pause {
+    backoff: ExponentialBackoff,
+    failures: u32,
+}
 
 impl Pause {
     /// From 100 ms to 5 s.
     pub fn new() -> Self {
-        Self(
-            ExponentialBackoffBuilder::new()
+        Self {
+            backoff: ExponentialBackoffBuilder::new()
                 .with_initial_interval(Duration::from_millis(100))
                 .with_max_interval(Duration::from_secs(5))
                 .with_max_elapsed_time(None)
                 .build(),
-        )
+            failures: 0,
+        }
     }
 
     /// How long to wait this time.
     pub fn longer(&mut self) -> Duration {
-        self.0.next_backoff().unwrap_or(Duration::from_secs(5))
+        self.failures = self.failures.saturating_add(1);
+        self.backoff.next_backoff().unwrap_or(Duration::from_secs(5))
     }
 
     /// It worked again.
     pub fn reset(&mut self) {
-        self.0.reset();
+        self.backoff.reset();
+        self.failures = 0;
+    }
+
+    /// Whether it worked when it was tried before: a failure is news, and what follows it is more of the same.
+    pub fn is_news(&self) -> bool {
+        self.failures == 0
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The logs of Postgres and nats-server have levels of their own, and are left out.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -32,6 +33,31 @@ pub struct Line {
 /// # Errors
 /// A log can't be read.
 pub fn read(folder: &Path) -> io::Result<Vec<Line>> {
+    read_after(folder, &Lengths::default())
+}
+
+/// How long each log was at some time, bytes by name.
+pub type Lengths = BTreeMap<String, u64>;
+
+/// How long each log in a folder is now.
+///
+/// # Errors
+/// The folder can't be read.
+pub fn lengths(folder: &Path) -> io::Result<Lengths> {
+    let mut lengths = Lengths::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        lengths.insert(name, entry.metadata()?.len());
+    }
+    Ok(lengths)
+}
+
+/// As [`read`], of what was written since then.
+///
+/// # Errors
+/// A log can't be read.
+pub fn read_after(folder: &Path, since: &Lengths) -> io::Result<Vec<Line>> {
     let mut files: Vec<_> = std::fs::read_dir(folder)?.flatten().collect();
     files.sort_by_key(std::fs::DirEntry::file_name);
     let mut lines = Vec::new();
@@ -40,7 +66,11 @@ pub fn read(folder: &Path) -> io::Result<Vec<Line>> {
         if name.starts_with("postgres") || name.starts_with("nats") {
             continue;
         }
-        let text = String::from_utf8_lossy(&std::fs::read(entry.path())?).into_owned();
+        let log = std::fs::read(entry.path())?;
+        let from = since
+            .get(&name)
+            .map_or(0, |n| usize::try_from(*n).unwrap_or(usize::MAX));
+        let text = String::from_utf8_lossy(log.get(from..).unwrap_or(&log)).into_owned();
         lines.extend(text.lines().filter_map(|line| Line::of(&name, line)));
     }
     Ok(lines)

@@ -20,7 +20,7 @@ fn traces(stack: &Stack, id: &str) -> usize {
 
 #[tokio::test]
 async fn an_undo_that_does_not_work_is_shown_and_can_be_abandoned() {
-    let stack = Stack::start(Options::simulated(1));
+    let stack = Stack::start(Options::simulated(1).expecting(&["a step failed"]));
     let rest = stack.demo();
     let network = rest.network(&unique("net")).await;
     stack.faults().set(&[
@@ -72,7 +72,11 @@ async fn an_undo_that_does_not_work_is_shown_and_can_be_abandoned() {
 
 #[tokio::test]
 async fn nothing_is_dispatched_while_the_database_is_set_back() {
-    let stack = Stack::start(Options::simulated(1));
+    let stack = Stack::start(Options::simulated(1).expecting(&[
+        "nothing is dispatched to any host until an operator has looked",
+        "the database was set back",
+        "watch broke off",
+    ]));
     let rest = stack.demo();
     let network = rest.network(&unique("net")).await;
     rest.make("instances", &unique("guest"), small_instance(&network))

@@ -99,7 +99,11 @@ fn find(folder: &Path, name: &str) -> Option<PathBuf> {
 
 #[tokio::test]
 async fn after_all_kinds_of_ends_nothing_is_broken() {
-    let stack = Stack::start(Options::simulated(3).set("scheduler.check_interval", "1s"));
+    let stack = Stack::start(
+        Options::simulated(3)
+            .set("scheduler.check_interval", "1s")
+            .expecting(&["watch broke off"]),
+    );
     let rest = stack.demo();
     let name = unique("mix");
     let mut agent = Agent::start(&stack, &name, 2, AgentSize::default());
@@ -197,7 +201,11 @@ async fn after_all_kinds_of_ends_nothing_is_broken() {
 
 #[tokio::test]
 async fn what_is_changed_behind_a_hosts_back_is_seen() {
-    let stack = Stack::start(Options::simulated(1).set("scheduler.check_interval", "1s"));
+    let stack = Stack::start(
+        Options::simulated(1)
+            .set("scheduler.check_interval", "1s")
+            .expecting(&["invariant broken", "watch broke off"]),
+    );
     let rest = stack.demo();
     let name = unique("back");
     let mut agent = Agent::start(&stack, &name, 1, AgentSize::default());

@@ -10,7 +10,11 @@ use serde_json::json;
 
 #[tokio::test]
 async fn a_create_ends_though_its_worker_dies_or_freezes() {
-    let stack = Stack::start(Options::simulated(2).set("nats.ack_wait", "3s"));
+    let stack = Stack::start(
+        Options::simulated(2)
+            .set("nats.ack_wait", "3s")
+            .expecting(&["a step failed"]),
+    );
     let rest = stack.demo();
     let network = rest.network(&unique("net")).await;
 

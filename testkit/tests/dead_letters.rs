@@ -27,7 +27,11 @@ fn refused(stack: &Stack, words: &[&str]) -> String {
 async fn an_order_that_its_workers_die_of_is_undone_kept_and_replayed() {
     let stack = Stack::start(Options {
         workers: Some(1),
-        ..Options::simulated(2).set("nats.ack_wait", "1s")
+        ..Options::simulated(2).set("nats.ack_wait", "1s").expecting(&[
+            "a broken order, kept as a dead letter",
+            "the workers of an order died of it, it is undone",
+            "delivered again and again: runs alone",
+        ])
     });
     let rest = stack.demo();
     let network = rest.network(&unique("net")).await;

@@ -53,7 +53,7 @@ async fn a_create_is_seen_from_its_acceptance_until_it_runs_and_its_delete_until
         assert_eq!(event.event, event.data["kind"].as_str().unwrap());
         let named = if event.event == "job" { "job" } else { "resource" };
         assert!(event.data.get(named).is_some(), "{event:#?}");
-        chrono::DateTime::parse_from_rfc3339(&text(&event.data, "/at")).unwrap();
+        chrono::DateTime::parse_from_rfc3339(&text(&event.data, "/changed_at")).unwrap();
     }
     assert_eq!(states(&seen, &network.job), ["queued", "succeeded"]);
     assert_eq!(states(&seen, &instance.job), ["queued", "running", "succeeded"]);

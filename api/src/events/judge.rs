@@ -72,7 +72,7 @@ impl Watcher<'_> {
                 id: thing.id(),
                 tenant: row.tenant.as_str(),
                 change: *what,
-                at: row.at,
+                changed_at: row.at,
                 object,
             };
             event(&mut text, Position::within(row, from + n + 1), &document)

@@ -22,7 +22,7 @@ pub struct EventDoc<'a> {
     /// What happened.
     pub change: What,
     /// When.
-    pub at: DateTime<Utc>,
+    pub changed_at: DateTime<Utc>,
     /// The thing itself.
     #[serde(flatten)]
     pub object: ObjectDoc<'a>,

@@ -87,6 +87,8 @@ impl Run {
             // Room for what an hour leaves: a job that waits for capacity would count as one that never ends.
             simulated_size: Some("64,262144,4096".to_owned()),
             local_host: real,
+            // Judged with the reasons that faults give.
+            logs: rhyzome_testkit::stack::Logs::Left,
             simulated_labels: vec![("test".to_owned(), SIMULATED.to_owned())],
             ..Options::simulated(HOSTS)
         }

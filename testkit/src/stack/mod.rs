@@ -3,189 +3,25 @@
 //! What is here uses `stack.md` alone: the command line, `stack.json`, tokens. Whatever a stack started is gone when it has ended, whether its
 //! `down` did that or not.
 
+mod file;
+mod judge;
+mod options;
 mod shared;
+
+pub use file::{
+    AgentEntry, Fenced, Held, Inventory, LedgerJob, NatsEntry, PostgresEntry, ProcessEntry, StackFile,
+};
+pub use options::{LocalHost, Logs, Options, Restart};
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use serde::Deserialize;
-
 use crate::faults::FaultsFile;
 use crate::guard::{self, Marked};
 use crate::rest::Rest;
 use crate::tools;
-
-/// Whether this machine is a host of the stack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LocalHost {
-    /// With an agent for it.
-    Yes,
-    /// Simulated hosts alone.
-    No,
-}
-
-/// What happens to a part that dies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Restart {
-    /// It is started again.
-    Yes,
-    /// It stays dead.
-    No,
-}
-
-/// How a stack is to be.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// How many simulated hosts: `sim-1` and so on.
-    pub simulated_hosts: u32,
-    /// `VCPUS,MEMORY_MIB,DISK_GIB` of each; `up`'s own where left out.
-    pub simulated_size: Option<String>,
-    /// Labels of the simulated hosts.
-    pub simulated_labels: Vec<(String, String)>,
-    /// How many workers; `up`'s own number where left out.
-    pub workers: Option<u32>,
-    /// How many schedulers; `up`'s own number where left out.
-    pub schedulers: Option<u32>,
-    /// How many API servers; `up`'s own number where left out.
-    pub apis: Option<u32>,
-    /// Variables of the environment of all its processes.
-    pub environment: Vec<(String, String)>,
-    /// Whether this machine is a host.
-    pub local_host: LocalHost,
-    /// What happens to a part that dies.
-    pub restart: Restart,
-    /// Configuration keys and values.
-    pub settings: Vec<(String, String)>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            simulated_hosts: 3,
-            simulated_size: None,
-            simulated_labels: Vec::new(),
-            workers: None,
-            schedulers: None,
-            apis: None,
-            environment: Vec::new(),
-            local_host: LocalHost::No,
-            restart: Restart::Yes,
-            settings: Vec::new(),
-        }
-    }
-}
-
-impl Options {
-    /// Simulated hosts alone, this many.
-    pub fn simulated(hosts: u32) -> Self {
-        Self {
-            simulated_hosts: hosts,
-            ..Self::default()
-        }
-    }
-
-    /// With a configuration key.
-    #[must_use]
-    pub fn set(mut self, key: &str, value: &str) -> Self {
-        self.settings.push((key.to_owned(), value.to_owned()));
-        self
-    }
-
-    fn arguments(&self) -> Vec<OsString> {
-        let mut arguments: Vec<OsString> = vec![
-            "--simulated-hosts".into(),
-            self.simulated_hosts.to_string().into(),
-        ];
-        if let Some(size) = &self.simulated_size {
-            arguments.extend(["--simulated-size".into(), size.into()]);
-        }
-        for (key, value) in &self.simulated_labels {
-            arguments.extend(["--simulated-label".into(), format!("{key}={value}").into()]);
-        }
-        for (count, flag) in [
-            (self.workers, "--workers"),
-            (self.schedulers, "--schedulers"),
-            (self.apis, "--apis"),
-        ] {
-            if let Some(count) = count {
-                arguments.extend([flag.into(), count.to_string().into()]);
-            }
-        }
-        if self.local_host == LocalHost::No {
-            arguments.push("--no-local-host".into());
-        }
-        if self.restart == Restart::No {
-            arguments.push("--no-restart".into());
-        }
-        for (key, value) in &self.settings {
-            arguments.extend(["--set".into(), format!("{key}={value}").into()]);
-        }
-        arguments
-    }
-}
-
-/// `stack.json`; what it says beside this is left out.
-#[derive(Clone, Debug, Deserialize)]
-pub struct StackFile {
-    /// Without `/v1`.
-    pub api_url: String,
-    /// The data folder.
-    pub data_dir: PathBuf,
-    /// Logs of all processes.
-    pub log_dir: PathBuf,
-    /// Certificates.
-    pub pki_dir: PathBuf,
-    /// Of the development issuer.
-    pub issuer_url: String,
-    /// The database.
-    pub postgres: PostgresEntry,
-    /// The message bus.
-    pub nats: NatsEntry,
-    /// Agents of hosts.
-    pub agents: Vec<AgentEntry>,
-    /// What runs.
-    pub processes: Vec<ProcessEntry>,
-}
-
-/// See [`StackFile`].
-#[derive(Clone, Debug, Deserialize)]
-pub struct PostgresEntry {
-    /// How it is reached.
-    pub url: String,
-}
-
-/// See [`StackFile`].
-#[derive(Clone, Debug, Deserialize)]
-pub struct NatsEntry {
-    /// How it is reached.
-    pub url: String,
-    /// Where JetStream keeps its streams.
-    pub jetstream_dir: PathBuf,
-}
-
-/// See [`StackFile`].
-#[derive(Clone, Debug, Deserialize)]
-pub struct AgentEntry {
-    /// The host's name.
-    pub host: String,
-    /// `127.0.0.1:PORT`.
-    pub address: String,
-}
-
-/// See [`StackFile`].
-#[derive(Clone, Debug, Deserialize)]
-pub struct ProcessEntry {
-    /// `api`, `scheduler`, `worker`, `agent`, `dev-issuer`, `postgres`, `nats`.
-    pub role: String,
-    /// As in its certificate.
-    pub name: String,
-    /// Its id.
-    pub pid: i32,
-    /// Its metrics, where it has any.
-    pub metrics_url: Option<String>,
-}
 
 /// Who ends a stack.
 #[derive(Debug)]
@@ -202,6 +38,8 @@ pub struct Stack {
     folder: PathBuf,
     options: Options,
     ending: Ending,
+    /// How long its logs were when the test began.
+    begun: crate::logs::Lengths,
 }
 
 impl Stack {
@@ -216,6 +54,7 @@ impl Stack {
             folder,
             options,
             ending: Ending::WithThis,
+            begun: crate::logs::Lengths::default(),
         };
         stack.up();
         stack
@@ -261,7 +100,7 @@ impl Stack {
         let mut text = String::new();
         let folder = self
             .try_file()
-            .map_or_else(|| self.data().join("log"), |file| file.log_dir);
+            .map_or_else(|| self.data().join("logs"), |file| file.log_dir);
         for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
             let log = std::fs::read(entry.path()).unwrap_or_default();
             let log = String::from_utf8_lossy(&log);
@@ -468,7 +307,7 @@ impl Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         match self.ending {
-            Ending::WithTheRun => {}
+            Ending::WithTheRun => self.judge_logs(),
             Ending::WithThis => {
                 if std::thread::panicking() {
                     eprintln!("{}", self.logs());
@@ -478,68 +317,15 @@ impl Drop for Stack {
                     eprintln!("rhyzome down: {}", String::from_utf8_lossy(&output.stderr));
                 }
                 guard::kill_marked(&self.folder);
+                // Before the folder goes; a panic ends the test after it went.
+                let said = self.unexpected();
                 if !guard::keeps() {
                     // The guard tries again when this process has ended.
                     let _ = std::fs::remove_dir_all(&self.folder);
                 }
+                judge::fail_on(&said);
             }
         }
-    }
-}
-
-/// What an agent says that it holds.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Inventory {
-    /// The host.
-    pub host: String,
-    /// Its epoch.
-    pub epoch: i64,
-    /// What is there.
-    pub objects: Vec<Held>,
-    /// The highest fence of each resource.
-    pub resources: Vec<Fenced>,
-    /// Jobs that the ledger knows.
-    pub jobs: Vec<LedgerJob>,
-}
-
-/// See [`Inventory`].
-#[derive(Clone, Debug, Deserialize)]
-pub struct Held {
-    /// `network`, `image`, `disk`, `instance`.
-    pub kind: String,
-    /// The resource that it is for, or the shared object's own.
-    pub id: String,
-    /// As the agent sees it.
-    pub state: String,
-    /// Who claims a shared object.
-    pub claims: Vec<String>,
-}
-
-/// See [`Inventory`].
-#[derive(Clone, Debug, Deserialize)]
-pub struct Fenced {
-    /// The resource.
-    pub id: String,
-    /// Its highest fence.
-    pub fence: i64,
-}
-
-/// See [`Inventory`].
-#[derive(Clone, Debug, Deserialize)]
-pub struct LedgerJob {
-    /// The job.
-    pub id: String,
-    /// `forward`, `undoing`, `finished`.
-    pub phase: String,
-}
-
-impl Inventory {
-    /// Everything that there is of a resource: objects for it and claims by it.
-    pub fn traces_of(&self, resource: &str) -> Vec<&Held> {
-        self.objects
-            .iter()
-            .filter(|held| held.id == resource || held.claims.iter().any(|claim| claim == resource))
-            .collect()
     }
 }
 

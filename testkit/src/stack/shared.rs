@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{Ending, Options, Stack, down_command};
-use crate::guard;
+use crate::{guard, logs};
 
 static STARTING: Mutex<()> = Mutex::new(());
 
@@ -29,7 +29,9 @@ impl Stack {
     /// # Panics
     /// Where it can't be started.
     pub fn shared_for_hosts() -> Self {
-        Self::shared_as("hosts", Options::simulated(1).set("nats.ack_wait", "3s"))
+        let options = Options::simulated(1).set("nats.ack_wait", "3s");
+        // Each test's agent goes with it.
+        Self::shared_as("hosts", options.expecting(&["watch broke off"]))
     }
 
     fn shared_as(name: &str, options: Options) -> Self {
@@ -37,14 +39,20 @@ impl Stack {
         let folder = std::env::temp_dir().join(format!("rz-{name}-{owner}"));
         let _here = STARTING.lock();
         let _everywhere = lock(&folder.with_extension("lock"));
-        let stack = Self {
+        let mut stack = Self {
             folder,
             options,
             ending: Ending::WithTheRun,
+            begun: logs::Lengths::default(),
         };
         if !stack.folder.join("up").is_file() {
             start(&stack, owner);
         }
+        let folder = stack.data().join("logs");
+        stack.begun = match logs::lengths(&folder) {
+            Ok(lengths) => lengths,
+            Err(error) => panic!("reading {}: {error}", folder.display()),
+        };
         stack
     }
 }
