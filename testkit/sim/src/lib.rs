@@ -14,7 +14,7 @@
 //! | `sim` | what all parts share: dice, trace, points at which a process dies or stops |
 //! | `host` | an agent on its host: lives, calls, disk |
 //! | `rig` | the driver below it: delays, faults, and what no effect may do |
-//! | `worker`, `scheduler`, `users` | the processes |
+//! | `worker`, `scheduler`, `sweep`, `users` | the processes |
 //! | `rest` | what must hold at rest |
 //! | `run` | a schedule from its seed |
 //! | `mutant` | rules taken away |
@@ -31,6 +31,7 @@ mod rig;
 pub mod run;
 mod scheduler;
 mod sim;
+mod sweep;
 mod trace;
 mod users;
 mod worker;

@@ -5,7 +5,7 @@ use crate::host::Host;
 use crate::mutant::Mutant;
 use crate::odds::Odds;
 use crate::sim::Sim;
-use crate::{lock, rest, scheduler, users, worker};
+use crate::{lock, rest, scheduler, sweep, users, worker};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use rhyzome_model::ids::{HostName, TenantId};
@@ -129,7 +129,7 @@ fn begin(sim: &Arc<Sim>, tenants: Vec<TenantId>) {
     for host in sim.hosts.values() {
         host.begin(sim);
         spawn(sim, host.clone().disk(sim.clone()));
-        spawn(sim, scheduler::watch(sim.clone(), host.clone()));
+        spawn(sim, sweep::watch(sim.clone(), host.clone()));
     }
     for name in ["worker-1", "worker-2", "worker-3", "worker-4", "worker-5"] {
         spawn(sim, worker::slot(sim.clone(), name));
@@ -137,7 +137,7 @@ fn begin(sim: &Arc<Sim>, tenants: Vec<TenantId>) {
     for name in ["scheduler-1", "scheduler-2"] {
         spawn(sim, scheduler::dispatch(sim.clone(), name));
         spawn(sim, scheduler::settle(sim.clone(), name));
-        spawn(sim, scheduler::sweep(sim.clone(), name));
+        spawn(sim, sweep::sweep(sim.clone(), name));
     }
     spawn(sim, users::ask(sim.clone(), tenants));
     spawn(sim, users::partitions(sim.clone()));
