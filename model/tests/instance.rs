@@ -396,9 +396,9 @@ fn a_delete_only_goes_forward() {
 fn power_is_set_where_it_differs() {
     let off = with("/power", json!("off"));
     let start = plan(Action::Start, &input(&vm(), Some(&off)));
-    assert_eq!(start, [Step::forward_only(power("on"))]);
+    assert_eq!(start, [Step::undoable(power("on"), power("off"))]);
     let stop = plan(Action::Stop, &input(&off, Some(&vm())));
-    assert_eq!(stop, [Step::forward_only(power("off"))]);
+    assert_eq!(stop, [Step::undoable(power("off"), power("on"))]);
     assert_eq!(plan(Action::Start, &input(&vm(), Some(&vm()))), []);
     assert_eq!(plan(Action::Stop, &input(&off, Some(&off))), []);
     assert_eq!(

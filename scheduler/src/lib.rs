@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! | --- | --- |
 //! | `dispatch` | the loop: due jobs are decided, committed, published |
+//! | `batch` | what is to be done with a batch of them |
 //! | `decide` | what is to be done with one due job; pure |
 //! | `place` | the view of the hosts that placement works on |
 //! | `order` | the order's message |
@@ -10,6 +11,7 @@
 //! | `made` | what a job that succeeded made so; pure |
 //! | `judge` | what one report comes to; pure |
 //! | `left_behind` | whether something of an abandoned job is on its host; pure |
+//! | `lookout` | whether an order is lost; pure |
 //! | `poison` | orders whose workers died of them |
 //! | `sweep` | quiet orders, deadlines, streams that went, old rows |
 //! | `check` | the books, checked now and then |
@@ -19,6 +21,7 @@
 //! | `backoff` | when something is tried again |
 
 pub mod backoff;
+pub mod batch;
 pub mod check;
 pub mod config;
 pub mod decide;
@@ -28,6 +31,7 @@ pub mod hosts;
 mod inventory;
 pub mod judge;
 pub mod left_behind;
+pub mod lookout;
 pub mod made;
 pub mod order;
 pub mod place;

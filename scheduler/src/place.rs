@@ -1,12 +1,13 @@
 //! The view of the hosts that placement works on: read from Postgres, reserved on as a batch goes, judged again under locks at the commit.
 
+use crate::batch::Reads;
 use rhyzome_model::ids::HostName;
 use rhyzome_model::job::Mode;
 use rhyzome_model::kinds::Demand;
 use rhyzome_model::place::{Cluster, Cordon, FitsWith, HostView, Reach, Reason, Refusal};
+use rhyzome_store::StoreError;
 use rhyzome_store::dispatch::{DueJob, NewOrder};
 use rhyzome_store::hosts::{ClusterView, HostRow};
-use rhyzome_store::{Store, StoreError};
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,7 @@ impl View {
     }
 
     /// Reads it, unless it is fresh.
-    pub async fn refresh(&mut self, store: &Store) -> Result<(), StoreError> {
+    pub async fn refresh(&mut self, store: &impl Reads) -> Result<(), StoreError> {
         if self.read_at.is_some_and(|at| at.elapsed() < FRESH) {
             return Ok(());
         }
@@ -43,8 +44,13 @@ impl View {
     }
 
     /// Reads it now.
-    pub async fn read(&mut self, store: &Store) -> Result<(), StoreError> {
-        let view = store.cluster_view().await?;
+    pub async fn read(&mut self, store: &impl Reads) -> Result<(), StoreError> {
+        self.take(store.cluster_view().await?);
+        Ok(())
+    }
+
+    /// As it was read just now.
+    pub fn take(&mut self, view: ClusterView) {
         self.seed = self
             .seed
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -57,7 +63,6 @@ impl View {
             .collect();
         self.cluster = cluster(view, self.seed);
         self.read_at = Some(Instant::now());
-        Ok(())
     }
 
     /// What it holds proved wrong: read it before it is used again.

@@ -101,7 +101,7 @@ async fn discard(delivery: &Delivery, error: &WireError) {
 
 /// Of one job the report with the highest fence counts; of these an end before a suspension, and that before progress (two workers may
 /// hold one order, and the slower one's progress comes after the faster one's outcome); then the one that says more.
-fn keep_newest(newest: &mut BTreeMap<JobId, Report>, job: JobId, report: Report) {
+pub fn keep_newest(newest: &mut BTreeMap<JobId, Report>, job: JobId, report: Report) {
     let finality = |r: &Report| match r.outcome.as_ref().map(rhyzome_proto::event::Outcome::kind) {
         None | Some(OutcomeKind::Unspecified) => 0,
         Some(

@@ -4,16 +4,15 @@
 //! Every scan takes a page at a time and goes on where it ended, so that each row is looked at again after a bounded number of ticks.
 
 use crate::backoff::Pause;
+use crate::lookout::{Found, Lookout};
 use crate::{Context, order, poison, stats};
 use chrono::{TimeDelta, Utc};
-use rhyzome_model::ids::JobId;
 use rhyzome_nats::orders::{self, ConsumerState, OrderPresence, Publication};
 use rhyzome_nats::{NatsError, events, streams};
 use rhyzome_runtime::fault::{self, Mutant};
 use rhyzome_store::StoreError;
 use rhyzome_store::dispatch::OrderRow;
 use rhyzome_store::sweep::{More, Place};
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 const TICK: Duration = Duration::from_secs(1);
@@ -30,25 +29,6 @@ pub(crate) enum SweepError {
     Nats(#[from] NatsError),
 }
 
-/// An order that was missing from the stream when last looked.
-#[derive(Clone, Copy)]
-struct Missing {
-    fence: i64,
-    /// The place of the last event then.
-    position: u64,
-    /// The round of looking through all quiet orders in which it was last seen.
-    round: u64,
-}
-
-/// An order that was in the stream and behind its consumer when last looked.
-#[derive(Clone, Copy)]
-struct GivenUp {
-    /// Its place in the stream.
-    sequence: u64,
-    /// The round in which it was last seen.
-    round: u64,
-}
-
 /// Where the scans are.
 struct Scans {
     quiet: Place,
@@ -56,12 +36,9 @@ struct Scans {
     blocked: Place,
     capacity: Place,
     forget: More,
-    missing: HashMap<JobId, Missing>,
-    /// Orders that nobody will get, and of which no advisory had come.
-    given_up: HashMap<JobId, GivenUp>,
+    lookout: Lookout,
     /// The place in the dead letters' stream up to which the server's advisories were dealt with.
     advisories: u64,
-    round: u64,
 }
 
 impl Scans {
@@ -72,10 +49,8 @@ impl Scans {
             blocked: Place::START,
             capacity: Place::START,
             forget: More::No,
-            missing: HashMap::new(),
-            given_up: HashMap::new(),
+            lookout: Lookout::default(),
             advisories: 0,
-            round: 0,
         }
     }
 }
@@ -212,20 +187,9 @@ async fn republish(context: &Context, scans: &mut Scans) -> Result<(), SweepErro
     // Not before all of the page was looked at: after an error it is taken again.
     scans.quiet = page.next;
     if scans.quiet == Place::START {
-        let round = scans.round;
-        scans.missing.retain(|_, m| m.round == round);
-        scans.given_up.retain(|_, g| g.round == round);
-        scans.round += 1;
+        scans.lookout.round_ends();
     }
     publish_again(context, &lost).await
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Found {
-    /// It is in the stream, or it can't be told yet that it isn't.
-    Perhaps,
-    /// It is nowhere.
-    Lost,
 }
 
 async fn look_for(
@@ -234,36 +198,37 @@ async fn look_for(
     state: ConsumerState,
     scans: &mut Scans,
 ) -> Result<Found, SweepError> {
-    let before = scans.missing.remove(&row.job).filter(|m| m.fence == row.fence);
-    let given_up = scans.given_up.remove(&row.job);
-    match orders::presence(&context.nats, row.kind.as_str(), row.job, state).await? {
-        OrderPresence::Live { .. } => Ok(Found::Perhaps),
-        // The server's advisory says that its workers died of it. Where none has come in all of a sweep, nothing is proved.
-        OrderPresence::Exhausted { sequence } if given_up.is_some_and(|g| g.sequence == sequence) => {
-            tracing::warn!(job = %row.job, fence = row.fence, "an order that nobody will get; published again");
-            orders::remove(&context.nats, sequence).await?;
-            Ok(Found::Lost)
-        }
-        OrderPresence::Exhausted { sequence } => {
-            let round = scans.round;
-            scans.given_up.insert(row.job, GivenUp { sequence, round });
-            Ok(Found::Perhaps)
-        }
-        OrderPresence::Absent => {
-            let position = match before {
-                Some(m) if events::drained_past(&context.nats, m.position).await? => return Ok(Found::Lost),
-                Some(m) => m.position,
-                None => events::position(&context.nats).await?,
-            };
-            let missing = Missing {
-                fence: row.fence,
-                position,
-                round: scans.round,
-            };
-            scans.missing.insert(row.job, missing);
-            Ok(Found::Perhaps)
-        }
-    }
+    let lookout = &mut scans.lookout;
+    Ok(
+        match orders::presence(&context.nats, row.kind.as_str(), row.job, state).await? {
+            OrderPresence::Live { .. } => {
+                lookout.live(row.job);
+                Found::Perhaps
+            }
+            OrderPresence::Exhausted { sequence } => {
+                let found = lookout.exhausted(row.job, sequence);
+                if found == Found::Lost {
+                    tracing::warn!(job = %row.job, fence = row.fence, "an order that nobody will get; published again");
+                    orders::remove(&context.nats, sequence).await?;
+                }
+                found
+            }
+            OrderPresence::Absent => match lookout.missed_since(row.job, row.fence) {
+                Some(position) if events::drained_past(&context.nats, position).await? => {
+                    lookout.lost(row.job);
+                    Found::Lost
+                }
+                before => {
+                    let position = match before {
+                        Some(position) => position,
+                        None => events::position(&context.nats).await?,
+                    };
+                    lookout.absent(row.job, row.fence, position);
+                    Found::Perhaps
+                }
+            },
+        },
+    )
 }
 
 /// The orders that the server says it gave up: sooner than a look at the stream tells, while much is under way.

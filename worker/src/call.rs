@@ -63,13 +63,16 @@ fn silent() -> Answer {
 }
 
 /// Whether the agent had begun to answer.
-#[derive(Clone, Copy)]
-enum Heard {
+#[derive(Clone, Copy, Debug)]
+pub enum Heard {
+    /// It had not.
     Nothing,
+    /// It had.
     Something,
 }
 
-fn failed(status: &Status, heard: Heard) -> Answer {
+/// What a call that failed means.
+pub fn failed(status: &Status, heard: Heard) -> Answer {
     called(status.code());
     tracing::debug!(code = ?status.code(), message = status.message(), "call failed");
     match (status.code(), heard) {
@@ -105,7 +108,8 @@ fn failed(status: &Status, heard: Heard) -> Answer {
     }
 }
 
-fn meaning(outcome: rhyzome_proto::event::Outcome) -> Answer {
+/// What an agent's last word means.
+pub fn meaning(outcome: rhyzome_proto::event::Outcome) -> Answer {
     match outcome.kind() {
         OutcomeKind::Succeeded | OutcomeKind::Failed | OutcomeKind::Cancelled | OutcomeKind::Released => {
             Answer::Finished(outcome)

@@ -3,16 +3,15 @@
 use crate::call;
 use crate::channels::Channels;
 use crate::config::WorkerConfig;
-use crate::decide::{Answer, Budget, Hint, Next, State, Time, Undo, decide, phase};
+use crate::course::{Course, Turn};
+use crate::decide::{Answer, Hint, phase};
 use crate::report::Live;
-use crate::words::Word;
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff;
 use chrono::Utc;
 use rhyzome_model::job::Mode;
 use rhyzome_proto::convert::WireError;
 use rhyzome_proto::event::Outcome;
-use rhyzome_proto::job::{self, Order};
 use std::time::Duration;
 
 /// No pause between tries is longer.
@@ -24,20 +23,13 @@ pub(crate) async fn drive(
     channels: &Channels,
     live: &Live,
 ) -> Result<Outcome, WireError> {
-    let mut order = live.order().clone();
-    let mut state = State {
-        mode: order.model_mode()?,
-        undo: Undo::of(&order.action),
-        quick: config.quick_tries,
-        unknown: config.unknown_tries,
-        time: time(&order),
-        hint: Hint::None,
-    };
-    if (state.mode, state.time) == (Mode::Forward, Time::Over) {
-        return Ok(Word::Expired.suspended(&order.host));
+    let mut course = Course::new(live.order().clone(), config, now_ms())?;
+    if let Some(outcome) = course.over() {
+        return Ok(outcome);
     }
     let mut pauses = pauses(config);
     loop {
+        let order = course.order();
         let answer = match channels.agent(&order.host, &order.address) {
             Ok(agent) => {
                 call::apply(agent, order.clone(), config.silence.duration(), |steps| {
@@ -50,35 +42,24 @@ pub(crate) async fn drive(
                 Answer::Refused
             }
         };
-        if let Some(phase) = phase(state.mode, &answer) {
+        if let Some(phase) = phase(course.mode(), &answer) {
             live.in_phase(phase);
         }
-        state.time = time(&order);
-        state.hint = if live.hint().is_cancelled() {
+        let hint = if live.hint().is_cancelled() {
             Hint::Undo
         } else {
             Hint::None
         };
-        match decide(state, answer, &order.host) {
-            Next::Report(outcome) => return Ok(outcome),
-            Next::TurnToUndo { verdict, cause } => {
-                tracing::info!(host = order.host, %verdict, "turning to undo");
-                order.mode = job::Mode::Undo.into();
-                order.verdict = job::Verdict::from(verdict).into();
-                order.cause = cause;
-                state.mode = Mode::Undo;
-                state.quick = config.quick_tries;
-                state.unknown = config.unknown_tries;
+        match course.after(answer, now_ms(), hint) {
+            Turn::Report(outcome) => return Ok(outcome),
+            Turn::ToUndo(verdict) => {
+                tracing::info!(host = course.order().host, %verdict, "turning to undo");
                 pauses.reset();
             }
-            Next::Again(budget) => {
-                match budget {
-                    Budget::Quick => state.quick = state.quick.saturating_sub(1),
-                    Budget::Unknown => state.unknown = state.unknown.saturating_sub(1),
-                }
+            Turn::Pause => {
                 let pause = pauses.next_backoff().unwrap_or(LONGEST_PAUSE);
                 // A hint ends a pause of an order that goes forward: one more call, and the agent says what is so.
-                let forward = state.mode == Mode::Forward;
+                let forward = course.mode() == Mode::Forward;
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
                     () = live.hint().cancelled(), if forward => {}
@@ -88,12 +69,8 @@ pub(crate) async fn drive(
     }
 }
 
-fn time(order: &Order) -> Time {
-    if order.expires_at_ms != 0 && Utc::now().timestamp_millis() >= order.expires_at_ms {
-        Time::Over
-    } else {
-        Time::Left
-    }
+fn now_ms() -> i64 {
+    Utc::now().timestamp_millis()
 }
 
 /// Doubling, with jitter; the number of tries is counted by the state.

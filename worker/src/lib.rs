@@ -15,7 +15,8 @@
 //! | `config` | the section `[worker]` |
 //! | `pull` | the loop: free slots, pull, end |
 //! | `slot` | one delivery, from reading to ack |
-//! | `drive` | one order: calls, decisions, pauses |
+//! | `drive` | one order: calls and pauses |
+//! | `course` | one order: where it is, and what comes next; pure |
 //! | `decide` | what follows from an answer: a pure function |
 //! | `call` | one call of an agent, and what its answer means |
 //! | `channels` | channels to agents that live on |
@@ -23,14 +24,15 @@
 //! | `words` | the errors that users and operators read |
 //! | `counters` | metrics |
 
-mod call;
+pub mod call;
 mod channels;
 pub mod config;
 mod counters;
+pub mod course;
 pub mod decide;
 mod drive;
 mod pull;
-mod report;
+pub mod report;
 mod slot;
 mod words;
 

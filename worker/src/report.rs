@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 /// An order that runs here.
 #[derive(Debug)]
-pub(crate) struct Live {
+pub struct Live {
     order: Order,
     /// Its place in the stream of orders.
     order_at: u64,
@@ -48,16 +48,36 @@ enum Moved {
 }
 
 impl Live {
-    pub(crate) fn order(&self) -> &Order {
+    /// An order, by its place in the stream of orders, as it is taken up.
+    pub fn new(worker: &str, job: JobId, order: Order, order_at: u64, now_ms: i64) -> Self {
+        Self {
+            order,
+            order_at,
+            job,
+            worker: worker.to_owned(),
+            started_at_ms: now_ms,
+            begun: Instant::now(),
+            steps: Mutex::new(Progress {
+                steps: Vec::new(),
+                moved: Moved::Yes,
+                phase: Phase::Forward,
+            }),
+            hint: CancellationToken::new(),
+        }
+    }
+
+    /// The order as it came.
+    pub fn order(&self) -> &Order {
         &self.order
     }
 
-    pub(crate) fn hint(&self) -> &CancellationToken {
+    /// Cancelled when somebody wants the job undone.
+    pub fn hint(&self) -> &CancellationToken {
         &self.hint
     }
 
     /// Takes in what the agent said about steps: later words of a step replace earlier ones.
-    pub(crate) fn learn(&self, results: Vec<StepResult>) {
+    pub fn learn(&self, results: Vec<StepResult>) {
         let mut progress = self.progress();
         for result in results {
             if result.state() == StepState::Undone || result.name.starts_with("undo_") {
@@ -76,7 +96,7 @@ impl Live {
     }
 
     /// Takes in what the agent said about the job's phase.
-    pub(crate) fn in_phase(&self, phase: Phase) {
+    pub fn in_phase(&self, phase: Phase) {
         let mut progress = self.progress();
         if progress.phase != phase {
             progress.phase = phase;
@@ -88,7 +108,19 @@ impl Live {
         self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn report(&self, steps: Vec<StepResult>, phase: Phase, outcome: Option<Outcome>) -> Report {
+    /// A report of all that is known now.
+    pub fn report(&self, outcome: Option<Outcome>, now_ms: i64) -> Report {
+        let (steps, phase) = self.known();
+        self.report_of(steps, phase, outcome, now_ms)
+    }
+
+    fn report_of(
+        &self,
+        steps: Vec<StepResult>,
+        phase: Phase,
+        outcome: Option<Outcome>,
+        now_ms: i64,
+    ) -> Report {
         let order = &self.order;
         Report {
             version: VERSION,
@@ -101,7 +133,7 @@ impl Live {
             attempt: order.attempt,
             steps,
             outcome,
-            at_ms: Utc::now().timestamp_millis(),
+            at_ms: now_ms,
             started_at_ms: self.started_at_ms,
             undoing: phase == Phase::Undoing,
         }
@@ -119,9 +151,13 @@ impl Live {
             return None;
         }
         progress.moved = Moved::No;
-        let report = self.report(progress.steps.clone(), progress.phase, None);
+        let report = self.report_of(progress.steps.clone(), progress.phase, None, now_ms());
         events::message(&report, self.order_at).ok()
     }
+}
+
+fn now_ms() -> i64 {
+    Utc::now().timestamp_millis()
 }
 
 /// All that run here.
@@ -183,20 +219,7 @@ impl Reporter {
 
     /// An order that isn't counted among those that run.
     pub(crate) fn live(&self, job: JobId, order: Order, order_at: u64) -> Live {
-        Live {
-            order,
-            order_at,
-            job,
-            worker: self.worker.clone(),
-            started_at_ms: Utc::now().timestamp_millis(),
-            begun: Instant::now(),
-            steps: Mutex::new(Progress {
-                steps: Vec::new(),
-                moved: Moved::Yes,
-                phase: Phase::Forward,
-            }),
-            hint: CancellationToken::new(),
-        }
+        Live::new(&self.worker, job, order, order_at, now_ms())
     }
 
     /// An order's outcome is stored when this returns: it is tried until then, or until `stop`.
@@ -209,8 +232,7 @@ impl Reporter {
         let live = Arc::clone(&place.live);
         // No progress is told after the outcome.
         drop(place);
-        let (steps, phase) = live.known();
-        let mut report = live.report(steps, phase, Some(outcome));
+        let mut report = live.report(Some(outcome), now_ms());
         match self
             .connection
             .publish_until(&events::message(&report, live.order_at)?, stop)
@@ -233,8 +255,7 @@ impl Reporter {
 
     /// The outcome of an order that is given up here, tried a few times.
     pub(crate) async fn outcome_once(&self, live: &Live, outcome: Outcome) -> Result<(), NatsError> {
-        let (steps, phase) = live.known();
-        let report = live.report(steps, phase, Some(outcome));
+        let report = live.report(Some(outcome), now_ms());
         self.connection
             .publish(&events::message(&report, live.order_at)?)
             .await

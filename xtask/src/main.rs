@@ -18,6 +18,7 @@ mod private_postgres;
 mod rest;
 mod run;
 mod show;
+mod sim;
 mod sqlx;
 mod stack;
 mod test;
@@ -49,6 +50,9 @@ enum Task {
     /// Break a whole stack in every way that the job protocol names, and check its invariants; `--help` lists its options.
     #[command(disable_help_flag = true)]
     Chaos(chaos::ChaosArgs),
+    /// Simulate the whole path in one process, thousands of schedules by their seeds; `--help` lists its options.
+    #[command(disable_help_flag = true)]
+    Sim(sim::SimArgs),
     /// Run every test of the workspace, with real tools.
     Test(test::TestArgs),
     /// Rewrite the committed query data in `.sqlx` from the migrations.
@@ -76,6 +80,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Down(args) => stack::down(&args),
         Task::Bench(args) => bench::command(&args),
         Task::Chaos(args) => chaos::command(&args),
+        Task::Sim(args) => sim::command(&args),
         Task::Test(args) => test::command(&args),
         Task::Sqlx(args) => sqlx::command(&args),
         Task::Prepush(args) => prepush::command(&args),

@@ -138,6 +138,11 @@ impl Engine {
         (self.clock)()
     }
 
+    /// The ledger below.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     /// The driver below.
     pub fn driver(&self) -> &Arc<dyn Driver> {
         &self.driver

@@ -5,6 +5,8 @@
 //! decision is safe waits on a [`Ticket`]. Changes that nobody waits for (a step's result) go with the next batch, or by themselves
 //! shortly after. After a failed write every ticket fails, for good: the agent must end.
 
+mod held;
+
 use super::codec;
 use super::file::{LedgerError, LedgerFile, snapshot};
 use super::record::Change;
@@ -21,6 +23,8 @@ use uuid::Uuid;
 const LINGER: Duration = Duration::from_millis(50);
 /// The file is compacted when it is larger than this, and than four times its last snapshot.
 const COMPACT_FROM: u64 = 32 << 20;
+
+pub use held::Queued;
 
 type Batch = Arc<SetOnce<Result<(), LedgerError>>>;
 
@@ -100,6 +104,24 @@ impl Tx<'_> {
     }
 }
 
+impl Shared {
+    fn new(state: State, queued: Vec<u8>) -> Arc<Self> {
+        let inner = Inner {
+            state,
+            queued,
+            batch: Batch::default(),
+            in_flight: None,
+            hurry: false,
+            closing: false,
+            failed: None,
+        };
+        Arc::new(Self {
+            inner: Mutex::new(inner),
+            wake: Condvar::new(),
+        })
+    }
+}
+
 fn locked(shared: &Shared) -> MutexGuard<'_, Inner> {
     // Changes are applied whole or not at all, so a panic elsewhere leaves nothing half done.
     shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -127,19 +149,7 @@ impl Ledger {
         if !fresh.is_empty() {
             file.append(&fresh)?;
         }
-        let inner = Inner {
-            state,
-            queued: Vec::new(),
-            batch: Batch::default(),
-            in_flight: None,
-            hurry: false,
-            closing: false,
-            failed: None,
-        };
-        let shared = Arc::new(Shared {
-            inner: Mutex::new(inner),
-            wake: Condvar::new(),
-        });
+        let shared = Shared::new(state, Vec::new());
         let for_writer = shared.clone();
         let writer = std::thread::Builder::new()
             .name("ledger".into())

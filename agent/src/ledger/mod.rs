@@ -6,7 +6,7 @@
 //! | `state` | what the changes add up to; pure, the same in recovery as live |
 //! | `frame` | a batch of bytes with a sequence number and a checksum |
 //! | `file` | the file: recovery, append, compaction |
-//! | `commit` | many callers, one sync: the group commit |
+//! | `commit` | many callers, one sync: the group commit; `held` is that without file and thread |
 
 mod codec;
 mod commit;
@@ -16,5 +16,5 @@ pub(crate) mod frame;
 pub mod record;
 pub mod state;
 
-pub use commit::{Ledger, Ticket, Tx};
+pub use commit::{Ledger, Queued, Ticket, Tx};
 pub use file::LedgerError;

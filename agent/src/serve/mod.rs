@@ -17,4 +17,4 @@ mod service;
 mod watch;
 
 pub use guests::GuestHub;
-pub use service::{Offered, Service, WatchSettings};
+pub use service::{Offered, Service, WatchSettings, status};

@@ -238,7 +238,7 @@ fn once(outcome: rhyzome_proto::agent::ApplyOutcome) -> ReportStream {
 }
 
 /// A refusal as the caller sees it: what can be asked again is UNAVAILABLE.
-fn status(refusal: &Refusal) -> Status {
+pub fn status(refusal: &Refusal) -> Status {
     let text = refusal.to_string();
     match refusal {
         Refusal::Wire(WireError::Broken(_)) => Status::invalid_argument(text),

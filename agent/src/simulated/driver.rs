@@ -17,6 +17,9 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+/// Changes of guests that a slow listener may be behind.
+const SEEN: usize = 4096;
+
 /// What the simulated hosts are.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -46,7 +49,8 @@ pub struct SimulatedDriver {
     /// Read to make an effect, written to compact the log, so that a snapshot is of one instant.
     still: RwLock<()>,
     worlds: HashMap<HostName, Mutex<World>>,
-    log: Mutex<EffectsLog>,
+    /// None in memory alone.
+    log: Option<Mutex<EffectsLog>>,
     faults: Arc<Faults>,
     seen: broadcast::Sender<GuestSeen>,
     stop: CancellationToken,
@@ -58,7 +62,21 @@ impl SimulatedDriver {
     /// # Errors
     /// The effects can't be read or written.
     pub fn open(settings: Settings) -> Result<Self, EffectsError> {
-        let (log, mut made) = EffectsLog::open(&settings.dir)?;
+        let (log, made) = EffectsLog::open(&settings.dir)?;
+        Ok(Self::with(settings, Some(log), made, SEEN))
+    }
+
+    /// Empty hosts that last as long as the driver: `dir` isn't used.
+    pub fn in_memory(settings: Settings) -> Self {
+        Self::with(settings, None, HashMap::new(), 16)
+    }
+
+    fn with(
+        settings: Settings,
+        log: Option<EffectsLog>,
+        mut made: HashMap<HostName, World>,
+        seen: usize,
+    ) -> Self {
         let world = |host: &HostName| (host.clone(), Mutex::new(made.remove(host).unwrap_or_default()));
         let worlds = settings.hosts.iter().map(world).collect();
         let size = Size {
@@ -68,17 +86,17 @@ impl SimulatedDriver {
         };
         let faults = Arc::new(Faults::of(settings.faults.clone()));
         let stop = CancellationToken::new();
-        let (seen, _) = broadcast::channel(4096);
-        Ok(Self {
+        let (seen, _) = broadcast::channel(seen);
+        Self {
             settings,
             size,
             still: RwLock::default(),
             worlds,
-            log: Mutex::new(log),
+            log: log.map(Mutex::new),
             faults,
             seen,
             stop,
-        })
+        }
     }
 
     fn world(&self, host: &HostName) -> Result<MutexGuard<'_, World>, StepError> {
@@ -104,10 +122,13 @@ impl SimulatedDriver {
             return Ok(world.found(action));
         }
         world.check(action, self.size)?;
-        let grown = {
-            let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-            log.made(host, job, action).map_err(unwritten)?;
-            log.has_grown()
+        let grown = match &self.log {
+            Some(log) => {
+                let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                log.made(host, job, action).map_err(unwritten)?;
+                log.has_grown()
+            }
+            None => false,
         };
         world.apply(job, action);
         let effect = world.found(action);
@@ -135,8 +156,9 @@ impl SimulatedDriver {
     }
 
     fn compact(&self) -> Result<(), StepError> {
+        let Some(log) = &self.log else { return Ok(()) };
         let _still = self.still.write().unwrap_or_else(PoisonError::into_inner);
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
         if !log.has_grown() {
             return Ok(());
         }

@@ -99,11 +99,16 @@ impl World {
             Action::SetPower(a) if a.power == Power::On && !self.instances.contains_key(&a.instance) => {
                 Err(missing("INSTANCE_MISSING", "instance"))
             }
-            Action::Reboot(a) if !self.instances.contains_key(&a.instance) => {
-                Err(missing("INSTANCE_MISSING", "instance"))
-            }
+            Action::Reboot(a) => match self.instances.get(&a.instance).map(|i| i.power) {
+                None => Err(missing("INSTANCE_MISSING", "instance")),
+                Some(Power::Off) => Err(StepError::new(
+                    ErrorClass::Permanent,
+                    "NOT_RUNNING",
+                    "the instance is off: start it instead",
+                )),
+                Some(Power::On) => Ok(()),
+            },
             Action::SetPower(_)
-            | Action::Reboot(_)
             | Action::EnsureNetwork(_)
             | Action::DropNetwork(_)
             | Action::DropImage(_)

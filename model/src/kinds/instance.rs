@@ -312,8 +312,11 @@ impl KindDef for Instance {
             job::Action::Start | job::Action::Stop => {
                 let applied = applied.ok_or(never_applied)?;
                 let set = plan::set_power(resolved.id, spec.power);
+                // Cancelled after its effect, it must not leave the guest otherwise than as applied: the opposite action, planned
+                // against that, would find nothing to do.
+                let back = plan::set_power(resolved.id, applied.power);
                 Ok((spec.power != applied.power)
-                    .then(|| Step::forward_only(set))
+                    .then(|| Step::undoable(set, back))
                     .into_iter()
                     .collect())
             }

@@ -228,3 +228,25 @@ fn a_reboot_happens_once_a_job() {
     assert!(world.is_so(job, &reboot) && !world.is_so(other, &reboot));
     assert_eq!(world.guest(id(10)), SeenPower::On);
 }
+
+#[test]
+fn what_is_off_is_not_rebooted() {
+    let mut world = World::default();
+    let job = JobId::new();
+    let reboot = Action::Reboot(Reboot { instance: id(10) });
+    assert_eq!(world.check(&reboot, SIZE).unwrap_err().code, "INSTANCE_MISSING");
+    world.apply(job, &instance(id(10), 1, 128));
+    let refused = world.check(&reboot, SIZE).unwrap_err();
+    assert_eq!(
+        (refused.class, refused.code.as_str()),
+        (ErrorClass::Permanent, "NOT_RUNNING")
+    );
+    world.apply(
+        job,
+        &Action::SetPower(SetPower {
+            instance: id(10),
+            power: Power::On,
+        }),
+    );
+    assert!(world.check(&reboot, SIZE).is_ok());
+}
