@@ -76,6 +76,44 @@ pub fn read_after(folder: &Path, since: &Lengths) -> io::Result<Vec<Line>> {
     Ok(lines)
 }
 
+/// What the others say while a part of the stack is away, or when it comes back: for tests that take one away.
+pub const OUTAGE: &[&str] = &[
+    "NATS: ",
+    "a batch failed, each of its requests is accepted alone",
+    "a job notice was not sent",
+    "a report was not stored",
+    "ack could not be sent",
+    "an order that nobody will get; published again",
+    "can't pull orders",
+    "change notices can't be heard",
+    "change notices were not sent",
+    "dispatch failed; again",
+    "events can't be pulled yet",
+    "loads not written",
+    "no hint to the worker",
+    "no wake-ups; the scan goes on",
+    "not all was finished when the grace period ended",
+    "orders were not published",
+    "orders without an outcome are not in the stream",
+    "progress was not stored",
+    "publish failed, again",
+    "pulling events failed; again",
+    "settle failed; again",
+    "streams can't be made",
+    "sweep failed; again",
+    "the books can't be checked now; again",
+    "the broken watch is not written",
+    "the database can't serve a request",
+    "the last effect was torn",
+    "the ledger's last write was torn by a crash",
+    "watch broke off",
+    "watches not given back",
+    "watches not renewed",
+    "what changed can't be looked for",
+    "what guests do is not written; again",
+    "who waits for capacity was not woken",
+];
+
 /// Those that begin with none of what is expected.
 pub fn unexpected(lines: Vec<Line>, expected: &[&str]) -> Vec<Line> {
     let mut lines = lines;

@@ -1,6 +1,7 @@
 //! SIGKILL of everything in the middle of work, `up` again on the same data, and `down` that leaves nothing (invariants 1, 4, 6, 7).
 
 use rhyzome_testkit::faults::Fault;
+use rhyzome_testkit::logs;
 use rhyzome_testkit::processes::send;
 use rhyzome_testkit::rest::{small_instance, text, unique};
 use rhyzome_testkit::{Options, Stack, eventually};
@@ -9,7 +10,11 @@ use nix::sys::signal::Signal;
 
 #[tokio::test]
 async fn everything_is_killed_and_started_again_and_every_accepted_job_ends() {
-    let stack = Stack::start(Options::simulated(3).set("nats.ack_wait", "3s"));
+    let stack = Stack::start(
+        Options::simulated(3)
+            .set("nats.ack_wait", "3s")
+            .expecting(logs::OUTAGE),
+    );
     let rest = stack.demo();
     let network = rest.network("net").await;
     let before = rest.make("instances", "before", small_instance(&network)).await;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 use rhyzome_testkit::faults::{Fault, FaultError};
+use rhyzome_testkit::logs;
 use rhyzome_testkit::processes::Paused;
 use rhyzome_testkit::rest::{small_instance, unique};
 use rhyzome_testkit::{Options, Stack};
@@ -13,6 +14,7 @@ async fn a_create_ends_though_its_worker_dies_or_freezes() {
     let stack = Stack::start(
         Options::simulated(2)
             .set("nats.ack_wait", "3s")
+            .expecting(logs::OUTAGE)
             .expecting(&["a step failed"]),
     );
     let rest = stack.demo();

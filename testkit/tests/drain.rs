@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 use nix::sys::signal::Signal;
+use rhyzome_testkit::logs;
 use rhyzome_testkit::patience::eventually;
 use rhyzome_testkit::processes::send;
 use rhyzome_testkit::rest::{Accepted, small_instance, unique};
@@ -51,7 +52,7 @@ async fn burst(rest: &Rest, networks: &[String], count: usize) -> Vec<Accepted> 
 async fn every_role_ends_in_order_under_load() {
     let stack = Stack::start(Options {
         simulated_size: Some("256,1048576,8192".to_owned()),
-        ..Options::simulated(4)
+        ..Options::simulated(4).expecting(logs::OUTAGE)
     });
     let rest = stack.demo();
     let mut networks = Vec::new();

@@ -4,6 +4,7 @@
 
 use nix::sys::signal::Signal;
 use rhyzome_testkit::events::{Event, Follower, NotOpen, Watch};
+use rhyzome_testkit::logs;
 use rhyzome_testkit::processes::{Paused, send};
 use rhyzome_testkit::rest::{text, unique};
 use rhyzome_testkit::tokens::{Issuer, Key};
@@ -62,7 +63,11 @@ async fn a_stream_ends_with_its_token() {
 
 #[tokio::test]
 async fn outages_limits_and_what_is_kept() {
-    let stack = Stack::start(Options::simulated(1).set("api.event_streams_per_tenant", "3"));
+    let stack = Stack::start(
+        Options::simulated(1)
+            .set("api.event_streams_per_tenant", "3")
+            .expecting(logs::OUTAGE),
+    );
     let rest = stack.demo();
     let cidr = || json!({ "cidr": "10.20.0.0/24" });
     let start = Watch::of(&rest, None).await.last_id().unwrap().to_owned();

@@ -41,7 +41,7 @@ fn of_version_99(payload: &[u8]) -> Vec<u8> {
 async fn what_is_newer_waits_for_who_knows_it() {
     let stack = Stack::start(Options {
         workers: Some(1),
-        ..Options::simulated(2)
+        ..Options::simulated(2).expecting(&["an order of a newer version", "event of a newer version"])
     });
     let rest = stack.demo();
     let network = rest.network(&unique("net")).await;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use nix::sys::signal::Signal;
+use rhyzome_testkit::logs;
 use rhyzome_testkit::processes::send;
 use rhyzome_testkit::rest::{Accepted, small_instance};
 use rhyzome_testkit::{Options, Stack};
@@ -19,7 +20,9 @@ async fn every_create_of_a_burst_ends_though_nats_loses_everything() {
     let stack = Stack::start(Options {
         // Room for all: a network lives on one host.
         simulated_size: Some("256,1048576,8192".to_owned()),
-        ..Options::simulated(10).set("nats.ack_wait", "5s")
+        ..Options::simulated(10)
+            .set("nats.ack_wait", "5s")
+            .expecting(logs::OUTAGE)
     });
     let rest = stack.demo();
     let mut networks = Vec::new();

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rhyzome_testkit::guard::Marked;
+use rhyzome_testkit::logs;
 use rhyzome_testkit::patience::eventually_within;
 use rhyzome_testkit::processes::send;
 use rhyzome_testkit::rest::{Rest, small_instance, text};
@@ -88,7 +89,10 @@ fn real_stack() -> Stack {
     Stack::start(Options {
         simulated_hosts: 0,
         local_host: LocalHost::Yes,
-        ..Options::default().set("agent.disk_reserve_gib", "1")
+        ..Options::default()
+            .set("agent.disk_reserve_gib", "1")
+            .expecting(logs::OUTAGE)
+            .expecting(&["a step failed"])
     })
 }
 

@@ -40,7 +40,11 @@ async fn dry_run(rest: &Rest, spec: &Value) -> Value {
 
 #[tokio::test]
 async fn why_a_job_waits_is_told_and_follows_the_hosts() {
-    let stack = Stack::start(Options::simulated(1).set("scheduler.capacity_recheck", "1s"));
+    let stack = Stack::start(
+        Options::simulated(1)
+            .set("scheduler.capacity_recheck", "1s")
+            .expecting(&["watch broke off"]),
+    );
     let (rest, operator) = (stack.demo(), stack.operator());
     let ours = unique("ours");
     let mut small = Agent::start_labelled(&stack, &unique("small"), &ours, 2, size(8, 4096, 100));

@@ -59,7 +59,8 @@ impl Clock {
     pub(crate) fn another(&self, stack: &Stack, role: &str) -> Result<Other> {
         let like = stack.process(role);
         let name = format!("{role}-clock");
-        if !stack.file().pki_dir.join(role).join(&name).exists() {
+        let certificate = format!("{role}-{name}.crt");
+        if !stack.file().pki_dir.join(certificate).exists() {
             stack.run(&["pki", "issue", role, &name]);
         }
         let line =

@@ -23,6 +23,7 @@ mod client;
 mod clock;
 mod control;
 mod effects;
+mod followers;
 mod journal;
 mod load;
 mod logs;

@@ -18,6 +18,7 @@ use crate::client::Client;
 use crate::clock::Clock;
 use crate::control::{Points, continue_all};
 use crate::effects::History;
+use crate::followers::Followers;
 use crate::journal::Journal;
 use crate::real::{self, Real};
 use crate::scenarios::Scenario;
@@ -58,6 +59,7 @@ pub(crate) struct Run {
     pub(crate) real: Option<Real>,
     pub(crate) clock: Option<Clock>,
     watcher: tokio::task::JoinHandle<()>,
+    followers: Followers,
     round: u32,
     began: Instant,
     played: BTreeMap<String, u64>,
@@ -122,7 +124,9 @@ impl Run {
             LocalHost::Yes => Some(Real::start(&stack, &db, &clients[0], &journal).await?),
             LocalHost::No => None,
         };
+        let followers = Followers::start(&stack, &journal).await?;
         Ok(Self {
+            followers,
             real,
             clock,
             watcher: watcher::start(db.clone(), Arc::clone(&journal)),
@@ -173,6 +177,7 @@ impl Run {
             histories.push(clock.history.all()?);
         }
         check::all(&self.stack, &self.db, &self.journal, &histories).await?;
+        self.followers.check(&self.db, &self.journal).await?;
         if let Some(real) = &mut self.real {
             real.check(&self.stack, &self.journal)?;
         }
@@ -292,6 +297,7 @@ impl Run {
         drop(self.history);
         drop(self.clock);
         drop(self.clients);
+        self.followers.stop().await;
         if let Err(error) = &played {
             eprintln!("error: {error:#}");
         }
