@@ -101,8 +101,8 @@ impl Followers {
     /// At rest: what each has seen since the last time is what is there.
     pub(crate) async fn check(&mut self, db: &PgPool, journal: &Journal) -> Result<()> {
         let rows = sqlx::query(
-            "SELECT xid::text, seq, entries FROM changes WHERE tenant = $1 AND (xid, seq) >= ($2::text::xid8, $3)
-               AND xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY xid, seq",
+            "SELECT c.xid::text, c.seq, c.entries FROM changes c WHERE c.tenant = $1 AND (c.xid, c.seq) >= ($2::text::xid8, $3)
+               AND c.xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY c.xid, c.seq",
         )
         .bind(TENANT)
         .bind(&self.from.0)
