@@ -2,7 +2,7 @@
 //!
 //! | stream | subjects | kept |
 //! | --- | --- | --- |
-//! | `ORDERS` | `rhyzome.orders.>` | until acked (work queue) |
+//! | `ORDERS` | `rhyzome.orders.>` | until acked (work queue); one whose deliveries are used up and that nobody asked after, 30 days |
 //! | `EVENTS` | `rhyzome.events.>` | until acked (work queue) |
 //! | `DEAD` | `rhyzome.dead.>`, advisories about orders | 30 days |
 //! | `JOBS` | `rhyzome.jobs.>` | 1 hour |
@@ -90,7 +90,11 @@ pub fn streams(config: &NatsConfig) -> Vec<stream::Config> {
         ..base(name, &[subject])
     };
     vec![
-        work_queue(ORDERS, subjects::ORDERS),
+        // One that is lost to its age, and is still wanted, is published again by the sweep.
+        stream::Config {
+            max_age: Duration::from_hours(30 * 24),
+            ..work_queue(ORDERS, subjects::ORDERS)
+        },
         work_queue(EVENTS, subjects::EVENTS),
         stream::Config {
             max_age: Duration::from_hours(30 * 24),

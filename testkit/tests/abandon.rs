@@ -75,6 +75,7 @@ async fn nothing_is_dispatched_while_the_database_is_set_back() {
     let stack = Stack::start(Options::simulated(1).expecting(&[
         "nothing is dispatched to any host until an operator has looked",
         "the database was set back",
+        "invariant broken",
         "watch broke off",
     ]));
     let rest = stack.demo();
