@@ -294,13 +294,17 @@ impl Problem {
 fn summary(errors: &[FieldError]) -> String {
     match errors {
         [] => "The request has a fault.".to_owned(),
-        [one] => format!("{}: {}", one.pointer, one.detail),
-        [first, rest @ ..] => format!(
-            "{}: {} ({} more in errors)",
-            first.pointer,
-            first.detail,
-            rest.len()
-        ),
+        [one] => where_and_what(one),
+        [first, rest @ ..] => format!("{} ({} more in errors)", where_and_what(first), rest.len()),
+    }
+}
+
+/// A fault of a header, or of the whole body, has no place.
+fn where_and_what(error: &FieldError) -> String {
+    if error.pointer.is_empty() {
+        error.detail.clone()
+    } else {
+        format!("{}: {}", error.pointer, error.detail)
     }
 }
 

@@ -50,7 +50,10 @@ pub fn last_event_id(headers: &HeaderMap) -> Result<Option<Position>, Problem> {
     only(headers, &name)?
         .map(|text| {
             text.parse().map_err(|_| {
-                let detail = "Last-Event-ID is not the id of an event of this API";
+                let shown: String = text.chars().take(80).collect();
+                let detail = format!(
+                    "Last-Event-ID {shown:?} is not the id of an event of this API, which is three numbers with a dash between them"
+                );
                 Problem::invalid(vec![FieldError::new("", "INVALID_HEADER", detail)])
             })
         })

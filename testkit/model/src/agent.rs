@@ -178,6 +178,7 @@ impl Agent {
             Effect::DropClaim => true,
             Effect::MakeInstance => held.instance,
             Effect::RemoveInstance => !held.instance,
+            Effect::Redefine(version) => held.version == version,
         };
         observed && self.ledger[usize::from(job)].steps[usize::from(step)] == Record::Done
     }
@@ -199,7 +200,10 @@ impl Agent {
         seen: &mut Seen,
     ) -> Answer {
         let steps = self.entry(job).steps;
-        let undoable = config.action(job) == Action::Create;
+        let undoable = match config.action(job) {
+            Action::Create | Action::Update => true,
+            Action::Delete => false,
+        };
         let todo = (0..below)
             .rev()
             .find(|step| undoable && (scope == Scope::All || steps[usize::from(*step)] != Record::Nothing));
@@ -298,8 +302,22 @@ impl Agent {
                 }
                 self.network = claimed;
             }
-            Effect::MakeInstance => self.of(resource).instance = true,
-            Effect::RemoveInstance => self.of(resource).instance = false,
+            Effect::MakeInstance => {
+                let held = self.of(resource);
+                held.instance = true;
+                held.version = 1;
+            }
+            Effect::RemoveInstance => {
+                let held = self.of(resource);
+                held.instance = false;
+                held.version = 0;
+            }
+            Effect::Redefine(version) => {
+                let held = self.of(resource);
+                if held.instance {
+                    held.version = version;
+                }
+            }
         }
         Stage::Effected
     }
@@ -308,7 +326,11 @@ impl Agent {
     pub fn can_fail(&self, config: &Config, resource: ResourceIx) -> bool {
         self.held[usize::from(resource)].run.is_some_and(|run| {
             run.stage == Stage::Begun
-                && effect(config, run.job, run.direction, run.step) == Effect::MakeInstance
+                && run.direction == Direction::Forward
+                && matches!(
+                    effect(config, run.job, run.direction, run.step),
+                    Effect::MakeInstance | Effect::Redefine(_)
+                )
         })
     }
 
@@ -345,7 +367,13 @@ impl Agent {
     /// Whether nothing of a resource is here, and nothing works on it.
     pub fn has_nothing_of(&self, resource: ResourceIx) -> bool {
         let held = self.held[usize::from(resource)];
-        !held.instance && !held.claim && held.run.is_none() && held.stray.is_none()
+        !held.instance && !held.claim && self.rests(resource)
+    }
+
+    /// Whether nothing works on a resource.
+    pub fn rests(&self, resource: ResourceIx) -> bool {
+        let held = self.held[usize::from(resource)];
+        held.run.is_none() && held.stray.is_none()
     }
 
     /// A stray effect reaches the host.

@@ -33,6 +33,8 @@ pub const STEPS: usize = 2;
 pub enum Action {
     /// Makes the instance, and takes a claim on the network.
     Create,
+    /// Changes the instance where it is: its spec, or its power.
+    Update,
     /// Removes the instance, and drops the claim.
     Delete,
 }

@@ -106,6 +106,8 @@ pub enum Effect {
     MakeInstance,
     /// Removes it.
     RemoveInstance,
+    /// Makes it as this version says.
+    Redefine(u8),
 }
 
 /// What an agent has of a resource.
@@ -121,6 +123,8 @@ pub struct Held {
     pub stray: Option<Effect>,
     /// Whether the instance is on the host.
     pub instance: bool,
+    /// As which it is there: 1 as made, 2 as changed.
+    pub version: u8,
     /// Whether it claims the network.
     pub claim: bool,
 }
@@ -132,6 +136,7 @@ pub fn effect(config: &Config, job: JobIx, direction: Direction, step: u8) -> Ef
         Network::Shared => match config.action(job) {
             Action::Create => Some(0),
             Action::Delete => Some(1),
+            Action::Update => None,
         },
     };
     let network = network_step == Some(step);
@@ -142,5 +147,8 @@ pub fn effect(config: &Config, job: JobIx, direction: Direction, step: u8) -> Ef
             Effect::DropClaim
         }
         (Action::Delete, _) | (Action::Create, Direction::Undo(_)) => Effect::RemoveInstance,
+        (Action::Update, Direction::Forward) => Effect::Redefine(2),
+        // What was applied.
+        (Action::Update, Direction::Undo(_)) => Effect::Redefine(1),
     }
 }

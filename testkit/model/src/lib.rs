@@ -37,7 +37,8 @@
 //! one on which a later message is taken first; losses, repeats, crashes and refusals have budgets ([`config::Faults`]).
 //! A call of a dead worker that is still on the network is the call of a paused one.
 //!
-//! Not modelled: updates and power actions, hosts declared dead, replayed dead letters, tenants and their turns.
+//! An update stands for a power action, too: one step on the host that has the resource, whose undo makes so what was applied. Not
+//! modelled: hosts declared dead, retries (new jobs), tenants and their turns.
 
 pub mod agent;
 pub mod bus;

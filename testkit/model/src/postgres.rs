@@ -82,6 +82,8 @@ pub struct ResourceRow {
     pub reservation: Option<HostIx>,
     /// The host on which its last success stands.
     pub applied: Option<HostIx>,
+    /// As which it was applied.
+    pub version: u8,
     /// What an abandoned job may have left.
     pub left: Option<Left>,
     /// Whether such a thing was ever seen gone.
@@ -168,7 +170,7 @@ impl Postgres {
     pub fn accept(&mut self, config: &Config, job: JobIx, seen: &mut Seen) {
         self.job_mut(job).status = Status::Queued;
         match config.action(job) {
-            Action::Create => {}
+            Action::Create | Action::Update => {}
             Action::Delete => {
                 for other in Self::earlier(config, job).collect::<Vec<_>>() {
                     self.mark(config, other, Mark::Cancel, seen);
@@ -181,8 +183,11 @@ impl Postgres {
     pub fn markable(&self, config: &Config, job: JobIx) -> bool {
         let row = self.job(job);
         match (config.action(job), row.status) {
-            (Action::Create, Status::Queued | Status::Running) => row.mark.is_none(),
-            (Action::Create, Status::Absent | Status::Succeeded | Status::Failed | Status::Cancelled)
+            (Action::Create | Action::Update, Status::Queued | Status::Running) => row.mark.is_none(),
+            (
+                Action::Create | Action::Update,
+                Status::Absent | Status::Succeeded | Status::Failed | Status::Cancelled,
+            )
             | (Action::Delete, _) => false,
         }
     }
@@ -237,6 +242,7 @@ impl Postgres {
         let resource = config.resource(job);
         let held = row.order.map(|order| order.host).or(match config.action(job) {
             Action::Create => None,
+            Action::Update => self.resource(resource).applied,
             Action::Delete => {
                 let row = self.resource(resource);
                 row.applied.or(row.left.map(|left| left.order.host))
@@ -246,7 +252,7 @@ impl Postgres {
             return vec![host];
         }
         match config.action(job) {
-            Action::Delete => Vec::new(),
+            Action::Update | Action::Delete => Vec::new(),
             Action::Create => {
                 let fits: Vec<HostIx> = (0..config.hosts)
                     .filter(|host| self.free(config, *host) && self.at_home(config, resource, *host))
@@ -272,9 +278,9 @@ impl Postgres {
             && self.resource(config.resource(job)).left.is_none()
     }
 
-    /// Whether a create finds no host at all, so that only its deadline ends it.
+    /// Whether a create finds no host at all, so that only its deadline ends it, or an update's create came to nothing.
     pub fn has_nowhere_to_go(&self, config: &Config, job: JobIx) -> bool {
-        config.action(job) == Action::Create
+        config.action(job) != Action::Delete
             && self.job(job).status == Status::Queued
             && self.first_on_its_resource(config, job)
             && self.hosts_for(config, job).is_empty()
@@ -370,8 +376,17 @@ impl Postgres {
             Report::Ended(Outcome::Succeeded) => {
                 let resource = config.resource(job);
                 match config.action(job) {
-                    Action::Create => self.resource_mut(resource).applied = row.order.map(|o| o.host),
-                    Action::Delete => self.resource_mut(resource).applied = None,
+                    Action::Create => {
+                        let made = self.resource_mut(resource);
+                        made.applied = row.order.map(|o| o.host);
+                        made.version = 1;
+                    }
+                    Action::Update => self.resource_mut(resource).version = 2,
+                    Action::Delete => {
+                        let gone = self.resource_mut(resource);
+                        gone.applied = None;
+                        gone.version = 0;
+                    }
                 }
                 // On its host's word: whatever was left behind is its own now, or gone.
                 self.resource_mut(resource).left = None;
@@ -418,7 +433,7 @@ impl Postgres {
         };
         let resource = config.resource(job);
         match (config.action(job), status) {
-            (Action::Create, Status::Succeeded) => {}
+            (Action::Create, Status::Succeeded) | (Action::Update, _) => {}
             (Action::Create | Action::Delete, _) => self.resource_mut(resource).reservation = None,
         }
     }
@@ -435,7 +450,7 @@ impl Postgres {
             return;
         }
         row.status = Status::Queued;
-        if config.action(order.job) == Action::Create {
+        if config.action(order.job) != Action::Delete {
             row.mark = row.mark.or(Some(Mark::Poison));
         }
     }
@@ -476,7 +491,11 @@ impl Postgres {
             self.jobs.iter().zip(config.jobs).any(|(row, spec)| {
                 spec.resource == resource && row.order.is_some() && !row.status.is_final()
             });
-        known && !busy && agent.epoch.is_some() && agent.has_nothing_of(resource)
+        let made = self.resource(resource).applied.is_some();
+        known
+            && !busy
+            && agent.epoch.is_some()
+            && (agent.has_nothing_of(resource) || (made && agent.rests(resource)))
     }
 
     /// **inventory**: what an abandoned job left is gone.

@@ -54,6 +54,10 @@ pub const SECOND_HOST: &str = "reached: applied on the second host";
 pub const DELETES: &str = "reached: deleted";
 /// Reached: what an abandoned job may have left was seen gone.
 pub const FORGOTTEN: &str = "reached: what was abandoned is gone";
+/// Reached: an update.
+pub const UPDATES: &str = "reached: updated";
+/// Reached: an update that was taken back.
+pub const STAYS: &str = "reached: an update cancelled or failed, and all as applied";
 /// Reached: two instances on one network.
 pub const SHARES: &str = "reached: two instances share a network";
 
@@ -132,6 +136,15 @@ pub(crate) fn all() -> Vec<Property<Config>> {
         Property::sometimes(FORGOTTEN, |_, state: &State| {
             state.postgres.resources.iter().any(|row| row.forgotten)
         }),
+        Property::sometimes(UPDATES, |_, state: &State| {
+            state.postgres.resources.iter().any(|row| row.version == 2)
+        }),
+        Property::sometimes(STAYS, |config, state: &State| {
+            let taken_back = |(_, action, status): (JobIx, Action, Status)| {
+                action == Action::Update && matches!(status, Status::Cancelled | Status::Failed)
+            };
+            jobs(config, state).any(taken_back) && state.agents.iter().any(|agent| agent.held[0].version == 1)
+        }),
         Property::sometimes(SHARES, |_, state: &State| {
             state
                 .agents
@@ -174,12 +187,12 @@ fn nothing_is_left(config: &Config, state: &State) -> bool {
         let of = |(job, _, _): &(JobIx, Action, Status)| usize::from(config.resource(*job)) == resource;
         let ended = jobs(config, state)
             .filter(of)
-            .filter(|(_, _, status)| status.is_final())
+            .filter(|(_, action, status)| status.is_final() && *action != Action::Update)
             .last();
         let gone = match ended {
             Some((_, Action::Create, status)) => status != Status::Succeeded,
             Some((_, Action::Delete, _)) => true,
-            None => false,
+            Some((_, Action::Update, _)) | None => false,
         };
         // What an operator gave up may be there, and keeps what it holds.
         let given_up = state.postgres.resources[resource].left.is_some();
@@ -214,7 +227,9 @@ fn agrees(state: &State) -> bool {
             .filter(|(_, row)| row.left.is_none())
             .all(|(held, row)| {
                 let applied = row.applied == Some(host as HostIx);
-                held.instance == applied && (!held.claim || applied)
+                held.instance == applied
+                    && (!held.claim || applied)
+                    && (!applied || held.version == row.version)
             })
     }) && state
         .postgres

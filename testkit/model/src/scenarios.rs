@@ -22,6 +22,14 @@ const fn delete(resource: u8) -> JobSpec {
     }
 }
 
+const fn update(resource: u8) -> JobSpec {
+    JobSpec {
+        action: Action::Update,
+        resource,
+        asked: Asked::AnyTime,
+    }
+}
+
 const NO_FAULTS: Faults = Faults {
     redeliver: 0,
     lose: 0,
@@ -286,6 +294,41 @@ pub const ABANDONED: Scenario = Scenario {
     reaches: &[p::SUCCEEDS, p::CANCELS, p::DELETES, p::FORGOTTEN],
 };
 
+/// A change of what is there, its order twice, or without room for it, cancelled.
+pub const UPDATED: Scenario = Scenario {
+    config: Config {
+        name: "updated",
+        jobs: &[create(0), update(0)],
+        hosts: 1,
+        prune: true,
+        faults: Faults {
+            redeliver: 1,
+            refuse: 1,
+            cancel: 1,
+            ..NO_FAULTS
+        },
+        ..BASE
+    },
+    reaches: &[p::SUCCEEDS, p::CANCELS, p::UPDATES, p::STAYS],
+};
+
+/// An update's agent dies, and its ledger may be lost.
+pub const UPDATED_CRASH: Scenario = Scenario {
+    config: Config {
+        name: "updated, agent crash, lost ledger",
+        jobs: &[create(0), update(0)],
+        hosts: 1,
+        faults: Faults {
+            agent_crash: 1,
+            ledger_loss: 1,
+            cancel: 1,
+            ..NO_FAULTS
+        },
+        ..BASE
+    },
+    reaches: &[p::SUCCEEDS, p::CANCELS, p::UPDATES, p::STAYS],
+};
+
 /// Those that a test run explores.
 pub const ALL: &[Scenario] = &[
     PAUSED_WORKER,
@@ -301,10 +344,20 @@ pub const ALL: &[Scenario] = &[
     LOST_LEDGER,
     POISONED,
     ABANDONED,
+    UPDATED,
+    UPDATED_CRASH,
 ];
 
 /// Wider ones, for the binary: minutes, and memory for millions of states.
 pub const WIDE: &[Scenario] = &[
+    Scenario {
+        config: Config {
+            name: "wide: updated, deleted",
+            jobs: &[create(0), update(0), delete(0)],
+            ..UPDATED.config
+        },
+        reaches: &[p::SUCCEEDS, p::CANCELS, p::DELETES, p::UPDATES, p::STAYS],
+    },
     Scenario {
         config: Config {
             name: "wide: lost ledger",

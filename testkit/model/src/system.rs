@@ -68,7 +68,7 @@ impl Config {
                 report: Report::NoRoom,
             });
         }
-        match worker::answered(order, answer) {
+        match worker::answered(order, self.action(order.job), answer) {
             None => {}
             Some(Worker::Publishes(order, report)) if !self.rules.has(Rule::OrderAckedLast) => {
                 state.bus.ack_order(order);

@@ -10,6 +10,7 @@
 
 use crate::agent::Answer;
 use crate::bus::{Order, Outcome, Report};
+use crate::config::Action;
 use crate::ledger::Failure;
 
 /// How a worker calls the agent.
@@ -37,12 +38,16 @@ pub enum Worker {
 }
 
 /// What a worker does with an answer; nothing, where the call goes on.
-pub fn answered(order: Order, answer: Answer) -> Option<Worker> {
+pub fn answered(order: Order, action: Action, answer: Answer) -> Option<Worker> {
     match answer {
         Answer::Waits => None,
         Answer::Stale => Some(Worker::Publishes(order, Report::Stale)),
         Answer::Ended(outcome) => Some(Worker::Publishes(order, Report::Ended(outcome))),
         Answer::TurnToUndo(verdict) => Some(Worker::Calls(order, Call::Undo(verdict))),
+        // What lives here goes nowhere else.
+        Answer::StepFailed(Failure::NoRoom) if action != Action::Create => {
+            Some(Worker::Calls(order, Call::Undo(Outcome::Failed)))
+        }
         Answer::StepFailed(Failure::NoRoom) => Some(Worker::Calls(order, Call::Undo(Outcome::Released))),
         Answer::StepFailed(Failure::Broken) => Some(Worker::Calls(order, Call::Undo(Outcome::Failed))),
     }

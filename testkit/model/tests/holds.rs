@@ -109,6 +109,21 @@ fn abandoned_holds() {
 }
 
 #[test]
+fn updated_holds() {
+    holds(&scenarios::UPDATED);
+}
+
+#[test]
+fn updated_crash_holds() {
+    holds(&scenarios::UPDATED_CRASH);
+}
+
+#[test]
+fn updated_comes_to_rest() {
+    rests(&scenarios::UPDATED);
+}
+
+#[test]
 fn lost_ledger_comes_to_rest() {
     rests(&scenarios::LOST_LEDGER);
 }
@@ -176,6 +191,8 @@ fn every_scenario_has_its_test() {
         scenarios::LOST_LEDGER.config.name,
         scenarios::POISONED.config.name,
         scenarios::ABANDONED.config.name,
+        scenarios::UPDATED.config.name,
+        scenarios::UPDATED_CRASH.config.name,
     ];
     assert_eq!(
         scenarios::ALL.iter().map(|s| s.config.name).collect::<Vec<_>>(),
