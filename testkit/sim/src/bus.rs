@@ -75,11 +75,13 @@ impl Stream {
         }
     }
 
-    /// Stores a message, unless one with its id is known.
-    pub fn store(&mut self, key: u128, id: &str, payload: Vec<u8>) {
-        if self.ids.insert(id.to_owned()) {
+    /// Stores a message, unless one with its id is known; whether it did. One that was lost since is known all the same.
+    pub fn store(&mut self, key: u128, id: &str, payload: Vec<u8>) -> bool {
+        let new = self.ids.insert(id.to_owned());
+        if new {
             self.store_anyway(key, payload);
         }
+        new
     }
 
     /// Stores a message.

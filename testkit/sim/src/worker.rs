@@ -167,8 +167,8 @@ async fn report(sim: &Arc<Sim>, live: &Live, job: JobId, outcome: Option<Outcome
             let mut bus = lock(&sim.bus);
             let stored = bus.is_there && (!refused || sim.chance(0.5));
             if stored {
-                bus.events.store(job.0.as_u128(), &id, report.encode_to_vec());
-                if ends {
+                let new = bus.events.store(job.0.as_u128(), &id, report.encode_to_vec());
+                if ends && new {
                     lock(&sim.told).insert((job, report.fence));
                 }
                 if sim.wrong(|o| o.twice) {
