@@ -457,11 +457,12 @@ impl Store {
         Ok(())
     }
 
-    /// Those among these resources that a job is active on.
+    /// Those among these resources that a job is active on, and that nobody has seen yet: what the job's end says of them will stand.
     pub async fn worked_on(&self, resources: &[ResourceId]) -> Result<BTreeSet<ResourceId>, StoreError> {
         let ids: Vec<uuid::Uuid> = resources.iter().map(|r| r.0).collect();
         let busy = sqlx::query_scalar!(
-            "SELECT resource_id FROM job_resources WHERE resource_id = ANY($1) AND active",
+            "SELECT o.resource_id FROM job_resources o JOIN resources r ON r.id = o.resource_id
+             WHERE o.resource_id = ANY($1) AND o.active AND r.observed_at IS NULL",
             &ids
         )
         .fetch_all(&self.pool)
