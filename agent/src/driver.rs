@@ -5,6 +5,7 @@
 //! succeeds; it survives the agent (objects and claims are on disk, guests belong to no agent process); it takes an object's lock
 //! for the time of an operation on it.
 
+use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, JobId, ResourceId};
 use rhyzome_model::job::ErrorClass;
 use rhyzome_model::step::{Action, ObjectKind};
@@ -166,6 +167,8 @@ pub struct GuestSeen {
     pub instance: ResourceId,
     /// As seen.
     pub power: SeenPower,
+    /// No later than it was looked at, by the agent's clock: it orders this against the ends of steps.
+    pub at: DateTime<Utc>,
     /// A sentence, where there is something to say.
     pub detail: String,
     /// Read-only figures for users: `cpu_seconds`, `memory_rss_mib`, `uptime_seconds`.

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use rhyzome_model::problem::FieldError;
+use rhyzome_model::quota::{Dimension, Exceeded};
 use rhyzome_store::StoreError;
 use serde::Serialize;
 
@@ -146,6 +147,7 @@ pub struct Problem {
     detail: String,
     errors: Vec<FieldError>,
     conflicts: Vec<Conflict>,
+    quota: Option<Box<Exceeded>>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -161,8 +163,34 @@ struct Document<'a> {
     errors: &'a [FieldError],
     #[serde(skip_serializing_if = "<[Conflict]>::is_empty")]
     conflicts: &'a [Conflict],
+    #[serde(flatten)]
+    quota: Option<QuotaMembers>,
     retryable: bool,
     request_id: &'a str,
+}
+
+/// Members of `QUOTA_EXCEEDED`: the first limit that would be passed.
+#[derive(Debug, Serialize)]
+struct QuotaMembers {
+    /// Of what: `vcpus`.
+    quota: Dimension,
+    /// What the tenant may have.
+    limit: i64,
+    /// What it has.
+    used: i64,
+    /// What the request would add.
+    asked: i64,
+}
+
+impl From<Exceeded> for QuotaMembers {
+    fn from(over: Exceeded) -> Self {
+        Self {
+            quota: over.dimension,
+            limit: over.limit,
+            used: over.used,
+            asked: over.asked,
+        }
+    }
 }
 
 impl Problem {
@@ -186,6 +214,7 @@ impl Problem {
             detail: detail.into(),
             errors: Vec::new(),
             conflicts: Vec::new(),
+            quota: None,
             headers: Vec::new(),
         }
     }
@@ -241,6 +270,13 @@ impl Problem {
         self
     }
 
+    /// Adds the limit that would be passed.
+    #[must_use]
+    pub fn with_quota(mut self, over: Option<Exceeded>) -> Self {
+        self.quota = over.map(Box::new);
+        self
+    }
+
     /// Adds a header.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -279,6 +315,7 @@ impl Problem {
             code: self.code.as_str(),
             errors: &self.errors,
             conflicts: &self.conflicts,
+            quota: self.quota.as_deref().copied().map(QuotaMembers::from),
             retryable: self.code.retryable(),
             request_id,
         };

@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use rhyzome_model::quota::Dimension;
 use rhyzome_runtime::{Role, Span};
 
 pub(crate) use admin::{
@@ -299,6 +300,17 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err(format!("`{text}` isn't KEY=VALUE")),
+    }
+}
+
+fn quota(text: &str) -> Result<(Dimension, i64), String> {
+    let (what, most) = key_value(text).map_err(|_| format!("`{text}` isn't WHAT=NUMBER"))?;
+    let dimension = what.parse::<Dimension>().map_err(|e| e.to_string())?;
+    match most.parse() {
+        Ok(most @ 0..) => Ok((dimension, most)),
+        Ok(_) | Err(_) => Err(format!(
+            "`{most}` is no limit of {dimension}: a whole number from 0"
+        )),
     }
 }
 

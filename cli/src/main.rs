@@ -17,8 +17,7 @@ use clap::Parser;
 
 use crate::args::{Cli, Command};
 
-/// A third of what api and scheduler did went to the C library's allocator: many small strings and documents, made by one thread and
-/// dropped by another.
+/// Made for many small strings and documents that one thread makes and another drops, as all roles have them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -8,6 +8,7 @@
 //! | `kinds` | one file a kind: spec, status, validation, references, demand, plan |
 //! | `step` | a plan as data: what is done on a host beside what undoes it |
 //! | `job` | job states and their legal transitions |
+//! | `quota` | how much of what a tenant may have |
 //! | `place` | placement: hosts and requests in, a host or the counted reasons out |
 //! | `check` | what the books are checked for, and hosts' inventories against Postgres |
 //! | `change` | what happened to a thing, as those who watch are told |
@@ -20,6 +21,7 @@ pub mod job;
 pub mod kinds;
 pub mod place;
 pub mod problem;
+pub mod quota;
 pub mod schema;
 pub mod shown;
 pub mod step;

@@ -5,12 +5,11 @@ use crate::Context;
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_proto::agent::GuestSeen;
-use rhyzome_store::StoreError;
-use rhyzome_store::hosts::GuestRow;
+use rhyzome_store::guests::GuestRow;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// So long is gathered. A job's end is written by settle, with the power that it set, so that what an agent says of it at the
@@ -18,31 +17,14 @@ use tokio::sync::Notify;
 const GATHER: Duration = Duration::from_millis(500);
 /// Guests that one statement writes.
 const MOST: usize = 500;
-/// That a guest runs, while a job works on it, is kept for the job's end, which as a rule says the same: so long at most. That it ends
-/// is written at once: it would be older than the job's end, and the end's word would stand.
-const KEPT: Duration = Duration::from_secs(10);
-
 /// What was heard and isn't written yet. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Guests(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    heard: Mutex<BTreeMap<ResourceId, Heard>>,
+    heard: Mutex<BTreeMap<ResourceId, GuestRow>>,
     some: Notify,
-}
-
-#[derive(Clone)]
-struct Heard {
-    row: GuestRow,
-    /// When something of this guest was heard first that isn't written yet.
-    since: Instant,
-}
-
-impl Heard {
-    fn runs(&self) -> bool {
-        self.row.observed["power"] == "on"
-    }
 }
 
 impl Guests {
@@ -52,35 +34,23 @@ impl Guests {
             tracing::warn!(%host, "a report of a guest without an id");
             return;
         };
-        let row = GuestRow {
+        self.keep_newer(GuestRow {
             host: host.clone(),
             instance: ResourceId(instance),
             observed: json!({ "power": guest.power, "detail": guest.detail, "metrics": guest.metrics }),
             at: DateTime::from_timestamp_millis(guest.at_ms).unwrap_or_else(Utc::now),
-        };
-        self.keep_newer(Heard {
-            row,
-            since: Instant::now(),
         });
         self.0.some.notify_one();
     }
 
-    fn keep_newer(&self, news: Heard) {
+    fn keep_newer(&self, news: GuestRow) {
         let mut heard = self.heard();
-        match heard.get_mut(&news.row.instance) {
-            Some(known) => {
-                known.since = known.since.min(news.since);
-                if known.row.at <= news.row.at {
-                    known.row = news.row;
-                }
-            }
-            None => {
-                heard.insert(news.row.instance, news);
-            }
+        if heard.get(&news.instance).is_none_or(|known| known.at <= news.at) {
+            heard.insert(news.instance, news);
         }
     }
 
-    fn heard(&self) -> MutexGuard<'_, BTreeMap<ResourceId, Heard>> {
+    fn heard(&self) -> MutexGuard<'_, BTreeMap<ResourceId, GuestRow>> {
         self.0.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -92,45 +62,21 @@ impl Guests {
                 () = self.0.some.notified() => {}
             }
             tokio::time::sleep(GATHER).await;
-            let all: Vec<Heard> = std::mem::take(&mut *self.heard()).into_values().collect();
+            let all: Vec<GuestRow> = std::mem::take(&mut *self.heard()).into_values().collect();
             for part in all.chunks(MOST) {
-                let kept = match write(&context, part).await {
-                    Ok(kept) => kept,
+                match context.store.guests_observed(part).await {
+                    Ok(changes) => crate::dispatch::notify(&context, &changes).await,
                     Err(error) => {
                         tracing::warn!(%error, guests = part.len(), "what guests do is not written; again");
-                        part.to_vec()
+                        for news in part {
+                            self.keep_newer(news.clone());
+                        }
+                        self.0.some.notify_one();
                     }
-                };
-                if !kept.is_empty() {
-                    self.0.some.notify_one();
-                }
-                for heard in kept {
-                    self.keep_newer(heard);
                 }
             }
         }
     }
-}
-
-/// Writes what is news; gives back what is kept.
-async fn write(context: &Context, heard: &[Heard]) -> Result<Vec<Heard>, StoreError> {
-    let ids: Vec<ResourceId> = heard
-        .iter()
-        .filter(|h| h.runs())
-        .map(|h| h.row.instance)
-        .collect();
-    let busy = context.store.worked_on(&ids).await?;
-    let (kept, news): (Vec<&Heard>, Vec<&Heard>) = heard
-        .iter()
-        .partition(|h| h.runs() && h.since.elapsed() < KEPT && busy.contains(&h.row.instance));
-    let kept = kept.into_iter().cloned().collect();
-    if news.is_empty() {
-        return Ok(kept);
-    }
-    let news: Vec<GuestRow> = news.into_iter().map(|h| h.row.clone()).collect();
-    let changes = context.store.guests_observed(&news).await?;
-    crate::dispatch::notify(context, &changes).await;
-    Ok(kept)
 }
 
 #[cfg(test)]
@@ -160,7 +106,7 @@ mod tests {
             },
         );
         let heard = guests.heard();
-        let powers: Vec<_> = heard.values().map(|h| h.row.observed["power"].clone()).collect();
+        let powers: Vec<_> = heard.values().map(|h| h.observed["power"].clone()).collect();
         assert_eq!(powers, ["off"]);
     }
 }

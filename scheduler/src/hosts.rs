@@ -162,17 +162,13 @@ async fn keep(context: Context, owner: String, heard: Heard, mut lease: watch::R
             | WatchError::Ended
             | WatchError::Silent(_)
             | WatchError::Store(_)
-            | WatchError::NoHello
-                if pause.is_news() =>
-            {
-                tracing::warn!(%host, %error, "watch broke off; it is tried again until it holds");
+            | WatchError::NoHello => {
+                if pause.is_news() {
+                    tracing::warn!(%host, %error, "watch broke off; it is tried again until it holds");
+                } else {
+                    tracing::debug!(%host, %error, "still no watch");
+                }
             }
-            WatchError::Tls(_)
-            | WatchError::Call(_)
-            | WatchError::Ended
-            | WatchError::Silent(_)
-            | WatchError::Store(_)
-            | WatchError::NoHello => tracing::debug!(%host, %error, "still no watch"),
         }
         if let Err(error) = context.store.watch_set(&owner, &host, Watch::Down).await {
             tracing::warn!(%host, %error, "the broken watch is not written; its lease expires");

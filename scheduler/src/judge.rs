@@ -216,7 +216,7 @@ fn applied(job: &OpenJob, report: &Report) -> Result<Effect, JudgeError> {
         (Kind::Instance, _) => kept_reservation(job, &job.spec)?,
     };
     Ok(Effect::Applied {
-        observed: powered(job, &spec),
+        observed: powered(job.action, report, &spec),
         spec,
         generation,
         facts: facts
@@ -243,11 +243,17 @@ fn kept_reservation(job: &OpenJob, spec: &Value) -> Result<Option<Kept>, JudgeEr
     Ok((demand != Demand::default()).then_some(kept))
 }
 
-/// A job that set the power saw it set; what an agent saw since then is newer.
-fn powered(job: &OpenJob, spec: &Value) -> Option<(Value, DateTime<Utc>)> {
+/// A step that set the power saw it set when it ended; what an agent saw since then is newer. What is newly defined is off.
+fn powered(action: Action, report: &Report, spec: &Value) -> Option<(Value, DateTime<Utc>)> {
     let power = spec.get("power")?.as_str()?;
+    let sets = |step: &&StepResult| match step.name.as_str() {
+        "set_power" | "reboot" => true,
+        "ensure_instance" => action == Action::Create,
+        _ => false,
+    };
+    let ended_at_ms = report.steps.iter().rev().find(sets)?.ended_at_ms;
     let observed = serde_json::json!({ "power": power, "detail": "", "metrics": {} });
-    Some((observed, job.dispatched_at?))
+    Some((observed, DateTime::from_timestamp_millis(ended_at_ms)?))
 }
 
 fn came_to_nothing(job: &OpenJob, error: Option<&JobError>) -> Result<Effect, JudgeError> {

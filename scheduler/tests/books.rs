@@ -2,12 +2,7 @@
 //! chance says. After every step the books agree with what they are books of; at the end, with everything healed, every job ends
 //! without anybody looking for forgotten ones.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::unused_self,
-    reason = "a test"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 mod support;
 

@@ -1,11 +1,6 @@
 //! Each book is broken on purpose, and the check sees that and nothing else.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::unused_self,
-    reason = "a test"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 mod support;
 
@@ -52,6 +47,10 @@ const BREAKS: &[(Check, &str)] = &[
     (
         Check::SlotsCap,
         "ALTER TABLE tenants DROP CONSTRAINT tenants_check; UPDATE tenants SET running_cap = 1 WHERE id = 'a'",
+    ),
+    (
+        Check::QuotaUse,
+        "UPDATE resources SET asked_vcpus = asked_vcpus + 1 WHERE id = {one}",
     ),
     (
         Check::SlotWithoutOrder,

@@ -54,7 +54,6 @@ fn job(action: Action) -> OpenJob {
         steps: STEPS.iter().map(|name| StepRow::pending(name)).collect(),
         waiting: None,
         cancel_requested_at: None,
-        dispatched_at: Some(now()),
         created_at: now(),
     }
 }

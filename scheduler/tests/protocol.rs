@@ -1,25 +1,19 @@
 //! What job-protocol.md asks of Postgres and the scheduler's decisions, one rule after the other, on a real database: poison,
 //! abandoning, undo without a turn, fair turns, the alarm of a database that was set back. (Invariants 4, 6, 8 and 12.)
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::unused_self,
-    reason = "a test"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 mod support;
 
 use rhyzome_model::ids::{HostName, JobId, TenantId};
 use rhyzome_model::job::{JobState, Mode, Verdict};
-use rhyzome_model::kinds::{Demand, Kind};
+use rhyzome_model::kinds::Kind;
 use rhyzome_model::problem::JobError;
 use rhyzome_proto::event::{OutcomeKind, Report};
 use rhyzome_scheduler::stats::WAITS;
 use rhyzome_store::Store;
 use rhyzome_store::dispatch::{DispatchLimits, OrderRow};
 use rhyzome_store::hosts::{Greeting, Hello, Watch};
-use rhyzome_store::rows::JobRow;
 use rhyzome_store::settle::NotAbandoned;
 use rhyzome_store::sweep::Place;
 use serde_json::json;
@@ -27,55 +21,8 @@ use std::collections::BTreeMap;
 use support::agent::{Luck, report};
 use support::checks::check_within;
 use support::common::make;
+use support::furnished::{furnish, furnished, instance, job, offer, order_of};
 use support::walk::{LIMITS, Walk};
-
-/// An image and a network of the first tenant, made.
-async fn furnished() -> Walk {
-    let mut walk = Walk::new(1).await;
-    for host in walk.hosts.clone() {
-        offer(&walk, &host, &[]).await;
-    }
-    let tenant = walk.tenants[0].clone();
-    furnish(&mut walk, &tenant).await;
-    walk
-}
-
-/// Room for all that a test makes.
-async fn offer(walk: &Walk, host: &HostName, labels: &[(&str, &str)]) {
-    let offered = Demand {
-        vcpus: 2000,
-        memory_mib: 2000 * 1024,
-        disk_gib: 20_000,
-    };
-    let labels = labels
-        .iter()
-        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-        .collect();
-    let written = walk.store.host_capacity(host, offered, &labels, &json!({})).await;
-    written.unwrap();
-}
-
-async fn furnish(walk: &mut Walk, tenant: &TenantId) {
-    make::accepted(&walk.store, make::image(tenant, "image")).await;
-    make::accepted(&walk.store, make::network(tenant, "net", "10.0.0.0/16")).await;
-    walk.dispatch().await;
-    walk.settle(Luck::Good).await;
-}
-
-async fn instance(walk: &Walk, tenant: &TenantId, name: &str) -> JobId {
-    let accepted = make::accepted(&walk.store, make::instance(tenant, name, "image", "net")).await;
-    accepted.job.unwrap().id
-}
-
-async fn job(walk: &Walk, id: JobId) -> JobRow {
-    walk.store.job_get(id).await.unwrap().unwrap()
-}
-
-async fn order_of(walk: &mut Walk, id: JobId) -> OrderRow {
-    walk.dispatch().await;
-    let order = walk.out.iter().find(|o| o.job == id).cloned();
-    order.expect("an order of the job")
-}
 
 fn suspended(order: &OrderRow, undoing: bool) -> Report {
     let error = JobError::new("DISK_BUSY", "The disk is busy.");

@@ -1,12 +1,10 @@
 //! Hosts: rows that operators add, watches as row leases in database time, what agents report.
 
-use crate::changes::{self, Change};
 use crate::rows::json;
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
-use rhyzome_model::change::What;
-use rhyzome_model::ids::{HostName, ResourceId, TenantId};
-use rhyzome_model::kinds::{Demand, Kind};
+use rhyzome_model::ids::{HostName, ResourceId};
+use rhyzome_model::kinds::Demand;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,19 +103,6 @@ pub enum Greeting {
         /// The sequence's.
         last: i64,
     },
-}
-
-/// A guest as seen, for settle's tables.
-#[derive(Clone, Debug)]
-pub struct GuestRow {
-    /// Whose agent said so.
-    pub host: HostName,
-    /// The instance.
-    pub instance: ResourceId,
-    /// `{power, detail, metrics}`.
-    pub observed: Value,
-    /// When.
-    pub at: DateTime<Utc>,
 }
 
 /// Why a host could not be changed.
@@ -360,6 +345,14 @@ impl Store {
             .collect())
     }
 
+    /// Gives every watch back: of a stack whose schedulers have all ended, so that no host seems watched that isn't.
+    pub async fn watch_release_all(&self) -> Result<(), StoreError> {
+        sqlx::query!("UPDATE hosts SET watch_owner = NULL, watch_until = NULL, watch_up = false WHERE watch_owner IS NOT NULL")
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
     /// Gives every watch of an owner back: it stops.
     pub async fn watch_release(&self, owner: &str) -> Result<(), StoreError> {
         sqlx::query!(
@@ -455,63 +448,6 @@ impl Store {
         .execute(&self.pool)
         .await?;
         Ok(())
-    }
-
-    /// Those among these resources that a job is active on, and that nobody has seen yet: what the job's end says of them will stand.
-    pub async fn worked_on(&self, resources: &[ResourceId]) -> Result<BTreeSet<ResourceId>, StoreError> {
-        let ids: Vec<uuid::Uuid> = resources.iter().map(|r| r.0).collect();
-        let busy = sqlx::query_scalar!(
-            "SELECT o.resource_id FROM job_resources o JOIN resources r ON r.id = o.resource_id
-             WHERE o.resource_id = ANY($1) AND o.active AND r.observed_at IS NULL",
-            &ids
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(busy.into_iter().map(ResourceId).collect())
-    }
-
-    /// Guests as an agent sees them; only of the host that holds them, and never an older sight over a newer. Says whose are otherwise
-    /// than before, metrics apart: these are written for those who watch.
-    pub async fn guests_observed(&self, guests: &[GuestRow]) -> Result<Vec<Change>, StoreError> {
-        let ids: Vec<uuid::Uuid> = guests.iter().map(|g| g.instance.0).collect();
-        let hosts: Vec<String> = guests.iter().map(|g| g.host.to_string()).collect();
-        let observed: Vec<Value> = guests.iter().map(|g| g.observed.clone()).collect();
-        let times: Vec<DateTime<Utc>> = guests.iter().map(|g| g.at).collect();
-        let mut tx = self.pool.begin().await?;
-        let changed = sqlx::query!(
-            r#"WITH q AS (
-                 SELECT * FROM unnest($1::uuid[], $2::text[], $3::jsonb[], $4::timestamptz[]) AS q(id, host, observed, at) ORDER BY id
-             ), l AS (
-                 SELECT r.id, r.tenant, q.observed, q.at,
-                        (r.observed ->> 'power', r.observed ->> 'detail')
-                        IS DISTINCT FROM (q.observed ->> 'power', q.observed ->> 'detail') AS news
-                 FROM q JOIN resources r ON r.id = q.id
-                 WHERE r.host = q.host AND (r.observed_at IS NULL OR r.observed_at <= q.at)
-                   AND (r.observed_at IS NULL OR r.observed_at < q.at - interval '10 seconds'
-                        OR r.observed ->> 'power' IS DISTINCT FROM q.observed ->> 'power'
-                        OR r.observed ->> 'detail' IS DISTINCT FROM q.observed ->> 'detail')
-                 FOR NO KEY UPDATE OF r
-             )
-             UPDATE resources r SET observed = l.observed, observed_at = l.at FROM l WHERE r.id = l.id
-             RETURNING r.id, r.tenant, l.news AS "news!""#,
-            &ids,
-            &hosts,
-            &observed,
-            &times
-        )
-        .fetch_all(&mut *tx)
-        .await?;
-        let news = changed.into_iter().filter(|r| r.news).map(|r| {
-            Change::resource(
-                &TenantId(r.tenant),
-                Kind::Instance,
-                ResourceId(r.id),
-                What::Updated,
-            )
-        });
-        let changes = changes::write(&mut tx, news.collect()).await?;
-        tx.commit().await?;
-        Ok(changes)
     }
 }
 

@@ -2,7 +2,7 @@
 //! its type names.
 //!
 //! Locks are taken in one order everywhere, so that transactions never wait in a ring: idempotency, resources (ids ascending), lease
-//! cursors, jobs, network homes, tenants, hosts. Dispatch takes jobs and resources only where they are free (`SKIP LOCKED`).
+//! cursors, quotas, jobs, network homes, tenants, hosts. Dispatch takes jobs and resources only where they are free (`SKIP LOCKED`).
 
 pub mod accept;
 pub mod backlog;
@@ -12,9 +12,11 @@ pub mod check;
 pub mod config;
 pub mod dispatch;
 pub mod error;
+pub mod guests;
 pub mod hosts;
 pub mod jobs;
 pub mod leases;
+pub mod quotas;
 pub mod resources;
 pub mod rows;
 pub mod session;

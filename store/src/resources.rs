@@ -68,22 +68,7 @@ impl Store {
     /// Those of the ids that are there, whoever asks, in no order.
     pub async fn resources_get(&self, ids: &[ResourceId]) -> Result<Vec<ResourceRow>, StoreError> {
         let ids: Vec<Uuid> = ids.iter().map(|i| i.0).collect();
-        let rows = sqlx::query_as!(
-            RawResource,
-            r#"SELECT r.id, r.tenant, r.kind, r.name, r.tags, r.spec, r.generation, r.deleting, r.public, r.applied,
-                      r.observed_generation, r.facts, r.observed, r.observed_at, r.reason, r.host, r.created_at, r.updated_at,
-                      j.id AS "job_id?", j.action AS "job_action?", j.state AS "job_state?"
-               FROM resources r
-               LEFT JOIN LATERAL (
-                   SELECT jobs.id, jobs.action, jobs.state FROM job_resources q JOIN jobs ON jobs.id = q.job_id
-                   WHERE q.resource_id = r.id ORDER BY q.seq LIMIT 1
-               ) j ON true
-               WHERE r.id = ANY($1)"#,
-            &ids
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        rows.into_iter().map(ResourceRow::try_from).collect()
+        resources_on(&self.pool, &ids).await
     }
 
     /// A page of resources, oldest first.
@@ -262,7 +247,14 @@ async fn resource_on<'e, E>(on: E, id: ResourceId) -> Result<Option<ResourceRow>
 where
     E: sqlx::Executor<'e, Database = Postgres>,
 {
-    sqlx::query_as!(
+    Ok(resources_on(on, &[id.0]).await?.pop())
+}
+
+async fn resources_on<'e, E>(on: E, ids: &[Uuid]) -> Result<Vec<ResourceRow>, StoreError>
+where
+    E: sqlx::Executor<'e, Database = Postgres>,
+{
+    let rows = sqlx::query_as!(
         RawResource,
         r#"SELECT r.id, r.tenant, r.kind, r.name, r.tags, r.spec, r.generation, r.deleting, r.public, r.applied,
                   r.observed_generation, r.facts, r.observed, r.observed_at, r.reason, r.host, r.created_at, r.updated_at,
@@ -272,11 +264,10 @@ where
                SELECT jobs.id, jobs.action, jobs.state FROM job_resources q JOIN jobs ON jobs.id = q.job_id
                WHERE q.resource_id = r.id ORDER BY q.seq LIMIT 1
            ) j ON true
-           WHERE r.id = $1"#,
-        id.0
+           WHERE r.id = ANY($1)"#,
+        ids
     )
-    .fetch_optional(on)
-    .await?
-    .map(ResourceRow::try_from)
-    .transpose()
+    .fetch_all(on)
+    .await?;
+    rows.into_iter().map(ResourceRow::try_from).collect()
 }

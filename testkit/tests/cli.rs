@@ -6,7 +6,7 @@ use std::process::Command;
 
 use rhyzome_testkit::rest::unique;
 use rhyzome_testkit::{Stack, tools};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn names(list: &Value, key: &str) -> Vec<String> {
     let items = list.as_array().unwrap_or_else(|| panic!("a list: {list}"));
@@ -116,6 +116,47 @@ fn tenants_are_made_listed_shown_changed_and_deleted() {
     );
     stack.run(&["admin", "tenant", "delete", &id]);
     assert!(!stack.try_run(&["admin", "tenant", "show", &id]).status.success());
+}
+
+#[test]
+fn quotas_are_set_shown_taken_away_and_a_wrong_one_names_itself() {
+    let stack = Stack::shared();
+    let id = unique("t").replace('-', "");
+    let tenant = |task: &str, more: &[&str]| {
+        let arguments = [&["admin", "tenant", task, id.as_str()], more].concat();
+        stack.try_run(&arguments)
+    };
+    let issuer = ["--issuer", "http://127.0.0.1:9/q", "--audience", "aud"];
+    let made = tenant("create", &[&issuer[..], &["--quota", "instances=3"]].concat());
+    assert!(made.status.success(), "{made:?}");
+    let more = ["--quota", "instances=2", "--quota", "vcpus=8"];
+    assert!(tenant("update", &more).status.success());
+    let quotas = || stack.run_json(&["admin", "tenant", "show", &id])["quotas"].clone();
+    assert_eq!(
+        quotas(),
+        json!({ "instances": { "limit": 2, "used": 0 }, "vcpus": { "limit": 8, "used": 0 } })
+    );
+    assert!(
+        tenant("update", &["--remove-quota", "instances"])
+            .status
+            .success()
+    );
+    assert_eq!(quotas(), json!({ "vcpus": { "limit": 8, "used": 0 } }));
+    for (wrong, says) in [
+        ("cpus=3", ["cpus", "vcpus"]),
+        ("vcpus=-1", ["-1", "whole number"]),
+        ("vcpus=many", ["many", "whole number"]),
+        ("vcpus", ["vcpus", "WHAT=NUMBER"]),
+    ] {
+        let refused = tenant("update", &["--quota", wrong]);
+        let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(
+            !refused.status.success() && says.iter().all(|word| error.contains(word)),
+            "{wrong}: {error}"
+        );
+    }
+    assert_eq!(quotas(), json!({ "vcpus": { "limit": 8, "used": 0 } }));
+    assert!(tenant("delete", &[]).status.success());
 }
 
 #[test]

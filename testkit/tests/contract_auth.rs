@@ -13,16 +13,7 @@ const AUDIENCE: &str = "acme-api";
 async fn tenant(stack: &Stack, keys: &[&Key]) -> (String, Issuer) {
     let issuer = Issuer::start(keys).await;
     let tenant = unique("t").replace('-', "");
-    stack.run(&[
-        "admin",
-        "tenant",
-        "create",
-        &tenant,
-        "--issuer",
-        issuer.url(),
-        "--audience",
-        AUDIENCE,
-    ]);
+    stack.add_tenant(&tenant, issuer.url(), AUDIENCE);
     (tenant, issuer)
 }
 

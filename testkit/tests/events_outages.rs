@@ -29,16 +29,7 @@ async fn a_stream_ends_with_its_token() {
     let key = Key::new("k1");
     let issuer = Issuer::start(&[&key]).await;
     let tenant = unique("t").replace('-', "");
-    stack.run(&[
-        "admin",
-        "tenant",
-        "create",
-        &tenant,
-        "--issuer",
-        issuer.url(),
-        "--audience",
-        "acme-api",
-    ]);
+    stack.add_tenant(&tenant, issuer.url(), "acme-api");
     let mut claims = issuer.claims("acme-api", "*:*");
     let (key, good, stack) = (&key, stack.with_token(key.sign(&claims)), &stack);
     let good = &good;

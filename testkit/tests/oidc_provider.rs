@@ -25,8 +25,7 @@ fn provider(stack: &Stack) -> Option<(String, OidcProvider)> {
         }
     };
     let tenant = unique("t").replace('-', "");
-    let words = ["admin", "tenant", "create", &tenant];
-    stack.run(&[&words[..], &["--issuer", provider.url(), "--audience", AUDIENCE]].concat());
+    stack.add_tenant(&tenant, provider.url(), AUDIENCE);
     Some((tenant, provider))
 }
 

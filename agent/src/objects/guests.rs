@@ -24,6 +24,7 @@ use super::run_state::{Ended, RunState};
 use super::spawn::{self, Streams, Surroundings, WhenDropped};
 use super::users::Users;
 use crate::driver::{GuestSeen, SeenPower, StepError};
+use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_model::job::ErrorClass;
 use rhyzome_model::kinds::Power;
@@ -129,8 +130,8 @@ impl Guests {
         self.held().get(&id).cloned()
     }
 
-    /// What is seen of a guest now.
-    pub(crate) fn look(&self, id: ResourceId, run: &RunState) -> GuestSeen {
+    /// What is seen of a guest whose state was read no sooner than `at`.
+    pub(crate) fn look(&self, id: ResourceId, run: &RunState, at: DateTime<Utc>) -> GuestSeen {
         let figures = run.alive().and_then(ProcessId::figures);
         let metrics = figures.map(|f| {
             BTreeMap::from([
@@ -148,6 +149,7 @@ impl Guests {
             host: self.host.clone(),
             instance: id,
             power,
+            at,
             detail,
             metrics: metrics.unwrap_or_default(),
         }
@@ -155,7 +157,7 @@ impl Guests {
 
     pub(crate) fn tell(&self, id: ResourceId, run: &RunState) {
         // Nobody listening is no error: what is asked for later is looked up.
-        let listeners = self.seen.send(self.look(id, run)).unwrap_or(0);
+        let listeners = self.seen.send(self.look(id, run, Utc::now())).unwrap_or(0);
         tracing::debug!(instance = %id, power = run.power().as_str(), listeners, "a guest's power changed");
     }
 

@@ -12,6 +12,7 @@ use super::qemu::{CONSOLE_LOG, SEED};
 use super::run_state::{Ended, RebootMark, RunState};
 use super::seed;
 use crate::driver::{Effect, GuestSeen, Held, Seen, SeenPower, StepContext, StepError};
+use chrono::Utc;
 use rhyzome_model::ids::ResourceId;
 use rhyzome_model::job::ErrorClass;
 use rhyzome_model::kinds::Power;
@@ -266,7 +267,8 @@ impl Instances {
         let mut all = Vec::new();
         for id in files::ids_in(&self.layout().instances(), "")? {
             if self.get(id)?.is_some() {
-                all.push(self.guests.look(id, &self.guests.run_state(id)?));
+                let at = Utc::now();
+                all.push(self.guests.look(id, &self.guests.run_state(id)?, at));
             }
         }
         Ok(all)

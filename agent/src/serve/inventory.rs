@@ -83,11 +83,11 @@ pub(super) fn heartbeat(load: &Load, at_ms: i64) -> Heartbeat {
 }
 
 /// A guest's power.
-pub(super) fn guest(seen: &GuestSeen, fence: Option<Fence>, at_ms: i64) -> agent::GuestSeen {
+pub(super) fn guest(seen: &GuestSeen, fence: Option<Fence>) -> agent::GuestSeen {
     agent::GuestSeen {
         instance: rhyzome_proto::convert::bytes(seen.instance.0),
         power: seen.power.as_str().to_owned(),
-        at_ms,
+        at_ms: seen.at.timestamp_millis(),
         detail: seen.detail.clone(),
         metrics: seen.metrics.clone().into_iter().collect(),
         fence: fence.map_or(0, |fence| fence.0),

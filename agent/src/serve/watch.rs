@@ -169,11 +169,7 @@ impl Watch {
     async fn tell_guest(&self, guest: &GuestSeen, told: &mut Told, out: &Out) -> Result<(), Gone> {
         told.guests.insert(guest.instance, guest.power);
         let fence = self.engine.fence_of(&self.host, guest.instance);
-        send(
-            out,
-            Report::Guest(inventory::guest(guest, fence, self.engine.now_ms())),
-        )
-        .await
+        send(out, Report::Guest(inventory::guest(guest, fence))).await
     }
 
     /// Those that have figures, and those whose power wasn't told yet.

@@ -7,6 +7,7 @@ use crate::driver::{
     Capacity, ConsolePart, Direction, Driver, Effect, Fut, GuestCounts, GuestSeen, Held, Load, Seen,
     SeenPower, StepContext, StepError,
 };
+use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, JobId, ResourceId};
 use rhyzome_model::job::ErrorClass;
 use rhyzome_model::step::{Action, ObjectKind};
@@ -151,7 +152,9 @@ impl SimulatedDriver {
                 return;
             };
             // Nobody listening any more is no fault.
-            let _ = self.seen.send(guest(host, instance, world.guest(instance)));
+            let _ = self
+                .seen
+                .send(guest(host, instance, world.guest(instance), Utc::now()));
         }
     }
 
@@ -189,11 +192,12 @@ fn unwritten(error: EffectsError) -> StepError {
     .inside(error)
 }
 
-fn guest(host: &HostName, instance: ResourceId, power: SeenPower) -> GuestSeen {
+fn guest(host: &HostName, instance: ResourceId, power: SeenPower, at: DateTime<Utc>) -> GuestSeen {
     GuestSeen {
         host: host.clone(),
         instance,
         power,
+        at,
         detail: String::new(),
         metrics: BTreeMap::new(),
     }
@@ -318,10 +322,11 @@ impl Driver for SimulatedDriver {
 
     fn guests<'a>(&'a self, host: &'a HostName) -> Fut<'a, Result<Vec<GuestSeen>, StepError>> {
         Box::pin(async move {
+            let at = Utc::now();
             let world = self.world(host)?;
             Ok(world
                 .guests()
-                .map(|(instance, power)| guest(host, instance, power))
+                .map(|(instance, power)| guest(host, instance, power, at))
                 .collect())
         })
     }

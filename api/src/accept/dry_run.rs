@@ -103,6 +103,9 @@ pub async fn of_change(
             return refused(accept::Refusal::NameTaken { holder: holder.id });
         }
     }
+    if let Err(refusal) = ctx.app.store.check_change(&row, &intent.envelope.spec).await? {
+        return refused(refusal);
+    }
     row.name = intent.envelope.name;
     row.tags = intent.envelope.tags;
     row.spec = intent.envelope.spec;

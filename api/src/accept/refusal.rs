@@ -69,6 +69,11 @@ pub fn problem(refusal: Refusal, kind: Kind, what: &str) -> Problem {
             &pointer,
             format!("Every address of {cidr} is in use."),
         ),
+        Refusal::QuotaExceeded { over } => {
+            let told: Vec<String> = over.iter().map(ToString::to_string).collect();
+            let detail = format!("The {what} would pass the tenant's quota of {}.", told.join("; "));
+            Problem::new(Code::QuotaExceeded, detail).with_quota(over.into_iter().next())
+        }
         Refusal::Moved => Problem::new(
             Code::Moved,
             format!("The {what} was changed at the same time; read it again."),

@@ -274,6 +274,8 @@ fn problem() -> Value {
                 }
             } },
             "conflicts": { "type": "array", "items": { "type": "object" } },
+            "quota": { "type": "string", "description": "Of QUOTA_EXCEEDED: the limit that would be passed" },
+            "limit": { "type": "integer" }, "used": { "type": "integer" }, "asked": { "type": "integer" },
             "retryable": { "type": "boolean" },
             "request_id": { "type": "string" }
         }

@@ -1,4 +1,4 @@
-//! The API as a client sees it: before the database (`auth`), and on a real Postgres (`accept`).
+//! The API as a client sees it: before the database (`auth`), and on a real Postgres (`accept`, `quota`).
 
 #![allow(
     clippy::unwrap_used,
@@ -8,3 +8,5 @@
 mod accept;
 mod auth;
 mod common;
+mod quota;
+mod world;

@@ -2,7 +2,9 @@
 
 use clap::{Args, Subcommand};
 
-use super::{DataArgs, OutputArgs, key_value};
+use rhyzome_model::quota::Dimension;
+
+use super::{DataArgs, OutputArgs, key_value, quota};
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AdminArgs {
@@ -109,20 +111,23 @@ pub(crate) enum TenantTask {
         /// What else is to be known of it; can be given again
         #[arg(long = "property", value_name = "KEY=VALUE", value_parser = key_value)]
         properties: Vec<(String, String)>,
+        /// What it may have at most: a kind in the plural, vcpus, memory_mib or disk_gib; can be given again
+        #[arg(long = "quota", value_name = "WHAT=NUMBER", value_parser = quota)]
+        quotas: Vec<(Dimension, i64)>,
     },
     /// List all tenants
     List {
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Show one tenant
+    /// Show one tenant, and what it has of its quotas
     Show {
         /// Which
         id: String,
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Change a tenant: add an issuer, set or remove properties
+    /// Change a tenant: add an issuer, set or remove properties and quotas
     Update {
         /// Which
         id: String,
@@ -138,6 +143,12 @@ pub(crate) enum TenantTask {
         /// Remove a property; can be given again
         #[arg(long = "remove-property", value_name = "KEY")]
         removed: Vec<String>,
+        /// What it may have at most: a kind in the plural, vcpus, memory_mib or disk_gib; can be given again
+        #[arg(long = "quota", value_name = "WHAT=NUMBER", value_parser = quota)]
+        quotas: Vec<(Dimension, i64)>,
+        /// Limit this no longer; can be given again
+        #[arg(long = "remove-quota", value_name = "WHAT")]
+        unlimited: Vec<Dimension>,
     },
     /// Delete a tenant that owns nothing any more
     Delete {

@@ -174,6 +174,7 @@ impl Starting {
             .context("connecting to the database")?;
         let issuer_url = format!("http://127.0.0.1:{}", self.port(Kind::DevIssuer)?);
         bootstrap::tenants(&store, &issuer_url).await?;
+        store.watch_release_all().await?;
         let mut roles = self.plan.roles();
         let mut later = Vec::new();
         // A simulated host has no bytes to take a digest of: where this machine is a host, it checks the image first.

@@ -21,6 +21,8 @@ text_enum! {
         SlotsCount = "slots_count",
         /// No tenant has more running jobs than its cap.
         SlotsCap = "slots_cap",
+        /// What counts against a tenant's quotas is what its resources and their open jobs ask for.
+        QuotaUse = "quota_use",
         /// An order that is out and goes forward holds a slot; without an order out nothing does.
         SlotWithoutOrder = "slot_without_order",
         /// An automatic lease belongs to an interface of a living instance.
@@ -112,6 +114,7 @@ impl Check {
             | Self::ReservationStray
             | Self::SlotsCount
             | Self::SlotsCap
+            | Self::QuotaUse
             | Self::SlotWithoutOrder
             | Self::LeaseOwner
             | Self::LeaseMissing
@@ -166,9 +169,11 @@ impl Check {
             | Self::OverOffered
             | Self::LeaseTwice
             | Self::LeaseAddress => Invariant::CAPACITY,
-            Self::SlotsCount | Self::SlotsCap | Self::SlotWithoutOrder | Self::ReferenceForeign => {
-                Invariant::APART
-            }
+            Self::SlotsCount
+            | Self::SlotsCap
+            | Self::QuotaUse
+            | Self::SlotWithoutOrder
+            | Self::ReferenceForeign => Invariant::APART,
         }
     }
 
@@ -189,6 +194,9 @@ impl Check {
             }
             Self::SlotsCount | Self::SlotsCap | Self::SlotWithoutOrder => {
                 "Put the tenant's count right; too high, it keeps the tenant's jobs waiting for their turn."
+            }
+            Self::QuotaUse => {
+                "Set the resource's asked_* to what its spec asks for: too high, it takes of its tenant's quota for nothing."
             }
             Self::LeaseOwner => "Take the lease away; the address is lost to its network while it is there.",
             Self::LeaseMissing => {
@@ -228,11 +236,9 @@ impl Check {
             Self::DeleteLeft => "DELETE the resource again, and look at what its host still holds.",
             Self::DeleteNeeded => "Delete what needs it; the delete goes on by itself then.",
             Self::ObjectOrphan | Self::ObjectElsewhere | Self::ClaimStray | Self::LeftAfterEnd => {
-                "Reconcile removes what nobody owns after its grace; if it stays, remove it on the host by its id."
+                "Remove it on the host by its id, when the check has found it twice."
             }
-            Self::ObjectMissing => {
-                "Reconcile repairs it by a job; if it doesn't, delete the resource and make it anew."
-            }
+            Self::ObjectMissing => "Delete the resource and make it anew.",
             Self::LedgerUnfinished => {
                 "Look at the agent's log for the job; restart the agent if it still works on it."
             }

@@ -118,7 +118,7 @@ impl Agents {
             }
             (Some(Phase::Undoing(verdict)), _) => Some(verdict),
             (Some(Phase::Finished(_)) | None, Mode::Undo) => Some(order.verdict.unwrap_or(Verdict::Failed)),
-            (Some(Phase::Finished(_)) | None, Mode::Forward) => self.forward(order, rng, luck),
+            (Some(Phase::Finished(_)) | None, Mode::Forward) => Self::forward(order, rng, luck),
         };
         let Some(verdict) = turned else {
             if luck == Luck::Chance && rng.random_bool(0.2) {
@@ -143,7 +143,7 @@ impl Agents {
     }
 
     /// Why a forward order turns to undo, if it does.
-    fn forward(&mut self, order: &OrderRow, rng: &mut StdRng, luck: Luck) -> Option<Verdict> {
+    fn forward(order: &OrderRow, rng: &mut StdRng, luck: Luck) -> Option<Verdict> {
         if luck == Luck::Good || order.action.forward_only() {
             return None;
         }

@@ -6,4 +6,5 @@ pub mod agent;
 pub mod checks;
 #[path = "../../../store/tests/common/mod.rs"]
 pub mod common;
+pub mod furnished;
 pub mod walk;

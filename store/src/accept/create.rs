@@ -7,15 +7,18 @@
 
 use super::allocate::allocate;
 use super::insert::{accepted, insert_resources, insert_rest};
+use super::quota;
 use super::references::resolve_references;
 use super::types::{Accepted, AcceptedNow, CreateRequest, IdempotencyKey, Refusal, Reply};
 use crate::changes::{self, Change};
+use crate::quotas::asks;
 use crate::rows::json;
 use crate::{Store, StoreError};
 use chrono::{DateTime, SubsecRound, Utc};
 use rhyzome_model::change::What;
 use rhyzome_model::ids::{ResourceId, TenantId};
 use rhyzome_model::job::JobState;
+use rhyzome_model::kinds::Demand;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -42,6 +45,8 @@ pub(super) struct Entry {
     pub(super) refs: Vec<(String, ResourceId)>,
     pub(super) state: JobState,
     pub(super) leases: Vec<LeaseRow>,
+    /// It counts against its tenant's quotas.
+    pub(super) counted: bool,
 }
 
 impl Entry {
@@ -53,7 +58,13 @@ impl Entry {
             refs: Vec::new(),
             state: JobState::Queued,
             leases: Vec::new(),
+            counted: false,
         }
+    }
+
+    /// What it asks for.
+    pub(super) fn asks(&self) -> Result<Demand, StoreError> {
+        asks(self.request.kind, &self.spec, None)
     }
 }
 
@@ -127,6 +138,7 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         resolve_references(&mut tx, &mut entries).await?;
         allocate(&mut tx, &mut entries).await?;
+        quota::judge(&mut tx, &mut entries).await?;
         insert_resources(&mut tx, &mut entries, now).await?;
         let in_the_way = in_the_way(&entries);
         if !in_the_way.is_empty() {
@@ -156,6 +168,7 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         resolve_references(&mut tx, &mut entries).await?;
         allocate(&mut tx, &mut entries).await?;
+        quota::judge(&mut tx, &mut entries).await?;
         insert_resources(&mut tx, &mut entries, now).await?;
         insert_rest(&mut tx, &entries, now).await?;
         tx.rollback().await?;
@@ -286,6 +299,13 @@ fn in_the_way(entries: &[Entry]) -> BTreeSet<ResourceId> {
                         .filter(|e| takes_of_the_same(e, entry))
                         .map(|e| e.request.id),
                 );
+            }
+            // What refused neighbours counted as.
+            Some(Refusal::QuotaExceeded { .. }) => {
+                let others = entries
+                    .iter()
+                    .filter(|e| e.counted && e.refusal.is_some() && e.request.tenant == entry.request.tenant);
+                holders.extend(others.map(|e| e.request.id));
             }
             Some(_) | None => {}
         }

@@ -37,11 +37,17 @@ pub(super) async fn insert_resources(
     let tags: Vec<Value> = order.iter().map(|e| tags_json(&e.request.tags)).collect();
     let specs: Vec<Value> = order.iter().map(|e| e.spec.clone()).collect();
     let publics: Vec<bool> = order.iter().map(|e| e.request.public).collect();
+    let asked = order.iter().map(|e| e.asks()).collect::<Result<Vec<_>, _>>()?;
+    let vcpus: Vec<i64> = asked.iter().map(|a| a.vcpus).collect();
+    let memory: Vec<i64> = asked.iter().map(|a| a.memory_mib).collect();
+    let disk: Vec<i64> = asked.iter().map(|a| a.disk_gib).collect();
     let inserted = sqlx::query_scalar!(
-        r#"INSERT INTO resources (id, tenant, kind, name, tags, spec, public, created_at, updated_at)
-           SELECT id, tenant, kind, name, tags, spec, public, $8, $8
-           FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::jsonb[], $7::bool[])
-                AS q(id, tenant, kind, name, tags, spec, public)
+        r#"INSERT INTO resources (id, tenant, kind, name, tags, spec, public, created_at, updated_at,
+                                  asked_vcpus, asked_memory_mib, asked_disk_gib)
+           SELECT id, tenant, kind, name, tags, spec, public, $8, $8, vcpus, memory_mib, disk_gib
+           FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::jsonb[], $7::bool[], $9::int8[], $10::int8[],
+                       $11::int8[])
+                AS q(id, tenant, kind, name, tags, spec, public, vcpus, memory_mib, disk_gib)
            ON CONFLICT (tenant, kind, name) DO NOTHING
            RETURNING id"#,
         &ids,
@@ -51,7 +57,10 @@ pub(super) async fn insert_resources(
         &tags,
         &specs,
         &publics,
-        now
+        now,
+        &vcpus,
+        &memory,
+        &disk
     )
     .fetch_all(&mut **tx)
     .await?;

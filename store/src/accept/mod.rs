@@ -6,6 +6,7 @@
 //! | `create` | creates, batched |
 //! | `references` | what they refer to |
 //! | `allocate` | their addresses |
+//! | `quota` | whether their tenants may have them |
 //! | `insert` | what is written |
 //! | `address` | which free address a lease gets; pure |
 //!
@@ -15,6 +16,7 @@ mod address;
 mod allocate;
 mod create;
 mod insert;
+mod quota;
 mod references;
 mod types;
 

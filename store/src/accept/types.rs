@@ -5,6 +5,7 @@ use ipnet::Ipv4Net;
 use rhyzome_model::ids::{JobId, ResourceId, TenantId};
 use rhyzome_model::kinds::{Kind, LeaseRequest, Reference};
 use rhyzome_model::problem::JobError;
+use rhyzome_model::quota::Exceeded;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -168,6 +169,11 @@ pub enum Refusal {
         code: String,
         /// A sentence.
         detail: String,
+    },
+    /// 403: the tenant may not have so much.
+    QuotaExceeded {
+        /// The limits that it would pass; not empty.
+        over: Vec<Exceeded>,
     },
     /// 409: no free address is left.
     RangeUsedUp {

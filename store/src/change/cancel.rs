@@ -94,6 +94,7 @@ pub(super) async fn cancel_locked(
         )
         .execute(&mut **tx)
         .await?;
+        crate::quotas::jobs_ended(tx, &[row.resource_id]).await?;
         crate::settle::wake(tx, &[row.resource_id], &[]).await?;
         return Ok(Ok(JobState::Cancelled));
     }

@@ -5,11 +5,15 @@ use super::types::{ChangeRequest, Work};
 use crate::accept::{Accepted, AcceptedNow, Refusal, Reply, StaticLeaseRequest};
 use crate::changes;
 use crate::rows::{ResourceRow, StepRow};
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, quotas};
 use chrono::{SubsecRound, TimeDelta, Utc};
 use rhyzome_model::ids::ResourceId;
 use rhyzome_model::job::JobState;
+use rhyzome_model::kinds::Demand;
+use rhyzome_model::quota::{Amounts, exceeded};
+use serde_json::Value;
 use sqlx::{Postgres, Transaction};
+use std::collections::BTreeSet;
 
 impl Store {
     /// Writes new intent and its job.
@@ -27,6 +31,18 @@ impl Store {
             return Ok(earlier);
         }
         Ok(answer)
+    }
+
+    /// Whether the tenant may have what new intent asks for; nothing is written.
+    pub async fn check_change(
+        &self,
+        before: &ResourceRow,
+        spec: &Value,
+    ) -> Result<Result<(), Refusal>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let refusal = judge_quota(&mut tx, before, spec).await?;
+        tx.rollback().await?;
+        Ok(refusal.map_or(Ok(()), Err))
     }
 
     async fn change_once(&self, request: &ChangeRequest) -> Result<Result<Reply, Refusal>, StoreError> {
@@ -60,10 +76,17 @@ impl Store {
         {
             return Ok(Err(refusal));
         }
+        if let Some(refusal) = judge_quota(&mut tx, &before, &request.spec).await? {
+            return Ok(Err(refusal));
+        }
+        let asks = quotas::asks(before.kind, &request.spec, before.applied.as_ref())?;
         let generation = before.generation + 1;
         let updated = sqlx::query!(
             "UPDATE resources SET name = $2, tags = $3, spec = $4, generation = $5, public = $6, updated_at = $7,
-                    observed_generation = CASE WHEN $8 AND observed_generation = generation THEN $5 ELSE observed_generation END
+                    observed_generation = CASE WHEN $8 AND observed_generation = generation THEN $5 ELSE observed_generation END,
+                    asked_vcpus = CASE WHEN $9 THEN greatest(asked_vcpus, $10) ELSE $10 END,
+                    asked_memory_mib = CASE WHEN $9 THEN greatest(asked_memory_mib, $11) ELSE $11 END,
+                    asked_disk_gib = CASE WHEN $9 THEN greatest(asked_disk_gib, $12) ELSE $12 END
              WHERE id = $1",
             request.id.0,
             request.name,
@@ -72,7 +95,11 @@ impl Store {
             generation,
             request.public,
             now,
-            request.work == Work::None
+            request.work == Work::None,
+            before.active_job.is_some(),
+            asks.vcpus,
+            asks.memory_mib,
+            asks.disk_gib
         )
         .execute(&mut *tx)
         .await;
@@ -148,6 +175,33 @@ impl Store {
             now: AcceptedNow::Now,
         }))
     }
+}
+
+/// Refuses a change by which the tenant would have more than it may.
+async fn judge_quota(
+    tx: &mut Transaction<'_, Postgres>,
+    before: &ResourceRow,
+    spec: &Value,
+) -> Result<Option<Refusal>, StoreError> {
+    let (was, wanted) = (
+        quotas::asks(before.kind, &before.spec, None)?,
+        quotas::asks(before.kind, spec, None)?,
+    );
+    if was.max(wanted) == was {
+        return Ok(None);
+    }
+    let tenants = BTreeSet::from([&before.tenant]);
+    let Some(limits) = quotas::lock(tx, &tenants).await?.remove(&before.tenant) else {
+        return Ok(None);
+    };
+    let counted = quotas::used_by(tx, before.id).await?;
+    let asked = Amounts::of_demand(Demand {
+        vcpus: wanted.vcpus - counted.vcpus,
+        memory_mib: wanted.memory_mib - counted.memory_mib,
+        disk_gib: wanted.disk_gib - counted.disk_gib,
+    });
+    let over = exceeded(&limits, &quotas::used(tx, &before.tenant).await?, &asked);
+    Ok((!over.is_empty()).then_some(Refusal::QuotaExceeded { over }))
 }
 
 async fn refuse_change(

@@ -175,26 +175,17 @@ impl Store {
         from: Position,
         limit: i64,
     ) -> Result<Result<Page, Gone>, StoreError> {
-        let rows = match whose {
-            Whose::Everyone => self.page_of_all(from, limit).await?,
-            Whose::Tenant(tenant) => self.page_of(tenant.as_str(), None, from, limit).await?,
-            Whose::TenantAndSystem(tenant) => {
-                let system = (tenant.as_str() != TenantId::SYSTEM).then_some(TenantId::SYSTEM);
-                self.page_of(tenant.as_str(), system, from, limit).await?
-            }
+        let (tenant, beside) = match whose {
+            Whose::Everyone => (None, None),
+            Whose::Tenant(tenant) => (Some(tenant.as_str()), None),
+            Whose::TenantAndSystem(tenant) => (
+                Some(tenant.as_str()),
+                (tenant.as_str() != TenantId::SYSTEM).then_some(TenantId::SYSTEM),
+            ),
         };
-        page(rows, from, limit)
-    }
-
-    async fn page_of(
-        &self,
-        tenant: &str,
-        beside: Option<&str>,
-        from: Position,
-        limit: i64,
-    ) -> Result<Vec<Raw>, StoreError> {
-        // Horizon, rows and what is forgotten are of one snapshot: else a row could fall between two of them.
-        Ok(sqlx::query_as!(
+        // Horizon, rows and what is forgotten are of one snapshot: else a row could fall between two of them. A branch for a tenant that
+        // is none reads nothing.
+        let rows = sqlx::query_as!(
             Raw,
             r#"SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS "horizon!", f.xid::text AS "forgotten_xid!",
                       f.seq AS "forgotten_seq!", l.xid::text AS "last_xid?", l.seq AS "last_seq?", c.xid::text AS "xid?", c.seq AS "seq?", c.tenant AS "tenant?", c.at AS "at?",
@@ -211,6 +202,10 @@ impl Store {
                    (SELECT * FROM changes
                     WHERE tenant = $2 AND (xid, seq) >= ($3::text::xid8, $4::int8) AND xid < pg_snapshot_xmin(pg_current_snapshot())
                     ORDER BY xid, seq LIMIT $5)
+                   UNION ALL
+                   (SELECT * FROM changes
+                    WHERE $1::text IS NULL AND (xid, seq) >= ($3::text::xid8, $4::int8) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+                    ORDER BY xid, seq LIMIT $5)
                ) c ON true
                ORDER BY c.xid, c.seq LIMIT $5"#,
             tenant,
@@ -220,31 +215,8 @@ impl Store {
             limit
         )
         .fetch_all(&self.pool)
-        .await?)
-    }
-
-    async fn page_of_all(&self, from: Position, limit: i64) -> Result<Vec<Raw>, StoreError> {
-        Ok(sqlx::query_as!(
-            Raw,
-            r#"SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS "horizon!", f.xid::text AS "forgotten_xid!",
-                      f.seq AS "forgotten_seq!", l.xid::text AS "last_xid?", l.seq AS "last_seq?", c.xid::text AS "xid?", c.seq AS "seq?", c.tenant AS "tenant?", c.at AS "at?",
-                      c.entries AS "entries?"
-               FROM changes_forgotten f
-               LEFT JOIN LATERAL (
-                   SELECT xid, seq FROM changes WHERE xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY xid DESC, seq DESC LIMIT 1
-               ) l ON true
-               LEFT JOIN LATERAL (
-                   SELECT * FROM changes
-                   WHERE (xid, seq) >= ($1::text::xid8, $2::int8) AND xid < pg_snapshot_xmin(pg_current_snapshot())
-                   ORDER BY xid, seq LIMIT $3
-               ) c ON true
-               ORDER BY c.xid, c.seq LIMIT $3"#,
-            from.xid.to_string(),
-            from.seq,
-            limit
-        )
-        .fetch_all(&self.pool)
-        .await?)
+        .await?;
+        page(rows, from, limit)
     }
 
     /// Whose changes there are from a position on: which readers to wake.
@@ -298,26 +270,27 @@ impl Store {
 
     /// Forgets a page of what is older than this, and remembers up to where.
     pub async fn changes_forget(&self, age: TimeDelta, limit: i64) -> Result<More, StoreError> {
-        let before = Utc::now() - age;
+        // By Postgres' clock, as all that is kept for a time: a process whose own is ahead would forget too much.
+        let age_s = age.as_seconds_f64();
         let rows = sqlx::query_scalar!(
             r#"WITH page AS (
                    SELECT xid, seq, at FROM changes ORDER BY xid, seq LIMIT $2
                ), old AS (
-                   DELETE FROM changes c USING page p WHERE c.xid = p.xid AND c.seq = p.seq AND p.at < $1 RETURNING c.xid, c.seq
+                   DELETE FROM changes c USING page p WHERE c.xid = p.xid AND c.seq = p.seq AND p.at < now() - make_interval(secs => $1) RETURNING c.xid, c.seq
                ), last AS (
                    SELECT xid, seq FROM old ORDER BY xid DESC, seq DESC LIMIT 1
                ), kept AS (
                    UPDATE changes_forgotten f SET xid = l.xid, seq = l.seq FROM last l WHERE (f.xid, f.seq) < (l.xid, l.seq)
                )
                SELECT count(*) AS "n!" FROM old"#,
-            before,
+            age_s,
             limit
         )
         .fetch_one(&self.pool)
         .await?;
         let gone = sqlx::query!(
-            "DELETE FROM gone_resources WHERE id = ANY(ARRAY(SELECT id FROM gone_resources WHERE at < $1 ORDER BY at LIMIT $2))",
-            before,
+            "DELETE FROM gone_resources WHERE id = ANY(ARRAY(SELECT id FROM gone_resources WHERE at < now() - make_interval(secs => $1) ORDER BY at LIMIT $2))",
+            age_s,
             limit
         )
         .execute(&self.pool)

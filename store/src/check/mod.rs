@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `capacity` | what hosts have reserved, and the orders that are out |
 //! | `slots` | running jobs of tenants |
+//! | `quotas` | what counts against tenants' quotas |
 //! | `leases` | addresses |
 //! | `names` | references |
 //! | `jobs` | ends, lines, fences, and who is woken by nobody |
@@ -23,6 +24,7 @@ mod jobs;
 mod known;
 mod leases;
 mod names;
+mod quotas;
 mod runs;
 mod slots;
 mod usage;
@@ -52,6 +54,7 @@ impl Store {
         let mut tx = self.check_begin().await?;
         let mut found = capacity::check(&mut tx).await?;
         found.extend(slots::check(&mut tx).await?);
+        found.extend(quotas::check(&mut tx).await?);
         found.extend(leases::check(&mut tx).await?);
         found.extend(names::check(&mut tx).await?);
         found.extend(jobs::check(&mut tx).await?);

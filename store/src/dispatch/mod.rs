@@ -3,7 +3,8 @@
 //! | file | what it holds |
 //! | --- | --- |
 //! | `begin` | locks and reads a batch |
-//! | `commit` | writes what was decided |
+//! | `commit` | writes what was decided: waits, ends, homes, turns |
+//! | `orders` | writes the orders: room, reservations, fences, slots |
 //! | `changed` | what that changed for those who watch |
 //!
 //! [`Store::dispatch_begin`] locks and reads; the scheduler decides (purely, on what was read and on its view of the hosts);
@@ -15,6 +16,7 @@
 mod begin;
 mod changed;
 mod commit;
+mod orders;
 
 use crate::changes::Change;
 use crate::leases::LeaseView;

@@ -62,8 +62,6 @@ pub struct OpenJob {
     pub waiting: Option<Waiting>,
     /// When its cancel was asked for.
     pub cancel_requested_at: Option<DateTime<Utc>>,
-    /// When its order went out, while it is out.
-    pub dispatched_at: Option<DateTime<Utc>>,
     /// When it was accepted.
     pub created_at: DateTime<Utc>,
 }
@@ -158,7 +156,7 @@ impl Store {
         .await?;
         let rows = sqlx::query!(
             r#"SELECT j.id, j.tenant, j.kind, j.action, j.resource_id, j.generation, j.spec, r.applied, j.state, j.fence, j.host, j.mode,
-                      j.verdict, j.error, j.failures, j.excluded, j.holds_slot, j.dispatched_at, j.steps, j.waiting,
+                      j.verdict, j.error, j.failures, j.excluded, j.holds_slot, j.dispatched_at IS NOT NULL AS "order_out!", j.steps, j.waiting,
                       j.cancel_requested_at, j.created_at
                FROM jobs j JOIN resources r ON r.id = j.resource_id
                WHERE j.id = ANY($1) AND j.ended_at IS NULL ORDER BY j.id FOR NO KEY UPDATE OF j"#,
@@ -191,8 +189,7 @@ impl Store {
                     failures: r.failures,
                     excluded: json("jobs", r.excluded)?,
                     holds_slot: r.holds_slot,
-                    order_out: r.dispatched_at.is_some(),
-                    dispatched_at: r.dispatched_at,
+                    order_out: r.order_out,
                     steps: json("jobs", r.steps)?,
                     waiting: r.waiting.map(|w| json("jobs", w)).transpose()?,
                     cancel_requested_at: r.cancel_requested_at,

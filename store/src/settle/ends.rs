@@ -72,7 +72,7 @@ pub enum Effect {
         reserve: Option<Kept>,
         /// What is metered from now on; none isn't metered.
         metered: Option<Demand>,
-        /// What it is seen as from now on, unless an agent saw it since this time.
+        /// What it was seen as by the step that made it so, and when: unless an agent saw it later.
         observed: Option<(Value, DateTime<Utc>)>,
     },
     /// It is gone.
@@ -137,6 +137,7 @@ pub(super) async fn apply_ends_with(
             .collect();
         apply(tx, &applied, now).await?;
         give_reasons(tx, ends, now).await?;
+        crate::quotas::jobs_ended(tx, &ends.iter().map(|e| e.resource.0).collect::<Vec<_>>()).await?;
         // Others' jobs before any of the books: the order of all locks.
         let touched: Vec<Uuid> = ends.iter().map(|e| e.resource.0).collect();
         wake(tx, &touched, &removed).await?;
@@ -246,7 +247,7 @@ async fn apply(
     let mut memory = Vec::new();
     let mut disk = Vec::new();
     let mut observed: Vec<Option<Value>> = Vec::new();
-    let mut unless_since: Vec<Option<DateTime<Utc>>> = Vec::new();
+    let mut observed_at: Vec<Option<DateTime<Utc>>> = Vec::new();
     for end in ends {
         if let Effect::Applied {
             spec,
@@ -258,7 +259,7 @@ async fn apply(
         } = &end.effect
         {
             observed.push(seen.as_ref().map(|s| s.0.clone()));
-            unless_since.push(seen.as_ref().map(|s| s.1));
+            observed_at.push(seen.as_ref().map(|s| s.1));
             ids.push(end.resource.0);
             specs.push(spec.clone());
             generations.push(*generation);
@@ -277,11 +278,12 @@ async fn apply(
                     observed_generation = CASE WHEN q.spec = r.spec THEN r.generation
                                                ELSE greatest(q.generation, r.observed_generation) END,
                     reason = CASE WHEN q.generation > 0 THEN NULL ELSE r.reason END, updated_at = $5,
-                    observed = CASE WHEN q.observed IS NULL OR r.observed_at >= q.unless_since THEN r.observed ELSE q.observed END,
-                    observed_at = CASE WHEN q.observed IS NULL OR r.observed_at >= q.unless_since THEN r.observed_at ELSE $5 END
+                    observed = CASE WHEN q.observed IS NULL OR r.observed_at > q.observed_at THEN r.observed ELSE q.observed END,
+                    observed_at = CASE WHEN q.observed IS NULL OR r.observed_at > q.observed_at THEN r.observed_at
+                                       ELSE least(q.observed_at, $5) END
              FROM unnest($1::uuid[], $2::jsonb[], $3::int8[], $4::jsonb[], $6::bool[], $7::int8[], $8::int8[], $9::int8[],
                          $10::jsonb[], $11::timestamptz[])
-                  AS q(id, spec, generation, facts, metered, vcpus, memory_mib, disk_gib, observed, unless_since)
+                  AS q(id, spec, generation, facts, metered, vcpus, memory_mib, disk_gib, observed, observed_at)
              WHERE r.id = q.id RETURNING r.id, r.tenant, r.kind, q.metered, q.vcpus, q.memory_mib, q.disk_gib
          )
          INSERT INTO usage_intervals (resource_id, tenant, kind, vcpus, memory_mib, disk_gib, opened_at)
@@ -297,7 +299,7 @@ async fn apply(
         &memory,
         &disk,
         &observed as &[Option<Value>],
-        &unless_since as &[Option<DateTime<Utc>>]
+        &observed_at as &[Option<DateTime<Utc>>]
     )
     .execute(&mut **tx)
     .await?;

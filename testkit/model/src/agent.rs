@@ -10,6 +10,8 @@
 //!    └──▶ Undoing         └─ every step done ─▶ Finished(Succeeded) · Finished(verdict)
 //! ```
 
+mod life;
+
 use crate::bus::{Mode, Order, Outcome};
 use crate::config::{Action, Config, Epoch, Fence, JOBS, JobIx, RESOURCES, ResourceIx};
 use crate::ledger::{Direction, Effect, Entry, Failure, Held, Phase, Record, Run, Scope, Stage, effect};
@@ -341,29 +343,6 @@ impl Agent {
         }
     }
 
-    /// The process dies, and is started again. What it began may live on.
-    pub fn crash(&mut self, config: &Config) {
-        for held in &mut self.held {
-            if let Some(run) = held.run.take()
-                && run.stage == Stage::Begun
-            {
-                held.stray = Some(effect(config, run.job, run.direction, run.step));
-            }
-        }
-    }
-
-    /// The ledger is lost with the process; the host stays as it is.
-    pub fn lose_ledger(&mut self, config: &Config) {
-        self.crash(config);
-        self.epoch = None;
-        self.floor = 0;
-        self.ledger = Default::default();
-        self.decided = [None; JOBS];
-        for held in &mut self.held {
-            held.fence = 0;
-        }
-    }
-
     /// Whether nothing of a resource is here, and nothing works on it.
     pub fn has_nothing_of(&self, resource: ResourceIx) -> bool {
         let held = self.held[usize::from(resource)];
@@ -374,18 +353,6 @@ impl Agent {
     pub fn rests(&self, resource: ResourceIx) -> bool {
         let held = self.held[usize::from(resource)];
         held.run.is_none() && held.stray.is_none()
-    }
-
-    /// A stray effect reaches the host.
-    pub fn land(&mut self, config: &Config, resource: ResourceIx) {
-        if let Some(effect) = self.of(resource).stray.take() {
-            self.make(config, resource, effect);
-        }
-    }
-
-    /// A stray effect is gone without having reached the host.
-    pub fn vanish(&mut self, resource: ResourceIx) {
-        self.of(resource).stray = None;
     }
 
     /// Whether a floor would prune anything.

@@ -2,12 +2,12 @@
 //!
 //! Guarantees atomicity, and nothing about what is outside: it learns of hosts only by [`Postgres::settle`].
 
-use crate::agent::Agent;
+mod operator;
+
 use crate::bus::{Event, Mode, Order, Outcome, Report};
 use crate::config::{
     Action, Config, Epoch, Fence, HOSTS, HostIx, JOBS, JobIx, Network, RESOURCES, ResourceIx,
 };
-use crate::ledger::Phase;
 use crate::rules::Rule;
 use crate::state::{Misdeed, Seen};
 
@@ -436,81 +436,6 @@ impl Postgres {
             (Action::Create, Status::Succeeded) | (Action::Update, _) => {}
             (Action::Create | Action::Delete, _) => self.resource_mut(resource).reservation = None,
         }
-    }
-
-    /// **poison**: an order was buried. The job is undone by another, if the order is its own and still out.
-    pub fn poison(&mut self, config: &Config, order: Order, seen: &mut Seen) {
-        let row = self.job_mut(order.job);
-        let own = row.order.is_some_and(|last| last.fence == order.fence);
-        if row.status != Status::Running || !own {
-            return;
-        }
-        if !config.rules.has(Rule::PoisonByOrder) {
-            self.end(config, order.job, Status::Failed, seen);
-            return;
-        }
-        row.status = Status::Queued;
-        if config.action(order.job) != Action::Delete {
-            row.mark = row.mark.or(Some(Mark::Poison));
-        }
-    }
-
-    /// Whether an operator can give a job's undo up.
-    pub fn abandonable(&self, job: JobIx) -> bool {
-        let row = self.job(job);
-        !row.status.is_final() && row.order.is_some_and(|order| order.mode == Mode::Undo)
-    }
-
-    /// **abandon**: ends a job whose undo goes on; what it holds on its host stays held.
-    pub fn abandon(&mut self, config: &Config, job: JobIx, seen: &mut Seen) {
-        let row = *self.job(job);
-        let resource = config.resource(job);
-        let reservation = self.resource(resource).reservation;
-        self.end(config, job, row.mark.map_or(Status::Failed, Mark::end), seen);
-        let first = row.first;
-        let kept = self.resource_mut(resource);
-        if config.rules.has(Rule::AbandonedKept) {
-            kept.reservation = reservation;
-        }
-        kept.left = row.order.map(|order| Left { order, first });
-    }
-
-    /// Whether an agent's inventory shows that nothing of what an abandoned job left is there any more.
-    pub fn seen_gone(&self, config: &Config, resource: ResourceIx, agents: &[Agent; HOSTS]) -> bool {
-        let Some(Left { order, .. }) = self.resource(resource).left else {
-            return false;
-        };
-        let agent = agents[usize::from(order.host)];
-        let fence = agent.held[usize::from(resource)].fence;
-        let known = if config.rules.has(Rule::ForgottenByFence) {
-            agent.epoch.is_some_and(|epoch| epoch > order.epoch) || fence >= order.fence
-        } else {
-            fence > 0 || agent.ledger[usize::from(order.job)].phase == Phase::Unknown
-        };
-        let busy =
-            self.jobs.iter().zip(config.jobs).any(|(row, spec)| {
-                spec.resource == resource && row.order.is_some() && !row.status.is_final()
-            });
-        let made = self.resource(resource).applied.is_some();
-        known
-            && !busy
-            && agent.epoch.is_some()
-            && (agent.has_nothing_of(resource) || (made && agent.rests(resource)))
-    }
-
-    /// **inventory**: what an abandoned job left is gone.
-    pub fn forget(&mut self, resource: ResourceIx) {
-        let row = self.resource_mut(resource);
-        row.left = None;
-        row.forgotten = true;
-        row.reservation = row.applied;
-    }
-
-    /// **watch**: a host with a new ledger begins a new epoch.
-    pub fn new_epoch(&mut self, host: HostIx) -> Epoch {
-        let epoch = &mut self.epochs[usize::from(host)];
-        *epoch += 1;
-        *epoch
     }
 
     /// The deadline of a job that waits for a host in vain.

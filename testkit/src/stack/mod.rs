@@ -218,6 +218,20 @@ impl Stack {
         self.run(&[&["token"], arguments].concat()).trim().to_owned()
     }
 
+    /// `rhyzome admin tenant create`: a tenant with an issuer of the test's own.
+    pub fn add_tenant(&self, tenant: &str, issuer: &str, audience: &str) {
+        self.run(&[
+            "admin",
+            "tenant",
+            "create",
+            tenant,
+            "--issuer",
+            issuer,
+            "--audience",
+            audience,
+        ]);
+    }
+
     /// A client that may do all in a tenant.
     pub fn tenant(&self, tenant: &str) -> Rest {
         self.with_token(self.token(&["--tenant", tenant]))

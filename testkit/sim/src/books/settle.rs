@@ -38,7 +38,6 @@ impl Books {
             steps: job.steps.clone(),
             waiting: job.waiting.clone(),
             cancel_requested_at: job.cancel_requested_at,
-            dispatched_at: job.dispatched_at,
             created_at: job.created_at,
         })
     }
