@@ -277,11 +277,11 @@ fn a_create_takes_everything_back() {
             "ensure_image / drop_image",
             "ensure_disk / remove_disk",
             "ensure_instance / remove_instance",
-            "set_power / set_power",
+            "set_power",
         ]
     );
-    // What a step makes is what its undo takes away.
-    for step in &plan {
+    // What a step makes is what its undo takes away; that of the definition ends the guest.
+    for step in plan.iter().filter(|step| step.name() != "set_power") {
         assert_eq!(
             step.forward.object(),
             step.undo.as_ref().unwrap().object(),
@@ -332,7 +332,7 @@ fn a_create_takes_everything_back() {
         vm.interfaces[0].gateway,
         "10.20.0.1".parse::<std::net::Ipv4Addr>().unwrap()
     );
-    assert_eq!(plan[5].undo, Some(power("off")));
+    assert_eq!((&plan[5].forward, &plan[5].undo), (&power("on"), &None));
 }
 
 fn power(on: &str) -> step::Action {

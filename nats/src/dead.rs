@@ -6,7 +6,7 @@ use crate::error::NatsError;
 use crate::orders::{self, is_nothing};
 use crate::publish::{Outgoing, Stored};
 use crate::streams::DEAD;
-use crate::{Connection, subjects};
+use crate::{Connection, Delivery, subjects};
 use async_nats::jetstream::message::StreamMessage;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -61,6 +61,32 @@ pub async fn publish(
     let why: String = why.chars().filter(|c| !c.is_control()).take(500).collect();
     letter.headers = vec![(WHY, why), (SUBJECT, subject.to_owned())];
     connection.publish(&letter).await
+}
+
+/// What nobody can read: kept as a letter and never delivered again; handed back, where it can't be kept now.
+pub async fn bury(connection: &Connection, delivery: &Delivery, why: &str) {
+    tracing::error!(
+        why,
+        subject = delivery.subject(),
+        sequence = delivery.sequence(),
+        "a broken message, kept as a dead letter"
+    );
+    let kept = publish(
+        connection,
+        Reason::Broken,
+        delivery.subject(),
+        delivery.sequence(),
+        delivery.payload().clone(),
+        why,
+    )
+    .await;
+    match kept {
+        Ok(_) => delivery.terminate().await,
+        Err(error) => {
+            tracing::warn!(%error, "a dead letter was not stored; the message is handed back");
+            delivery.nak().await;
+        }
+    }
 }
 
 /// A dead letter.

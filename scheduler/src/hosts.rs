@@ -284,7 +284,13 @@ async fn greet(context: &Context, host: &HostName, hello: &HostHello) -> Result<
         )
         .await?
     {
-        Greeting::Epoch(epoch) => {
+        Greeting::Epoch { epoch, behind } => {
+            if let Some(fence) = behind {
+                tracing::error!(
+                    %host, epoch, knows = hello.max_fence, answered = fence,
+                    "the agent's ledger was set back, to before what the agent has answered: it counts as a new one. See what the check finds"
+                );
+            }
             tracing::info!(%host, epoch, ledger = hello.ledger_id, version = hello.version, "watching");
             Ok(epoch)
         }

@@ -394,17 +394,17 @@ fn again(
     };
     let undo = state == JobState::Undoing || job.mode == Mode::Undo;
     let reason = match (undo, code) {
-        (true, "HOST_UNREACHABLE") => "host_unreachable",
+        (_, "HOST_UNREACHABLE") => "host_unreachable",
         (true, _) => "undo",
         (false, _) => "retry",
     };
     let why = error.as_ref().map(|e| sentence(&e.detail));
-    let detail = match (undo, why) {
-        (false, None) => "It is tried again.".to_owned(),
-        (false, Some(why)) => format!("{why} It is tried again."),
-        (true, None) => "Taking it back is tried again.".to_owned(),
-        (true, Some(why)) => format!("{why} Taking it back is tried again."),
+    let next = match (undo, cancel_waits) {
+        (true, _) => "Taking it back is tried again.",
+        (false, true) => "It was cancelled, and is taken back next.",
+        (false, false) => "It is tried again.",
     };
+    let detail = why.map_or_else(|| next.to_owned(), |why| format!("{why} {next}"));
     let since = job
         .waiting
         .as_ref()
@@ -419,7 +419,7 @@ fn again(
         fits_with: None,
     };
     // The cause of an undo stays the job's error; why a try of the undo failed is what it waits for.
-    let error = error.filter(|_| reason == "retry" && !expired && !stopped);
+    let error = error.filter(|_| !undo && !expired && !stopped);
     Settlement::Again {
         job: job.id,
         state,

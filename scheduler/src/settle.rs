@@ -8,8 +8,8 @@ use crate::dispatch::notify;
 use crate::judge::{Moment, judge};
 use crate::{Context, stats};
 use rhyzome_model::ids::JobId;
-use rhyzome_nats::Delivery;
 use rhyzome_nats::events::{EventsPuller, read};
+use rhyzome_nats::{Delivery, dead};
 use rhyzome_proto::convert::{WireError, uuid};
 use rhyzome_proto::event::{OutcomeKind, Report};
 use rhyzome_runtime::fault::{self, Mutant, Point, Side};
@@ -64,14 +64,14 @@ async fn settle(context: &Context, deliveries: Vec<Delivery>) {
                     keep_newest(&mut newest, JobId(job), report);
                     readable.push((JobId(job), delivery));
                 }
-                Err(error) => discard(&delivery, &error).await,
+                Err(error) => bury(context, &delivery, &error).await,
             },
             // Another scheduler may know it; until then it is delivered again and again.
             Err(error @ WireError::Newer(_)) => {
                 tracing::warn!(%error, subject = delivery.subject(), "event of a newer version");
                 delivery.nak_after(std::time::Duration::from_secs(5)).await;
             }
-            Err(error @ WireError::Broken(_)) => discard(&delivery, &error).await,
+            Err(error @ WireError::Broken(_)) => bury(context, &delivery, &error).await,
         }
     }
     let reports: Vec<(JobId, Report)> = newest.into_iter().collect();
@@ -93,10 +93,9 @@ async fn settle(context: &Context, deliveries: Vec<Delivery>) {
     fault::point(Point::EventAck, Side::After);
 }
 
-async fn discard(delivery: &Delivery, error: &WireError) {
-    tracing::error!(%error, subject = delivery.subject(), "event can't be read; thrown away");
+async fn bury(context: &Context, delivery: &Delivery, error: &WireError) {
     metrics::counter!("rhyzome_nats_errors_total", "kind" => "broken").increment(1);
-    delivery.terminate().await;
+    dead::bury(&context.nats, delivery, &error.to_string()).await;
 }
 
 /// Of one job the report with the highest fence counts; of these an end before a suspension, and that before progress (two workers may

@@ -44,6 +44,7 @@ fn job(action: Action) -> DueJob {
         generation: 3,
         spec: spec(256),
         applied: made.then(|| spec(128)),
+        observed: None,
         facts: None,
         state: JobState::Queued,
         host: None,

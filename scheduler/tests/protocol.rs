@@ -524,6 +524,100 @@ async fn what_waits_for_a_full_host_takes_no_turn() {
 }
 
 #[tokio::test]
+async fn a_ledger_that_knows_less_than_its_agent_answered_counts_as_a_new_one() {
+    let mut walk = furnished().await;
+    let tenant = walk.tenants[0].clone();
+    let hello = |ledger_id: &str, max_fence: i64| Hello {
+        ledger_id: ledger_id.to_owned(),
+        epoch: 0,
+        max_fence,
+    };
+    for host in walk.hosts.clone() {
+        walk.store.host_greet(&host, &hello("first", 0)).await.unwrap();
+    }
+    let id = instance(&walk, &tenant, "x").await;
+    let order = order_of(&mut walk, id).await;
+    let host = order.host.clone();
+    // Out, and not answered: the agent may never have heard of it.
+    let greeting = async |hello| walk.store.host_greet(&host, &hello).await.unwrap();
+    let Greeting::Epoch { epoch, behind: None } = greeting(hello("first", 0)).await else {
+        panic!("an order that is out")
+    };
+    walk.settle(Luck::Good).await;
+    let known = |epoch, behind| Greeting::Epoch { epoch, behind };
+    let greeting = async |hello| walk.store.host_greet(&host, &hello).await.unwrap();
+    assert_eq!(greeting(hello("first", order.fence)).await, known(epoch, None));
+    assert_eq!(
+        greeting(hello("first", order.fence - 1)).await,
+        known(epoch + 1, Some(order.fence))
+    );
+    // It is said once, and what was answered in an earlier epoch counts no more.
+    assert_eq!(
+        greeting(hello("first", order.fence - 1)).await,
+        known(epoch + 1, None)
+    );
+    assert_eq!(greeting(hello("second", 0)).await, known(epoch + 2, None));
+    assert_eq!(greeting(hello("second", 0)).await, known(epoch + 2, None));
+}
+
+#[tokio::test]
+async fn a_job_that_stands_still_says_for_what_though_nothing_is_written_of_it() {
+    let mut walk = furnished().await;
+    let tenant = walk.tenants[0].clone();
+    let id = instance(&walk, &tenant, "x").await;
+    let waits = async |walk: &Walk| {
+        let mut rows = [job(walk, id).await];
+        walk.store.job_stalls(&mut rows).await.unwrap();
+        let [row] = rows;
+        row.waiting.map(|w| (w.reason, w.detail))
+    };
+    let says = |reason: &str, detail: &str| Some((reason.to_owned(), detail.to_owned()));
+    assert_eq!(waits(&walk).await, None);
+    walk.store
+        .host_greet(
+            &walk.hosts[0],
+            &Hello {
+                ledger_id: "ledger".to_owned(),
+                epoch: 0,
+                max_fence: 5000,
+            },
+        )
+        .await
+        .unwrap();
+    let halted = "No job is begun until an operator has looked at the database, which was set back.";
+    assert_eq!(waits(&walk).await, says("turn", halted));
+    walk.store.set_back_clear("tester").await.unwrap();
+    assert_eq!(waits(&walk).await, None);
+
+    walk.store.watch_take(make::WATCHER, 3600.0, 1000).await.unwrap();
+    for host in walk.hosts.clone() {
+        walk.store
+            .watch_set(make::WATCHER, &host, Watch::Up)
+            .await
+            .unwrap();
+    }
+    let order = order_of(&mut walk, id).await;
+    assert_eq!(waits(&walk).await, None, "it was just sent");
+    walk.store
+        .watch_set(make::WATCHER, &order.host, Watch::Down)
+        .await
+        .unwrap();
+    let lost = "Its host can't be reached at the moment; it goes on once it can.";
+    assert_eq!(waits(&walk).await, says("host_unreachable", lost));
+    walk.store
+        .watch_set(make::WATCHER, &order.host, Watch::Up)
+        .await
+        .unwrap();
+    sqlx::query(
+        "UPDATE jobs SET dispatched_at = now() - interval '10 seconds' WHERE dispatched_at IS NOT NULL",
+    )
+    .execute(walk.store.pool())
+    .await
+    .unwrap();
+    assert_eq!(waits(&walk).await, says("turn", "No worker has taken it up yet."));
+}
+
+#[tokio::test]
 async fn a_database_that_was_set_back_dispatches_nothing_until_it_is_cleared() {
     let mut walk = furnished().await;
     let (tenant, host) = (walk.tenants[0].clone(), walk.hosts[0].clone());
@@ -533,7 +627,7 @@ async fn a_database_that_was_set_back_dispatches_nothing_until_it_is_cleared() {
         max_fence,
     };
     let known = walk.store.host_greet(&host, &hello(1, 0)).await.unwrap();
-    let Greeting::Epoch(epoch) = known else {
+    let Greeting::Epoch { epoch, behind: None } = known else {
         panic!("{known:?}")
     };
     // The same ledger: the same epoch; and one that the agent knows and we don't is taken over.
@@ -543,7 +637,10 @@ async fn a_database_that_was_set_back_dispatches_nothing_until_it_is_cleared() {
     );
     assert_eq!(
         walk.store.host_greet(&host, &hello(1, epoch + 3)).await.unwrap(),
-        Greeting::Epoch(epoch + 3)
+        Greeting::Epoch {
+            epoch: epoch + 3,
+            behind: None
+        }
     );
     assert!(walk.store.set_backs().await.unwrap().is_empty());
     let id = instance(&walk, &tenant, "x").await;
@@ -563,7 +660,7 @@ async fn a_database_that_was_set_back_dispatches_nothing_until_it_is_cleared() {
     assert!(walk.store.set_backs().await.unwrap().is_empty());
     assert!(matches!(
         walk.store.host_greet(&host, &hello(5000, epoch)).await.unwrap(),
-        Greeting::Epoch(_)
+        Greeting::Epoch { behind: None, .. }
     ));
     walk.store.watch_take(make::WATCHER, 3600.0, 1000).await.unwrap();
     for host in walk.hosts.clone() {

@@ -93,12 +93,13 @@ impl From<sqlx::Error> for StoreError {
                     .to_owned(),
                 source: e,
             },
-            // class 08 connection exception, 57P01-57P03 shutdown, 53300 too many connections, 25P03 the session stood still in a
-            // transaction, and was ended
+            // class 08 connection exception, class 57 operator intervention (shutdown, a cancelled statement), class 53 insufficient
+            // resources (connections, memory, disk), 58030 an I/O error, 25P03 the session stood still in a transaction, and was ended
             (_, Some(code))
                 if code.starts_with("08")
-                    || code.starts_with("57P")
-                    || code == "53300"
+                    || code.starts_with("57")
+                    || code.starts_with("53")
+                    || code == "58030"
                     || code == "25P03" =>
             {
                 Self::Unreachable(e)

@@ -95,7 +95,12 @@ pub enum Held {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Greeting {
     /// This is the epoch to tell.
-    Epoch(i64),
+    Epoch {
+        /// It.
+        epoch: i64,
+        /// The fence that the agent has answered to and knows no longer: its ledger was set back, and counts as a new one.
+        behind: Option<i64>,
+    },
     /// The agent knows a fence above the sequence: Postgres was set back. Nothing is told.
     SetBack {
         /// The agent's.
@@ -380,6 +385,8 @@ impl Store {
     /// Answers an agent's hello: raises the epoch where the ledger is new. An epoch that the agent knows and we don't is taken over:
     /// it is ours of before the database was set back.
     ///
+    /// A ledger that knows less than its agent has answered to was set back: it is as good as a new one.
+    ///
     /// A fence above the sequence is noted as a set-back, and every watch is taken anew, so that all agents say what they know.
     pub async fn host_greet(&self, host: &HostName, hello: &Hello) -> Result<Greeting, StoreError> {
         let mut tx = self.pool.begin().await?;
@@ -394,10 +401,21 @@ impl Store {
             tx.commit().await?;
             return Ok(Greeting::SetBack { seen, last });
         }
-        let epoch = sqlx::query_scalar!(
-            "UPDATE hosts SET epoch = CASE WHEN ledger_id IS DISTINCT FROM $2 THEN greatest(epoch, $4) + 1 ELSE greatest(epoch, $4) END,
-                    ledger_id = $2, max_fence = $3
-             WHERE name = $1 RETURNING epoch",
+        // A job that ended in this epoch did so by the agent's answer, unless an operator abandoned it; and answers wait for the ledger.
+        let row = sqlx::query!(
+            r#"WITH known AS (
+                   SELECT greatest(h.max_fence, (
+                       SELECT max(j.fence) FROM resources r JOIN jobs j ON j.resource_id = r.id
+                       WHERE r.host = h.name AND j.host = h.name AND j.epoch = h.epoch AND j.ended_at IS NOT NULL
+                         AND NOT EXISTS (SELECT FROM abandoned a WHERE a.job_id = j.id))) AS fence,
+                          h.ledger_id
+                   FROM hosts h WHERE h.name = $1
+               )
+               UPDATE hosts h SET epoch = CASE WHEN h.ledger_id IS DISTINCT FROM $2 OR $3 < k.fence THEN greatest(h.epoch, $4) + 1
+                                               ELSE greatest(h.epoch, $4) END,
+                      ledger_id = $2, max_fence = $3
+               FROM known k WHERE h.name = $1
+               RETURNING h.epoch, k.fence AS "fence!", coalesce(k.ledger_id = $2 AND $3 < k.fence, false) AS "older!""#,
             host.as_str(),
             hello.ledger_id,
             seen,
@@ -406,7 +424,10 @@ impl Store {
         .fetch_one(&mut *tx)
         .await?;
         tx.commit().await?;
-        Ok(Greeting::Epoch(epoch))
+        Ok(Greeting::Epoch {
+            epoch: row.epoch,
+            behind: row.older.then_some(row.fence),
+        })
     }
 
     /// What a host has, as its agent says. Where that is less than what is reserved, it is so with open eyes.

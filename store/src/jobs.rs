@@ -2,13 +2,16 @@
 
 use crate::dispatch::Exclusion;
 use crate::resources::{Page, Scope};
-use crate::rows::{JobRow, RawJob, json};
+use crate::rows::{JobRow, RawJob, Waiting, json};
 use crate::{Store, StoreError};
 use rhyzome_model::ids::{HostName, JobId, ResourceId};
 use rhyzome_model::job::JobState;
 use sqlx::{Postgres, Transaction};
 use std::collections::BTreeMap;
 use uuid::Uuid;
+
+/// A worker says within so many seconds that it took an order up, where the order takes that long at all.
+const UNTAKEN_AFTER: f64 = 5.0;
 
 /// What a list of jobs is narrowed to.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +49,57 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         rows.into_iter().map(JobRow::try_from).collect()
+    }
+
+    /// Says of open jobs that nothing is written of what they wait for all the same: for their host, which can't be reached; for a worker;
+    /// for an operator, after the database was set back.
+    pub async fn job_stalls(&self, rows: &mut [JobRow]) -> Result<(), StoreError> {
+        let quiet = |row: &&mut JobRow| {
+            !row.state.is_done() && row.state != JobState::Blocked && row.waiting.is_none()
+        };
+        let ids: Vec<Uuid> = rows.iter_mut().filter(quiet).map(|row| row.id.0).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let found = sqlx::query!(
+            r#"SELECT j.id, j.dispatched_at, h.seen_at AS "seen_at?", EXISTS (SELECT FROM set_backs) AS "halted!",
+                      coalesce(NOT (h.watch_up AND coalesce(h.watch_until > now(), false)), false) AS "lost!",
+                      coalesce(j.dispatched_at < now() - make_interval(secs => $2), false) AS "late!", j.created_at
+               FROM jobs j LEFT JOIN hosts h ON h.name = j.host WHERE j.id = ANY($1) AND j.ended_at IS NULL AND j.waiting IS NULL"#,
+            &ids,
+            UNTAKEN_AFTER
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        for of in found {
+            let Some(row) = rows.iter_mut().find(|row| row.id.0 == of.id) else {
+                continue;
+            };
+            let untaken = row.steps.iter().all(|step| step.state == "pending");
+            let (reason, detail, since) = match of.dispatched_at {
+                None if of.halted => (
+                    "turn",
+                    "No job is begun until an operator has looked at the database, which was set back.",
+                    of.created_at,
+                ),
+                Some(at) if of.lost => (
+                    "host_unreachable",
+                    "Its host can't be reached at the moment; it goes on once it can.",
+                    of.seen_at.unwrap_or(at),
+                ),
+                Some(at) if of.late && untaken => ("turn", "No worker has taken it up yet.", at),
+                None | Some(_) => continue,
+            };
+            row.waiting = Some(Waiting {
+                reason: reason.to_owned(),
+                detail: detail.to_owned(),
+                since,
+                until: None,
+                hosts: None,
+                fits_with: None,
+            });
+        }
+        Ok(())
     }
 
     /// A page of jobs, oldest first.

@@ -4,7 +4,7 @@ use crate::StoreError;
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState, Mode};
-use rhyzome_model::kinds::Kind;
+use rhyzome_model::kinds::{Kind, PlanError};
 use rhyzome_model::problem::JobError;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -192,6 +192,15 @@ pub(crate) struct RawResource {
     pub job_id: Option<uuid::Uuid>,
     pub job_action: Option<String>,
     pub job_state: Option<String>,
+}
+
+impl ResourceRow {
+    /// What an action on it is planned against.
+    pub fn planned_against(&self, action: Action) -> Result<Option<Value>, PlanError> {
+        self.kind
+            .ops()
+            .planned_against(action, self.applied.as_ref(), self.observed.as_ref())
+    }
 }
 
 impl TryFrom<RawResource> for ResourceRow {

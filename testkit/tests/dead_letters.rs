@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-use rhyzome_nats::{NatsConfig, Outgoing, Role};
+use rhyzome_nats::{Connection, NatsConfig, Outgoing, Role};
 use rhyzome_runtime::tls::client_config;
 use rhyzome_runtime::{Identity, TlsFiles};
 use rhyzome_testkit::patience::eventually;
@@ -23,12 +23,26 @@ fn refused(stack: &Stack, words: &[&str]) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// As a process of the stack.
+async fn connect(stack: &Stack, of: rhyzome_runtime::Role, role: Role, name: &str) -> Connection {
+    let file = stack.file();
+    let nats = NatsConfig {
+        url: file.nats.url.clone(),
+        ..NatsConfig::default()
+    };
+    let files = TlsFiles::in_pki(&file.pki_dir, of, name);
+    let tls = client_config(&Identity::load(&files).unwrap()).unwrap();
+    rhyzome_nats::connect::connect(&nats, role, "test", Some(tls))
+        .await
+        .unwrap()
+}
+
 #[tokio::test]
 async fn an_order_that_its_workers_die_of_is_undone_kept_and_replayed() {
     let stack = Stack::start(Options {
         workers: Some(1),
         ..Options::simulated(2).set("nats.ack_wait", "1s").expecting(&[
-            "a broken order, kept as a dead letter",
+            "a broken message, kept as a dead letter",
             "the workers of an order died of it, it is undone",
             "delivered again and again: runs alone",
         ])
@@ -76,26 +90,29 @@ async fn an_order_that_its_workers_die_of_is_undone_kept_and_replayed() {
     assert!(refusal.contains("there is no dead letter"), "{refusal}");
 
     // What no one can read: kept, and no job can be read from it.
-    let file = stack.file();
-    let files = TlsFiles::in_pki(&file.pki_dir, rhyzome_runtime::Role::Scheduler, "scheduler-1");
-    let nats = NatsConfig {
-        url: file.nats.url.clone(),
-        ..NatsConfig::default()
-    };
-    let tls = client_config(&Identity::load(&files).unwrap()).unwrap();
-    let scheduler = rhyzome_nats::connect::connect(&nats, Role::Scheduler, "test", Some(tls))
-        .await
-        .unwrap();
-    let broken = Outgoing::new("rhyzome.orders.instance.x".into(), unique("m"), "not an order");
-    scheduler.publish(&broken).await.unwrap();
-    let letter = eventually("a broken letter", || async { letters(&stack).pop() }).await;
-    assert_eq!(
-        (&letter["reason"], &letter["job"]),
-        (&"broken".into(), &Value::Null)
-    );
-    let sequence = letter["sequence"].to_string();
-    let refusal = refused(&stack, &["admin", "dead-letters", "replay", &sequence]);
-    assert!(refusal.contains("no order can be read from it"), "{refusal}");
-    stack.run(&["admin", "dead-letters", "drop", &sequence]);
-    assert!(letters(&stack).is_empty());
+    let scheduler = connect(
+        &stack,
+        rhyzome_runtime::Role::Scheduler,
+        Role::Scheduler,
+        "scheduler-1",
+    )
+    .await;
+    let worker = connect(&stack, rhyzome_runtime::Role::Worker, Role::Worker, "worker-1").await;
+    for (from, subject) in [
+        (&scheduler, "rhyzome.orders.instance.x"),
+        (&worker, "rhyzome.events.demo.x"),
+    ] {
+        let broken = Outgoing::new(subject.into(), unique("m"), "no message of ours");
+        from.publish(&broken).await.unwrap();
+        let letter = eventually("a broken letter", || async { letters(&stack).pop() }).await;
+        assert_eq!(
+            (&letter["reason"], &letter["subject"], &letter["job"]),
+            (&"broken".into(), &subject.into(), &Value::Null)
+        );
+        let sequence = letter["sequence"].to_string();
+        let refusal = refused(&stack, &["admin", "dead-letters", "replay", &sequence]);
+        assert!(refusal.contains("no order can be read from it"), "{refusal}");
+        stack.run(&["admin", "dead-letters", "drop", &sequence]);
+        assert!(letters(&stack).is_empty());
+    }
 }

@@ -114,7 +114,9 @@ async fn guests_from_request_to_nothing() {
         spec
     };
     let one = demo.create("instances", "web-1", with_address(&lan)).await;
-    let two = demo.create("instances", "web-2", small_instance(&lan)).await;
+    let mut left_off = small_instance(&lan);
+    left_off["restart"] = json!("never");
+    let two = demo.create("instances", "web-2", left_off).await;
     let there = other.create("instances", "web-there", with_address(&same)).await;
     for (rest, create) in [(&demo, &one), (&demo, &two), (&other, &there)] {
         let job = rest.done_within(BOOT, &create.job).await;
@@ -169,15 +171,13 @@ async fn guests_from_request_to_nothing() {
     all_answer(&guests).await;
     stack.wait_restarted(&killed[0]);
     off_and_on(&demo, &one.id, guests[0]).await;
+    died_and_started(&stack, &demo, &two.id, guests[1]).await;
     let still = qemu(&stack);
     let kept = running
         .iter()
         .filter(|guest| still.iter().any(|now| now.pid == guest.pid))
         .count();
-    assert_eq!(
-        kept, 2,
-        "only the one that was told to stop was stopped: {still:#?}"
-    );
+    assert_eq!(kept, 1, "one was told to stop, one was killed: {still:#?}");
 
     // Everything but the guests is killed, and started again.
     let pids: BTreeSet<i32> = still.iter().map(|guest| guest.pid).collect();
@@ -290,6 +290,33 @@ async fn off_and_on(rest: &Rest, id: &str, guest: (&str, &str, &str)) {
             assert_eq!(page(guest.0, guest.2), None, "it is off");
         }
     }
+    answers(guest).await;
+}
+
+/// A guest that ended by itself is shown with why, and a start starts it, though it was never stopped.
+async fn died_and_started(stack: &Stack, rest: &Rest, id: &str, guest: (&str, &str, &str)) {
+    let process = qemu(stack)
+        .into_iter()
+        .find(|process| process.command.contains(id));
+    send(process.expect("its process").pid, Signal::SIGKILL);
+    let crashed = rest
+        .resource_until("instances", id, "it is seen crashed", |shown| {
+            shown["state"] == "crashed"
+        })
+        .await;
+    assert_eq!(crashed["reason"]["code"], "GUEST_CRASHED", "{crashed:#}");
+    let accepted = rest.act(&format!("/v1/instances/{id}/start")).await.accepted();
+    let job: Value = rest.done_within(BOOT, &accepted.job).await;
+    assert_eq!(
+        (&job["state"], &job["steps"][0]["name"]),
+        (&json!("succeeded"), &json!("set_power")),
+        "{job:#}"
+    );
+    let running = rest.resource("instances", id).await;
+    assert_eq!(
+        (&running["state"], &running["reason"]),
+        (&json!("running"), &Value::Null)
+    );
     answers(guest).await;
 }
 

@@ -116,28 +116,7 @@ impl Shop {
     /// Nobody can read it: kept as a dead letter, never delivered again.
     async fn bury(&self, delivery: &Delivery, why: &str) {
         ErrorKind::Broken.count();
-        tracing::error!(
-            why,
-            subject = delivery.subject(),
-            sequence = delivery.sequence(),
-            "a broken order, kept as a dead letter"
-        );
-        let kept = dead::publish(
-            &self.connection,
-            dead::Reason::Broken,
-            delivery.subject(),
-            delivery.sequence(),
-            delivery.payload().clone(),
-            why,
-        )
-        .await;
-        match kept {
-            Ok(_) => delivery.terminate().await,
-            Err(error) => {
-                tracing::warn!(%error, "a dead letter was not stored; the message is handed back");
-                delivery.nak().await;
-            }
-        }
+        dead::bury(&self.connection, delivery, why).await;
     }
 
     /// Another worker may know it: reported, so that Postgres tries again at a time, and handed back.

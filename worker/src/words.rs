@@ -31,23 +31,11 @@ impl Word {
     /// As an error of a job on this host.
     pub(crate) fn error(self, host: &str) -> JobError {
         let (code, detail) = match self {
-            Self::Unreachable => (
-                "HOST_UNREACHABLE",
-                "The host can't be reached at the moment; it is tried again.",
-            ),
-            Self::Unknown => (
-                "HOST_NO_ANSWER",
-                "The host didn't answer in time; it is asked again.",
-            ),
-            Self::Busy => ("HOST_BUSY", "The host is busy at the moment; it is tried again."),
-            Self::Refused => (
-                "HOST_REFUSED",
-                "The host refused the call; it is tried again, and operators are told.",
-            ),
-            Self::Nonsense => (
-                "HOST_ANSWER_UNKNOWN",
-                "The host's answer can't be understood; it is asked again.",
-            ),
+            Self::Unreachable => ("HOST_UNREACHABLE", "The host can't be reached at the moment."),
+            Self::Unknown => ("HOST_NO_ANSWER", "The host didn't answer in time."),
+            Self::Busy => ("HOST_BUSY", "The host is busy at the moment."),
+            Self::Refused => ("HOST_REFUSED", "The host refused the call; operators are told."),
+            Self::Nonsense => ("HOST_ANSWER_UNKNOWN", "The host's answer can't be understood."),
             Self::Expired => (
                 "EXPIRED",
                 "The time for this job was over before this part of it was begun.",

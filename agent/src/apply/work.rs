@@ -161,6 +161,10 @@ impl Engine {
         self.counts
             .count(call.step, call.context.direction, outcome, began.elapsed());
         if doomed {
+            // It is taken back, where it can be; what was done is shown all the same.
+            if let Ok(effect) = made {
+                call.op.adds(call.made(effect, self.now_ms()));
+            }
             return Err(Stop::Doomed);
         }
         made.map(|effect| call.made(effect, self.now_ms()))

@@ -63,6 +63,15 @@ fn missing(code: &str, what: &str) -> StepError {
     )
 }
 
+/// As the real driver says.
+fn not_defined() -> StepError {
+    StepError::new(
+        ErrorClass::Permanent,
+        "NOT_DEFINED",
+        "the instance is not on the host",
+    )
+}
+
 fn no_room(what: &str) -> StepError {
     StepError::new(
         ErrorClass::NoRoom,
@@ -97,10 +106,10 @@ impl World {
             Action::EnsureDisk(a) => self.check_disk(a, size),
             Action::EnsureInstance(a) => self.check_instance(a, size),
             Action::SetPower(a) if a.power == Power::On && !self.instances.contains_key(&a.instance) => {
-                Err(missing("INSTANCE_MISSING", "instance"))
+                Err(not_defined())
             }
             Action::Reboot(a) => match self.instances.get(&a.instance).map(|i| i.power) {
-                None => Err(missing("INSTANCE_MISSING", "instance")),
+                None => Err(not_defined()),
                 Some(Power::Off) => Err(StepError::new(
                     ErrorClass::Permanent,
                     "NOT_RUNNING",

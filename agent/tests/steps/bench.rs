@@ -9,7 +9,7 @@ use rhyzome_agent::ledger::Ledger;
 use rhyzome_agent::simulated::{Settings, SimulatedDriver};
 use rhyzome_model::ids::{Epoch, Fence, JobId};
 use rhyzome_model::job::{ErrorClass, Verdict};
-use rhyzome_model::step::Action;
+use rhyzome_model::step::{Action, Step};
 use rhyzome_proto::agent::ApplyOutcome;
 use rhyzome_proto::event::{self, OutcomeKind};
 use rhyzome_proto::job::{self, Order};
@@ -141,9 +141,17 @@ impl<'a> Bench<'a> {
         self.job().steps.len() - 1
     }
 
-    /// Whether the job can be taken back wholly.
+    /// Whether the job can be taken back wholly: each step by its own undo, or with an earlier one's of the same object.
     pub fn undoable(&self) -> bool {
-        !self.job().action.forward_only() && self.job().steps.iter().all(|s| s.undo.is_some())
+        let steps = &self.job().steps;
+        let taken_back = |(n, step): (usize, &Step)| {
+            let with = steps.iter().take(n).filter(|earlier| earlier.undo.is_some());
+            step.undo.is_some()
+                || with
+                    .into_iter()
+                    .any(|earlier| earlier.forward.object() == step.forward.object())
+        };
+        !self.job().action.forward_only() && steps.iter().enumerate().all(taken_back)
     }
 
     pub async fn apply(&self, order: &Order) -> ApplyOutcome {

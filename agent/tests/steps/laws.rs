@@ -7,6 +7,7 @@ use rhyzome_agent::driver::{Direction, Driver};
 use rhyzome_model::ids::JobId;
 use rhyzome_model::job::{ErrorClass, Verdict};
 use rhyzome_model::step::Action;
+use rhyzome_proto::agent::ApplyOutcome;
 use rhyzome_proto::event::OutcomeKind;
 
 impl Bench<'_> {
@@ -53,7 +54,7 @@ impl Bench<'_> {
             let again = bench
                 .apply(&undo(bench.job(), FIRST + 1, Verdict::Cancelled))
                 .await;
-            assert_eq!(again, ended, "an end absorbs");
+            assert_eq!(absorbed(again), absorbed(ended), "an end absorbs");
         }
     }
 
@@ -97,8 +98,8 @@ impl Bench<'_> {
         }
         if self.undoable() {
             for (index, step) in steps.iter().enumerate().rev() {
+                let Some(undo) = &step.undo else { continue };
                 for _ in 0..2 {
-                    let undo = step.undo.as_ref().unwrap();
                     self.driver
                         .make_so(&context(index, Direction::Undo), undo)
                         .await
@@ -230,9 +231,11 @@ impl Bench<'_> {
         self.crash().await;
         if self.undoable() {
             let back = undo(self.job(), FIRST + 1, Verdict::Released);
-            self.driver
-                .fail(Self::fault_of_undo(step, Side::After, ErrorClass::Unavailable));
-            self.goes(&back, OutcomeKind::StepFailed, "a failing undo").await;
+            if self.job().steps[step].undo.is_some() {
+                self.driver
+                    .fail(Self::fault_of_undo(step, Side::After, ErrorClass::Unavailable));
+                self.goes(&back, OutcomeKind::StepFailed, "a failing undo").await;
+            }
             self.goes(&back, OutcomeKind::Released, "undo").await;
             self.is_undone("after the undo").await;
         }
@@ -257,4 +260,10 @@ impl Bench<'_> {
             self.case.name
         );
     }
+}
+
+/// An end as it is told again: what was done first is told once, as far as the ledger had it.
+fn absorbed(mut outcome: ApplyOutcome) -> ApplyOutcome {
+    outcome.steps.retain(|step| step.name.starts_with("undo_"));
+    outcome
 }

@@ -217,7 +217,11 @@ pub async fn intent(ctx: &Ctx, before: &ResourceRow, ask: &Ask) -> Result<Intent
     } else {
         Difference::Some
     };
-    let steps = ops.step_names(ask.action(), &envelope.spec, before.applied.as_ref())?;
+    let steps = ops.step_names(
+        ask.action(),
+        &envelope.spec,
+        before.planned_against(ask.action())?.as_ref(),
+    )?;
     Ok(Intent {
         envelope,
         work,

@@ -72,7 +72,12 @@ pub fn problem(refusal: Refusal, kind: Kind, what: &str) -> Problem {
         Refusal::QuotaExceeded { over } => {
             let told: Vec<String> = over.iter().map(ToString::to_string).collect();
             let detail = format!("The {what} would pass the tenant's quota of {}.", told.join("; "));
-            Problem::new(Code::QuotaExceeded, detail).with_quota(over.into_iter().next())
+            let each = over
+                .iter()
+                .map(|over| FieldError::new("", Code::QuotaExceeded.as_str(), over.to_string()));
+            Problem::new(Code::QuotaExceeded, detail)
+                .with_errors(each.collect())
+                .with_quota(over.first().copied())
         }
         Refusal::Moved => Problem::new(
             Code::Moved,

@@ -5,9 +5,11 @@
 //! | `json` | JSON in one pass, a field named twice refused; the hash of a document's meaning |
 //! | `envelope` | `{name, tags, spec}` of a create, and a merge patch of it |
 //! | `query` | query parameters |
+//! | `path` | the variable part of a path |
 //! | `headers` | `Prefer`, `If-Match`, `Idempotency-Key` |
 
 pub mod envelope;
 pub mod headers;
 pub mod json;
+pub mod path;
 pub mod query;

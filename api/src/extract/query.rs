@@ -6,6 +6,8 @@ use rhyzome_model::problem::FieldError;
 use std::ops::RangeInclusive;
 use url::form_urlencoded;
 
+const UNREADABLE: [char; 2] = ['\0', char::REPLACEMENT_CHARACTER];
+
 /// A query on its way to typed values: read each, then [`Query::finish`].
 #[derive(Debug)]
 pub struct Query {
@@ -20,6 +22,17 @@ impl Query {
             .into_owned()
             .collect();
         let mut faults: Vec<FieldError> = Vec::new();
+        for (name, value) in &pairs {
+            // Bytes that are no UTF-8 were replaced by this one character.
+            if name.contains(UNREADABLE) || value.contains(UNREADABLE) {
+                let detail = "its text has to be UTF-8, without U+0000 and U+FFFD";
+                faults.push(FieldError::new(
+                    format!("?{}", name.replace(UNREADABLE, "")),
+                    "INVALID_VALUE",
+                    detail,
+                ));
+            }
+        }
         for (name, _) in pairs.iter().filter(|(name, _)| !known.contains(&name.as_str())) {
             let detail = if known.is_empty() {
                 format!("the parameter \"{name}\" is not known; there are none here")
@@ -108,6 +121,15 @@ impl Query {
 #[cfg(test)]
 mod tests {
     use super::Query;
+
+    #[test]
+    fn what_is_no_text_is_refused() {
+        for raw in ["name=%00", "name=a%00b", "name=%ff", "%00=a", "tag=a:%00"] {
+            let mut query = Query::new(Some(raw), &["name", "tag"]);
+            let _name = query.text("name");
+            assert_eq!(query.finish().unwrap_err().status(), 400, "{raw}");
+        }
+    }
 
     #[test]
     fn all_faults_at_once() {

@@ -3,8 +3,8 @@
 use super::resources::{id_of, visible};
 use super::table::{Answer, Body, Endpoint, Need};
 use crate::ctx::Ctx;
+use crate::extract::path::Path;
 use crate::problem::Problem;
-use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::Method;

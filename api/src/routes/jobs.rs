@@ -5,10 +5,10 @@ use crate::accept::{placement, refusal, reply};
 use crate::auth::caller::missing;
 use crate::ctx::{Ctx, deadline};
 use crate::extract::headers::{WAIT_MAX_S, prefer_wait};
+use crate::extract::path::Path;
 use crate::problem::Problem;
 use crate::shapes::job::{self, JobDoc};
 use crate::shapes::page::{self, LIMIT_DEFAULT, LIMIT_MAX, PageDoc};
-use axum::extract::Path;
 use axum::response::Response;
 use axum::routing::{get, post};
 use chrono::Utc;
@@ -179,6 +179,7 @@ async fn read(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
             None => ctx.app.store.job_get(row.id).await?.unwrap_or(row),
         };
     }
+    ctx.app.store.job_stalls(std::slice::from_mut(&mut row)).await?;
     let by_host = placement::by_host(&ctx, &row).await?;
     let document = job::document(&row, ctx.reader(), Utc::now()).with_hosts(by_host);
     let mut response = reply::json(StatusCode::OK, &document)?;
@@ -239,6 +240,7 @@ async fn list(ctx: Ctx) -> Result<Response, Problem> {
             break after;
         }
     };
+    ctx.app.store.job_stalls(&mut rows).await?;
     let (reader, now) = (ctx.reader(), Utc::now());
     let items = rows.iter().map(|row| job::document(row, reader, now)).collect();
     reply::json(
@@ -318,7 +320,7 @@ async fn steps(ctx: &Ctx, row: &JobRow) -> Result<Vec<&'static str>, Problem> {
     Ok(row
         .kind
         .ops()
-        .step_names(action, &resource.spec, resource.applied.as_ref())?)
+        .step_names(action, &resource.spec, resource.planned_against(action)?.as_ref())?)
 }
 
 /// 202 with the job, once it is done where the caller prefers to wait.

@@ -3,9 +3,9 @@
 use super::table::{Answer, Body, Endpoint, Need};
 use crate::accept::reply;
 use crate::ctx::Ctx;
+use crate::extract::path::Path;
 use crate::problem::Problem;
 use crate::shapes::page::PageDoc;
-use axum::extract::Path;
 use axum::response::Response;
 use axum::routing::get;
 use http::{Method, StatusCode};

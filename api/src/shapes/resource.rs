@@ -112,7 +112,7 @@ pub fn document<'a>(row: &'a ResourceRow, beside: &Beside, reader: Reader) -> Re
         generation: row.generation,
         observed_generation: row.observed_generation,
         state: state(row),
-        reason: row.reason.as_ref().map(reason),
+        reason: row.reason.as_ref().map(reason).or_else(|| crashed(row)),
         spec: &row.spec,
         status: status(row, beside, reader),
         active_job: row.active_job.map(|job| job.id),
@@ -128,6 +128,16 @@ fn reason(value: &Value) -> Reason<'_> {
         detail: text("detail"),
         job: value.get("job").unwrap_or(&Value::Null),
     }
+}
+
+/// Why a guest is not running that should, as its host says.
+fn crashed(row: &ResourceRow) -> Option<Reason<'_>> {
+    let detail = row.observed.as_ref()?.get("detail")?.as_str()?;
+    (state(row) == ResourceState::Crashed && !detail.is_empty()).then_some(Reason {
+        code: "GUEST_CRASHED",
+        detail,
+        job: &Value::Null,
+    })
 }
 
 /// What is seen of it. Hosts are for operators.

@@ -101,10 +101,11 @@ async fn retry(store: &Store, settings: &Settings, old: &JobRow) -> Result<JobRo
         .resource_by_id(old.resource_id)
         .await?
         .with_context(|| format!("{cannot}: the {} is gone", old.kind))?;
-    let steps = old
-        .kind
-        .ops()
-        .step_names(old.action, &resource.spec, resource.applied.as_ref())?;
+    let steps = old.kind.ops().step_names(
+        old.action,
+        &resource.spec,
+        resource.planned_against(old.action)?.as_ref(),
+    )?;
     let trace = TraceParent::new();
     let deadline = settings.scheduler.job_deadline.duration().as_secs();
     let origin = Origin {

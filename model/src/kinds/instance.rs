@@ -13,6 +13,7 @@ use crate::schema::Ipv4Text;
 use crate::step::{Action, ImageFacts, Reboot, Step};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -327,6 +328,15 @@ impl KindDef for Instance {
                 }))])
             }
         }
+    }
+
+    fn as_seen(applied: InstanceSpec, observed: &Value) -> InstanceSpec {
+        let power = match observed.get("power").and_then(Value::as_str) {
+            Some("on") => Power::On,
+            Some("off" | "crashed") => Power::Off,
+            Some(_) | None => applied.power,
+        };
+        InstanceSpec { power, ..applied }
     }
 
     fn step_names(

@@ -208,6 +208,11 @@ pub trait KindDef: 'static + Send + Sync {
     fn venue(action: Action) -> Venue;
     /// The spec after an action that isn't an update: start and stop set `power`.
     fn apply_action(spec: &mut Self::Spec, action: Action);
+    /// The applied spec with what its host last saw of it instead, where that can be otherwise: what start and stop are planned against,
+    /// so that a guest which ended by itself is started.
+    fn as_seen(applied: Self::Spec, _observed: &Value) -> Self::Spec {
+        applied
+    }
     /// The steps. Empty where nothing is to do. Pure.
     fn plan(action: Action, resolved: &Resolved) -> Result<Vec<Step>, PlanError>;
     /// The names of the steps before all is resolved, shown from the acceptance on.
@@ -268,6 +273,13 @@ pub trait KindOps: Send + Sync {
     fn venue(&self, action: Action) -> Venue;
     /// See [`KindDef::apply_action`].
     fn apply_action(&self, spec: &Value, action: Action) -> Result<Value, PlanError>;
+    /// What an action is planned against: for start and stop see [`KindDef::as_seen`], else what is applied.
+    fn planned_against(
+        &self,
+        action: Action,
+        applied: Option<&Value>,
+        observed: Option<&Value>,
+    ) -> Result<Option<Value>, PlanError>;
     /// See [`KindDef::plan`].
     fn plan(&self, action: Action, resolved: &Resolved) -> Result<Vec<Step>, PlanError>;
     /// See [`KindDef::step_names`].
@@ -354,6 +366,21 @@ impl<K: KindDef> KindOps for Typed<K> {
         let mut typed = read::<K>(spec)?;
         K::apply_action(&mut typed, action);
         write::<K>(&typed)
+    }
+    fn planned_against(
+        &self,
+        action: Action,
+        applied: Option<&Value>,
+        observed: Option<&Value>,
+    ) -> Result<Option<Value>, PlanError> {
+        let seen = match action {
+            Action::Start | Action::Stop => observed,
+            Action::Create | Action::Update | Action::Reboot | Action::Delete | Action::Repair => None,
+        };
+        let (Some(applied), Some(seen)) = (applied, seen) else {
+            return Ok(applied.cloned());
+        };
+        write::<K>(&K::as_seen(read::<K>(applied)?, seen)).map(Some)
     }
     fn plan(&self, action: Action, resolved: &Resolved) -> Result<Vec<Step>, PlanError> {
         K::plan(action, resolved)

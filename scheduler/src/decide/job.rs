@@ -127,7 +127,7 @@ fn off_host(job: &DueJob, around: &Around<'_>) -> Result<Next, PlanError> {
         return decided(decision);
     }
 
-    let resolved = resolve(job, around);
+    let resolved = resolve(job, around)?;
     let ops = job.kind.ops();
     let steps = ops.plan(job.action, &resolved)?;
     if steps.is_empty() {

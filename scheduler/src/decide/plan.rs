@@ -21,7 +21,7 @@ fn facts_of(reference: &RefRow) -> Option<ImageFacts> {
         .and_then(|f| serde_json::from_value(f).ok())
 }
 
-pub(super) fn resolve(job: &DueJob, around: &Around<'_>) -> Resolved {
+pub(super) fn resolve(job: &DueJob, around: &Around<'_>) -> Result<Resolved, PlanError> {
     let references = around
         .refs
         .iter()
@@ -54,18 +54,22 @@ pub(super) fn resolve(job: &DueJob, around: &Around<'_>) -> Resolved {
     } else {
         job.resource_host.clone()
     };
-    Resolved {
+    let applied = job
+        .kind
+        .ops()
+        .planned_against(job.action, job.applied.as_ref(), job.observed.as_ref())?;
+    Ok(Resolved {
         id: job.resource,
         tenant: job.tenant.clone(),
         name: job.name.clone(),
         generation: job.generation,
         spec: job.spec.clone(),
-        applied: job.applied.clone(),
+        applied,
         leases,
         references,
         host,
         stop_timeout_s: around.stop_timeout_s,
-    }
+    })
 }
 
 pub(super) fn new_order(

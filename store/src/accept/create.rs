@@ -14,7 +14,7 @@ use crate::changes::{self, Change};
 use crate::quotas::asks;
 use crate::rows::json;
 use crate::{Store, StoreError};
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, Utc};
 use rhyzome_model::change::What;
 use rhyzome_model::ids::{ResourceId, TenantId};
 use rhyzome_model::job::JobState;
@@ -71,11 +71,11 @@ impl Entry {
 /// What one try of a batch came to.
 enum Try {
     /// Committed.
-    Done(Vec<Entry>),
+    Done(Vec<(ResourceId, Answer)>),
     /// A key was taken by a request that committed meanwhile: the next try reads its reply.
     KeyTaken,
     /// Nothing was written: others were refused because of these, which are refused themselves; without them once more.
-    Without(Vec<Entry>),
+    Without(Vec<(ResourceId, Answer)>),
 }
 
 impl Store {
@@ -90,20 +90,17 @@ impl Store {
         let mut tries = 0;
         self.earlier_replies(&requests, &mut answers).await?;
         loop {
-            let now = Utc::now().trunc_subsecs(6);
             let left = requests
                 .iter()
                 .filter(|r| !answers.contains_key(&r.id))
                 .cloned()
                 .collect();
-            match self.accept_once(left, now).await {
-                Ok(Try::Done(entries)) => {
-                    answers.extend(entries.into_iter().map(|e| (e.request.id, answer(e, now))));
+            match self.accept_once(left).await {
+                Ok(Try::Done(all)) => {
+                    answers.extend(all);
                     break;
                 }
-                Ok(Try::Without(refused)) => {
-                    answers.extend(refused.into_iter().map(|e| (e.request.id, answer(e, now))));
-                }
+                Ok(Try::Without(refused)) => answers.extend(refused),
                 Ok(Try::KeyTaken) if tries < TRIES => {
                     tries += 1;
                     self.earlier_replies(&requests, &mut answers).await?;
@@ -130,29 +127,31 @@ impl Store {
             .collect()
     }
 
-    async fn accept_once(&self, requests: Vec<CreateRequest>, now: DateTime<Utc>) -> Result<Try, StoreError> {
+    async fn accept_once(&self, requests: Vec<CreateRequest>) -> Result<Try, StoreError> {
         let mut entries: Vec<Entry> = requests.into_iter().map(Entry::of).collect();
         if entries.is_empty() {
-            return Ok(Try::Done(entries));
+            return Ok(Try::Done(Vec::new()));
         }
         let mut tx = self.pool.begin().await?;
         resolve_references(&mut tx, &mut entries).await?;
         allocate(&mut tx, &mut entries).await?;
         quota::judge(&mut tx, &mut entries).await?;
-        insert_resources(&mut tx, &mut entries, now).await?;
+        let now = insert_resources(&mut tx, &mut entries).await?;
         let in_the_way = in_the_way(&entries);
         if !in_the_way.is_empty() {
             tx.rollback().await?;
             entries.retain(|e| in_the_way.contains(&e.request.id));
-            return Ok(Try::Without(entries));
+            return answers_of(entries, now).map(Try::Without);
         }
-        if !insert_rest(&mut tx, &entries, now).await? {
+        if let Some(now) = now
+            && !insert_rest(&mut tx, &entries, now).await?
+        {
             tx.rollback().await?;
             return Ok(Try::KeyTaken);
         }
         changes::write(&mut tx, entries.iter().flat_map(created).collect()).await?;
         tx.commit().await?;
-        Ok(Try::Done(entries))
+        answers_of(entries, now).map(Try::Done)
     }
 
     /// What a create would be answered, with everything judged and nothing written.
@@ -160,7 +159,6 @@ impl Store {
         &self,
         request: CreateRequest,
     ) -> Result<Result<Accepted, Refusal>, StoreError> {
-        let now = Utc::now().trunc_subsecs(6);
         let mut entries = vec![Entry::of(CreateRequest {
             idempotency: None,
             ..request
@@ -169,16 +167,15 @@ impl Store {
         resolve_references(&mut tx, &mut entries).await?;
         allocate(&mut tx, &mut entries).await?;
         quota::judge(&mut tx, &mut entries).await?;
-        insert_resources(&mut tx, &mut entries, now).await?;
-        insert_rest(&mut tx, &entries, now).await?;
+        let now = insert_resources(&mut tx, &mut entries).await?;
+        if let Some(now) = now {
+            insert_rest(&mut tx, &entries, now).await?;
+        }
         tx.rollback().await?;
-        let entry = entries
+        let (_, answer) = answers_of(entries, now)?
             .pop()
             .ok_or_else(|| StoreError::row("resources", "a request was lost on its way"))?;
-        match &entry.refusal {
-            Some(refusal) => Ok(Err(refusal.clone())),
-            None => Ok(Ok(accepted(&entry, now))),
-        }
+        Ok(answer.map(|reply| reply.accepted))
     }
 
     /// Puts in the replies that were given to the same keys before.
@@ -261,14 +258,28 @@ fn earlier(body_hash: &[u8], reply: Value, key: &IdempotencyKey) -> Result<Answe
     }))
 }
 
-fn answer(entry: Entry, now: DateTime<Utc>) -> Answer {
-    match entry.refusal {
-        Some(refusal) => Err(refusal),
-        None => Ok(Reply {
-            accepted: accepted(&entry, now),
-            now: AcceptedNow::Now,
-        }),
-    }
+/// What each is answered, that was written then.
+fn answers_of(
+    entries: Vec<Entry>,
+    now: Option<DateTime<Utc>>,
+) -> Result<Vec<(ResourceId, Answer)>, StoreError> {
+    let answer = |mut entry: Entry| {
+        let answer = match (entry.refusal.take(), now) {
+            (Some(refusal), _) => Err(refusal),
+            (None, Some(now)) => Ok(Reply {
+                accepted: accepted(&entry, now),
+                now: AcceptedNow::Now,
+            }),
+            (None, None) => {
+                return Err(StoreError::row(
+                    "resources",
+                    "a request was neither refused nor written",
+                ));
+            }
+        };
+        Ok((entry.request.id, answer))
+    };
+    entries.into_iter().map(answer).collect()
 }
 
 /// Refused requests because of which others were refused, and which these others must be judged without.

@@ -13,11 +13,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use uuid::Uuid;
 
+/// The resources. Says when, by the database's clock, where any was written.
 pub(super) async fn insert_resources(
     tx: &mut Transaction<'_, Postgres>,
     entries: &mut [Entry],
-    now: DateTime<Utc>,
-) -> Result<(), StoreError> {
+) -> Result<Option<DateTime<Utc>>, StoreError> {
     // Sorted by name, so that two batches meet each other's names in the same order.
     let mut order: Vec<&Entry> = entries.iter().filter(|e| e.refusal.is_none()).collect();
     order.sort_by(|a, b| {
@@ -28,7 +28,7 @@ pub(super) async fn insert_resources(
         ))
     });
     if order.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let ids: Vec<Uuid> = order.iter().map(|e| e.request.id.0).collect();
     let tenants: Vec<String> = order.iter().map(|e| e.request.tenant.to_string()).collect();
@@ -41,15 +41,15 @@ pub(super) async fn insert_resources(
     let vcpus: Vec<i64> = asked.iter().map(|a| a.vcpus).collect();
     let memory: Vec<i64> = asked.iter().map(|a| a.memory_mib).collect();
     let disk: Vec<i64> = asked.iter().map(|a| a.disk_gib).collect();
-    let inserted = sqlx::query_scalar!(
+    let inserted = sqlx::query!(
         r#"INSERT INTO resources (id, tenant, kind, name, tags, spec, public, created_at, updated_at,
                                   asked_vcpus, asked_memory_mib, asked_disk_gib)
-           SELECT id, tenant, kind, name, tags, spec, public, $8, $8, vcpus, memory_mib, disk_gib
-           FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::jsonb[], $7::bool[], $9::int8[], $10::int8[],
-                       $11::int8[])
+           SELECT id, tenant, kind, name, tags, spec, public, now(), now(), vcpus, memory_mib, disk_gib
+           FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::jsonb[], $7::bool[], $8::int8[], $9::int8[],
+                       $10::int8[])
                 AS q(id, tenant, kind, name, tags, spec, public, vcpus, memory_mib, disk_gib)
            ON CONFLICT (tenant, kind, name) DO NOTHING
-           RETURNING id"#,
+           RETURNING id, created_at"#,
         &ids,
         &tenants,
         &kinds,
@@ -57,17 +57,17 @@ pub(super) async fn insert_resources(
         &tags,
         &specs,
         &publics,
-        now,
         &vcpus,
         &memory,
         &disk
     )
     .fetch_all(&mut **tx)
     .await?;
+    let now = inserted.first().map(|r| r.created_at);
     if inserted.len() == ids.len() {
-        return Ok(());
+        return Ok(now);
     }
-    let inserted: BTreeSet<Uuid> = inserted.into_iter().collect();
+    let inserted: BTreeSet<Uuid> = inserted.into_iter().map(|r| r.id).collect();
     for entry in entries.iter_mut().filter(|e| e.refusal.is_none()) {
         if inserted.contains(&entry.request.id.0) {
             continue;
@@ -88,7 +88,7 @@ pub(super) async fn insert_resources(
             None => Refusal::Moved,
         });
     }
-    Ok(())
+    Ok(now)
 }
 
 /// Everything that hangs on the resources, in one statement. False when a key was taken meanwhile.
@@ -179,7 +179,7 @@ pub(super) async fn insert_rest(
                INSERT INTO jobs (id, tenant, kind, action, resource_id, resource_name, generation, spec, state, steps, due,
                                  deadline_at, actor, trace_id, traceparent, created_at)
                SELECT id, tenant, kind, 'create', resource_id, name, 1, spec, state, steps,
-                      CASE WHEN state = 'queued' THEN least($13::timestamptz, now()) END, deadline_at, actor, trace_id, traceparent, $13
+                      CASE WHEN state = 'queued' THEN $13::timestamptz END, deadline_at, actor, trace_id, traceparent, $13
                FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::jsonb[], $7::text[], $8::jsonb[],
                            $9::timestamptz[], $10::text[], $11::text[], $12::text[])
                     AS q(id, tenant, kind, resource_id, name, spec, state, steps, deadline_at, actor, trace_id, traceparent)

@@ -5,7 +5,7 @@ use crate::accept::{Origin, Refusal};
 use crate::changes::{self, Change};
 use crate::rows::JobRow;
 use crate::{Store, StoreError};
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, Utc};
 use rhyzome_model::change::What;
 use rhyzome_model::ids::{JobId, TenantId};
 use rhyzome_model::job::{Action, JobState};
@@ -19,16 +19,16 @@ impl Store {
         job: JobId,
         origin: &Origin,
     ) -> Result<Result<JobRow, Refusal>, StoreError> {
-        let now = Utc::now().trunc_subsecs(6);
         let Some(row) = self.job_get(job).await?.filter(|j| j.tenant == *tenant) else {
             return Ok(Err(Refusal::NotFound));
         };
         let mut tx = self.pool.begin().await?;
-        sqlx::query!(
-            "SELECT id FROM resources WHERE id = $1 FOR NO KEY UPDATE",
+        // The resource of an ended job may be gone.
+        let now = sqlx::query_scalar!(
+            r#"SELECT now() AS "now!" FROM (SELECT) one LEFT JOIN (SELECT FROM resources WHERE id = $1 FOR NO KEY UPDATE) r ON true"#,
             row.resource_id.0
         )
-        .fetch_optional(&mut *tx)
+        .fetch_one(&mut *tx)
         .await?;
         let state = match cancel_locked(&mut tx, job, now).await? {
             Ok(state) => state,

@@ -7,7 +7,6 @@ use crate::accept::{AcceptedNow, Origin, Refusal};
 use crate::changes::{self, Change};
 use crate::rows::StepRow;
 use crate::{Store, StoreError};
-use chrono::{SubsecRound, Utc};
 use rhyzome_model::change::What;
 use rhyzome_model::ids::{JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState};
@@ -26,9 +25,8 @@ impl Store {
         step_names: &[&'static str],
         origin: &Origin,
     ) -> Result<Result<Deleted, Refusal>, StoreError> {
-        let now = Utc::now().trunc_subsecs(6);
         let mut tx = self.pool.begin().await?;
-        let Some(before) = lock_resource(&mut tx, tenant, kind, id).await? else {
+        let Some((before, now)) = lock_resource(&mut tx, tenant, kind, id).await? else {
             return Ok(Err(Refusal::NotFound));
         };
         if before.deleting {
@@ -50,7 +48,7 @@ impl Store {
             return Ok(Err(Refusal::Moved));
         }
         let dependants = sqlx::query!(
-            "SELECT r.id, r.kind, r.name FROM resource_refs f JOIN resources r ON r.id = f.from_id
+            "SELECT DISTINCT r.id, r.kind, r.name FROM resource_refs f JOIN resources r ON r.id = f.from_id
              WHERE f.to_id = $1 AND NOT r.deleting ORDER BY r.name LIMIT 20",
             id.0
         )

@@ -5,7 +5,7 @@ use crate::accept::{Accepted, AcceptedNow, IdempotencyKey, Origin, Refusal, Repl
 use crate::changes;
 use crate::rows::StepRow;
 use crate::{Store, StoreError};
-use chrono::{SubsecRound, TimeDelta, Utc};
+use chrono::TimeDelta;
 use rhyzome_model::ids::{JobId, TenantId};
 use rhyzome_model::job::{Action, JobState};
 
@@ -45,12 +45,11 @@ impl Store {
         idempotency: Option<&IdempotencyKey>,
         origin: &Origin,
     ) -> Result<Result<Reply, Refusal>, StoreError> {
-        let now = Utc::now().trunc_subsecs(6);
         let Some(old) = self.job_get(job).await?.filter(|j| j.tenant == *tenant) else {
             return Ok(Err(Refusal::NotFound));
         };
         let mut tx = self.pool.begin().await?;
-        let Some(before) = lock_resource(&mut tx, tenant, old.kind, old.resource_id).await? else {
+        let Some((before, now)) = lock_resource(&mut tx, tenant, old.kind, old.resource_id).await? else {
             return Ok(Err(Refusal::NotRetryable {
                 detail: format!("the {} is gone", old.kind),
             }));

@@ -25,15 +25,15 @@ pub(super) struct NewJob<'a> {
     pub(super) now: DateTime<Utc>,
 }
 
-/// Locks the resource's row, then reads it.
+/// Locks the resource's row, then reads it. With the time, by the database's clock.
 pub(super) async fn lock_resource(
     tx: &mut Transaction<'_, Postgres>,
     tenant: &TenantId,
     kind: Kind,
     id: ResourceId,
-) -> Result<Option<ResourceRow>, StoreError> {
+) -> Result<Option<(ResourceRow, DateTime<Utc>)>, StoreError> {
     let locked = sqlx::query_scalar!(
-        "SELECT id FROM resources WHERE id = $1 AND tenant = $2 AND kind = $3 FOR NO KEY UPDATE",
+        r#"SELECT now() AS "now!" FROM resources WHERE id = $1 AND tenant = $2 AND kind = $3 FOR NO KEY UPDATE"#,
         id.0,
         tenant.as_str(),
         kind.as_str()
@@ -41,7 +41,7 @@ pub(super) async fn lock_resource(
     .fetch_optional(&mut **tx)
     .await?;
     match locked {
-        Some(_) => read_resource(tx, id).await.map(Some),
+        Some(now) => Ok(Some((read_resource(tx, id).await?, now))),
         None => Ok(None),
     }
 }

@@ -6,7 +6,7 @@ use crate::accept::{Accepted, AcceptedNow, Refusal, Reply, StaticLeaseRequest};
 use crate::changes;
 use crate::rows::{ResourceRow, StepRow};
 use crate::{Store, StoreError, quotas};
-use chrono::{SubsecRound, TimeDelta, Utc};
+use chrono::TimeDelta;
 use rhyzome_model::ids::ResourceId;
 use rhyzome_model::job::JobState;
 use rhyzome_model::kinds::Demand;
@@ -46,9 +46,9 @@ impl Store {
     }
 
     async fn change_once(&self, request: &ChangeRequest) -> Result<Result<Reply, Refusal>, StoreError> {
-        let now = Utc::now().trunc_subsecs(6);
         let mut tx = self.pool.begin().await?;
-        let Some(before) = lock_resource(&mut tx, &request.tenant, request.kind, request.id).await? else {
+        let Some((before, now)) = lock_resource(&mut tx, &request.tenant, request.kind, request.id).await?
+        else {
             return Ok(Err(Refusal::NotFound));
         };
         if let Some(refusal) = refuse_change(&mut tx, &before).await? {

@@ -58,7 +58,7 @@ impl Store {
             return Ok(None);
         }
         let rows = sqlx::query!(
-            r#"SELECT j.id, j.tenant, j.kind, j.action, j.resource_id, r.name, j.generation, j.spec, r.applied, r.facts, j.state, j.host,
+            r#"SELECT j.id, j.tenant, j.kind, j.action, j.resource_id, r.name, j.generation, j.spec, r.applied, r.observed, r.facts, j.state, j.host,
                       r.host AS resource_host, h.host AS "home?", coalesce(v.vcpus, 0) AS "vcpus!", coalesce(v.memory_mib, 0) AS "memory_mib!",
                       coalesce(v.disk_gib, 0) AS "disk_gib!", j.frozen, j.mode, j.verdict, j.error, j.attempt, j.failures, j.excluded,
                       j.deadline_at, j.cancel_requested_at, j.holds_slot, j.dispatched_at IS NOT NULL AS "order_out!", j.waiting,
@@ -90,6 +90,7 @@ impl Store {
                 generation: r.generation,
                 spec: r.spec,
                 applied: r.applied,
+                observed: r.observed,
                 facts: r.facts,
                 state: parse("jobs", &r.state, JobState::parse)?,
                 host: r.host.map(HostName),

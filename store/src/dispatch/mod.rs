@@ -73,6 +73,8 @@ pub struct DueJob {
     pub spec: Value,
     /// The spec of the last success.
     pub applied: Option<Value>,
+    /// As its host last saw it.
+    pub observed: Option<Value>,
     /// The resource's facts.
     pub facts: Option<Value>,
     /// Where it is.

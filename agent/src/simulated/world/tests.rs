@@ -234,7 +234,7 @@ fn what_is_off_is_not_rebooted() {
     let mut world = World::default();
     let job = JobId::new();
     let reboot = Action::Reboot(Reboot { instance: id(10) });
-    assert_eq!(world.check(&reboot, SIZE).unwrap_err().code, "INSTANCE_MISSING");
+    assert_eq!(world.check(&reboot, SIZE).unwrap_err().code, "NOT_DEFINED");
     world.apply(job, &instance(id(10), 1, 128));
     let refused = world.check(&reboot, SIZE).unwrap_err();
     assert_eq!(

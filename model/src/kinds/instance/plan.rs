@@ -159,10 +159,9 @@ pub(super) fn build(spec: &InstanceSpec, resolved: &Resolved) -> Result<Vec<Step
         Action::RemoveInstance(RemoveInstance { instance: id }),
     ));
     match spec.power {
-        Power::On => steps.push(Step::undoable(
-            set_power(id, Power::On),
-            set_power(id, Power::Off),
-        )),
+        // The undo of the definition ends the guest at once. One that is thrown away isn't asked to go off in order first: while it
+        // boots it doesn't hear that, and all waits for nothing.
+        Power::On => steps.push(Step::forward_only(set_power(id, Power::On))),
         Power::Off => {}
     }
     Ok(steps)

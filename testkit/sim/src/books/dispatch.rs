@@ -119,6 +119,7 @@ impl Books {
             generation: job.generation,
             spec: job.spec.clone(),
             applied: resource.applied.clone(),
+            observed: None,
             facts: resource.facts.clone(),
             state: job.state,
             host: job.host.clone(),
