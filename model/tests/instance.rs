@@ -471,3 +471,38 @@ fn a_plan_survives_its_order() {
         assert_eq!(serde_json::from_slice::<Step>(&frozen).unwrap(), step);
     }
 }
+
+#[test]
+fn start_and_stop_do_what_is_seen_to_be_needed_and_never_less_than_what_is_applied() {
+    let ops = Kind::Instance.ops();
+    for (action, applied, seen, steps) in [
+        (Action::Start, "on", None, 0),
+        (Action::Start, "on", Some("on"), 0),
+        (Action::Start, "on", Some("off"), 1),
+        (Action::Start, "on", Some("crashed"), 1),
+        (Action::Start, "on", Some("unknown"), 0),
+        (Action::Start, "off", Some("on"), 1),
+        (Action::Start, "off", Some("off"), 1),
+        (Action::Stop, "off", None, 0),
+        (Action::Stop, "off", Some("off"), 0),
+        (Action::Stop, "off", Some("on"), 1),
+        // Its host may be about to start it again.
+        (Action::Stop, "on", Some("crashed"), 1),
+        (Action::Stop, "on", Some("off"), 1),
+    ] {
+        let applied = with("/power", json!(applied));
+        let spec = ops.apply_action(&applied, action).unwrap();
+        let seen = seen.map(|power| json!({ "power": power }));
+        let against = ops
+            .planned_against(action, Some(&applied), seen.as_ref())
+            .unwrap();
+        let names = ops.step_names(action, &spec, against.as_ref()).unwrap();
+        assert_eq!(names, vec!["set_power"; steps], "{action} {applied} {seen:?}");
+        let plan = plan(action, &input(&spec, against.as_ref()));
+        assert_eq!(plan.len(), steps, "{action} {applied} {seen:?}");
+    }
+    // An update goes by what is applied.
+    let on = with("/power", json!("on"));
+    let against = ops.planned_against(Action::Update, Some(&on), Some(&json!({ "power": "off" })));
+    assert_eq!(against.unwrap(), Some(on));
+}

@@ -206,6 +206,7 @@ async fn watch_once(
     let silence = context.config.host_silence.duration();
     let mut asking = JoinSet::new();
     asking.spawn(keep_fresh(context.clone(), host.clone(), channel.clone()));
+    let answered = context.store.host_answered(&host).await?;
     let mut client = AgentClient::new(channel).max_decoding_message_size(64 << 20);
     let call = client.watch(tokio_stream::wrappers::ReceiverStream::new(said));
     let mut reports = tokio::time::timeout(silence, call)
@@ -240,7 +241,7 @@ async fn watch_once(
         let report = next.ok_or(WatchError::Ended)?.report;
         match report {
             Some(Report::Hello(hello)) => {
-                epoch = greet(context, &host, &hello).await?;
+                epoch = greet(context, &host, &hello, answered).await?;
                 floor = lease.borrow().floor;
                 send(control(epoch, floor, true)).await?;
             }
@@ -271,7 +272,12 @@ async fn watch_once(
     }
 }
 
-async fn greet(context: &Context, host: &HostName, hello: &HostHello) -> Result<i64, WatchError> {
+async fn greet(
+    context: &Context,
+    host: &HostName,
+    hello: &HostHello,
+    answered: i64,
+) -> Result<i64, WatchError> {
     match context
         .store
         .host_greet(
@@ -280,6 +286,7 @@ async fn greet(context: &Context, host: &HostName, hello: &HostHello) -> Result<
                 ledger_id: hello.ledger_id.clone(),
                 epoch: hello.epoch,
                 max_fence: hello.max_fence,
+                answered,
             },
         )
         .await?

@@ -452,6 +452,7 @@ fn end(job: &OpenJob, state: JobState, error: Option<JobError>, steps: Vec<StepR
         host: job.host.clone(),
         held_slot: job.holds_slot,
         order_out: job.order_out,
+        answered: job.fence.map(|fence| fence.0).zip(job.epoch),
         created_at: job.created_at,
         networks: Vec::new(),
         effect,

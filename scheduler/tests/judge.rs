@@ -43,6 +43,7 @@ fn job(action: Action) -> OpenJob {
         applied: made.then(|| spec(128)),
         state: JobState::Running,
         fence: Some(Fence(FENCE)),
+        epoch: Some(1),
         host: Some(HostName::from("host-1")),
         mode: Mode::Forward,
         verdict: None,

@@ -1,13 +1,12 @@
 //! What job-protocol.md asks of Postgres and the scheduler's decisions, one rule after the other, on a real database: poison,
-//! abandoning, undo without a turn, fair turns, the alarm of a database that was set back. (Invariants 4, 6, 8 and 12.)
+//! abandoning, undo without a turn, the alarm of a database that was set back. (Invariants 4, 6 and 8.)
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 mod support;
 
-use rhyzome_model::ids::{HostName, JobId, TenantId};
+use rhyzome_model::ids::{HostName, JobId};
 use rhyzome_model::job::{JobState, Mode, Verdict};
-use rhyzome_model::kinds::Kind;
 use rhyzome_model::problem::JobError;
 use rhyzome_proto::event::{OutcomeKind, Report};
 use rhyzome_scheduler::stats::WAITS;
@@ -16,12 +15,10 @@ use rhyzome_store::dispatch::{DispatchLimits, OrderRow};
 use rhyzome_store::hosts::{Greeting, Hello, Watch};
 use rhyzome_store::settle::NotAbandoned;
 use rhyzome_store::sweep::Place;
-use serde_json::json;
-use std::collections::BTreeMap;
 use support::agent::{Luck, report};
 use support::checks::check_within;
 use support::common::make;
-use support::furnished::{furnish, furnished, instance, job, offer, order_of};
+use support::furnished::{furnished, instance, job, order_of};
 use support::walk::{LIMITS, Walk};
 
 fn suspended(order: &OrderRow, undoing: bool) -> Report {
@@ -376,188 +373,59 @@ async fn a_cancel_and_a_deadline_are_undone_at_the_cap_too() {
     check(&walk.store, "at the cap").await;
 }
 
-fn by_tenant(orders: &[OrderRow]) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
-    for order in orders {
-        *counts.entry(order.tenant.to_string()).or_default() += 1;
-    }
-    counts
-}
-
-/// Room for thousands, in three tenants that each have an image and a network.
-async fn wide() -> Walk {
-    let mut walk = Walk::new(1).await;
-    for n in 0..8 {
-        let name = format!("big{n}");
-        walk.hosts.push(make::host(&walk.store, &name, 1).await);
-    }
-    for host in walk.hosts.clone() {
-        offer(&walk, &host, &[]).await;
-    }
-    walk.tenants.push(make::tenant(&walk.store, "c").await);
-    for tenant in walk.tenants.clone() {
-        furnish(&mut walk, &tenant).await;
-        for n in 0..8 {
-            let network = make::network(&tenant, &format!("net{n}"), "10.0.0.0/16");
-            make::accepted(&walk.store, network).await;
-        }
-    }
-    // A network needs no order, but a turn: the walk's cap lets four of a tenant be looked at at a time.
-    while number(&walk, "SELECT count(*) FROM jobs WHERE ended_at IS NULL").await > 0 {
-        walk.dispatch().await;
-    }
-    walk
-}
-
-async fn instances(walk: &Walk, tenant: &TenantId, count: usize) {
-    let requests: Vec<_> = (0..count)
-        .map(|n| make::instance(tenant, &format!("x{n}"), "image", &format!("net{}", n % 8)))
-        .collect();
-    for chunk in requests.chunks(200) {
-        for answer in walk.store.accept_creates(chunk.to_vec()).await.unwrap() {
-            answer.unwrap();
-        }
-    }
-}
-
-#[tokio::test]
-async fn one_create_beside_two_thousand_is_in_the_next_batch() {
-    let mut walk = wide().await;
-    let (many, one) = (walk.tenants[0].clone(), walk.tenants[1].clone());
-    instances(&walk, &many, 2000).await;
-    instances(&walk, &one, 1).await;
-    let limits = DispatchLimits {
-        batch: 200,
-        tenant_cap: 64,
-        host_cap: 64,
-    };
-    let orders = walk.dispatch_within(limits).await;
-    let counts = by_tenant(&orders);
-    assert_eq!(counts.get(one.as_str()), Some(&1), "{counts:?}");
-    assert_eq!(
-        counts.get(many.as_str()),
-        Some(&64),
-        "as many as it may: {counts:?}"
-    );
-    check_within(&walk.store, limits.tenant_cap.into(), "at the cap").await;
-}
-
-#[tokio::test]
-async fn tenants_at_their_caps_get_a_turn_for_each_that_ends() {
-    let mut walk = wide().await;
-    for tenant in walk.tenants.clone() {
-        instances(&walk, &tenant, 100).await;
-    }
-    let limits = DispatchLimits {
-        batch: 60,
-        tenant_cap: 16,
-        host_cap: 64,
-    };
-    let counts = by_tenant(&walk.dispatch_within(limits).await);
-    assert_eq!(counts.values().collect::<Vec<_>>(), [&16, &16, &16], "{counts:?}");
-    assert!(
-        walk.dispatch_within(limits).await.is_empty(),
-        "all are at their caps"
-    );
-    // Two of the first and five of the last end: so many follow of each, and none of the second.
-    let ending: Vec<OrderRow> = [("a", 2), ("c", 5)]
-        .into_iter()
-        .flat_map(|(tenant, n)| {
-            walk.out
-                .iter()
-                .filter(move |o| o.tenant.as_str() == tenant)
-                .take(n)
-        })
-        .cloned()
-        .collect();
-    for order in ending {
-        let done = report(&order, Some(OutcomeKind::Succeeded), false, None);
-        assert_eq!(walk.settle_one(order.job, &done).await, 1);
-    }
-    let counts = by_tenant(&walk.dispatch_within(limits).await);
-    assert_eq!(counts, BTreeMap::from([("a".to_owned(), 2), ("c".to_owned(), 5)]));
-    check_within(&walk.store, limits.tenant_cap.into(), "at the caps").await;
-}
-
-#[tokio::test]
-async fn what_waits_for_a_full_host_takes_no_turn() {
-    let mut walk = wide().await;
-    let tenant = walk.tenants[0].clone();
-    // A network lives on one host: all of these go there, and it may have eight orders out.
-    let limits = DispatchLimits {
-        batch: 40,
-        tenant_cap: 32,
-        host_cap: 8,
-    };
-    let first = make::instance(&tenant, "first", "image", "net0");
-    make::accepted(&walk.store, first).await;
-    assert_eq!(walk.dispatch_within(limits).await.len(), 1);
-    let home = walk.out.last().unwrap().host.clone();
-    let requests: Vec<_> = (0..300)
-        .map(|n| make::instance(&tenant, &format!("x{n}"), "image", "net0"))
-        .collect();
-    for answer in walk.store.accept_creates(requests).await.unwrap() {
-        answer.unwrap();
-    }
-    let other = walk.hosts.iter().find(|h| **h != home).unwrap().clone();
-    offer(&walk, &other, &[("side", "other")]).await;
-    let spec = json!({
-        "vcpus": 1, "memory_mib": 512, "image": "image", "interfaces": [{ "network": "net1" }],
-        "placement": { "host_labels": { "side": "other" } }
-    });
-    let elsewhere = make::accepted(&walk.store, make::create(&tenant, Kind::Instance, "y", &spec)).await;
-    let elsewhere = elsewhere.job.unwrap().id;
-    let mut rounds = 0;
-    let mut there = 1;
-    loop {
-        rounds += 1;
-        let orders = walk.dispatch_within(limits).await;
-        there += orders.iter().filter(|o| o.host == home).count();
-        assert!(there <= 8, "more orders out than the host may have");
-        if orders.iter().any(|o| o.job == elsewhere) {
-            break;
-        }
-        assert!(rounds < 3, "the one for another host is still not dispatched");
-    }
-    assert_eq!(there, 8);
-    check_within(&walk.store, limits.tenant_cap.into(), "a full host").await;
-}
-
 #[tokio::test]
 async fn a_ledger_that_knows_less_than_its_agent_answered_counts_as_a_new_one() {
     let mut walk = furnished().await;
     let tenant = walk.tenants[0].clone();
-    let hello = |ledger_id: &str, max_fence: i64| Hello {
+    let hello = |ledger_id: &str, max_fence: i64, answered: i64| Hello {
         ledger_id: ledger_id.to_owned(),
         epoch: 0,
         max_fence,
+        answered,
     };
     for host in walk.hosts.clone() {
-        walk.store.host_greet(&host, &hello("first", 0)).await.unwrap();
+        walk.store.host_greet(&host, &hello("first", 0, 0)).await.unwrap();
     }
     let id = instance(&walk, &tenant, "x").await;
     let order = order_of(&mut walk, id).await;
     let host = order.host.clone();
     // Out, and not answered: the agent may never have heard of it.
     let greeting = async |hello| walk.store.host_greet(&host, &hello).await.unwrap();
-    let Greeting::Epoch { epoch, behind: None } = greeting(hello("first", 0)).await else {
+    let Greeting::Epoch { epoch, behind: None } = greeting(hello("first", 0, 0)).await else {
         panic!("an order that is out")
     };
+    let earlier = hello("first", 0, 0);
     walk.settle(Luck::Good).await;
+    let answered = walk.store.host_answered(&host).await.unwrap();
+    assert_eq!(answered, order.fence);
     let known = |epoch, behind| Greeting::Epoch { epoch, behind };
     let greeting = async |hello| walk.store.host_greet(&host, &hello).await.unwrap();
-    assert_eq!(greeting(hello("first", order.fence)).await, known(epoch, None));
     assert_eq!(
-        greeting(hello("first", order.fence - 1)).await,
+        greeting(earlier).await,
+        known(epoch, None),
+        "it was said before the answer"
+    );
+    assert_eq!(
+        greeting(hello("first", order.fence, answered)).await,
+        known(epoch, None)
+    );
+    assert_eq!(
+        greeting(hello("first", order.fence - 1, answered)).await,
         known(epoch + 1, Some(order.fence))
     );
     // It is said once, and what was answered in an earlier epoch counts no more.
     assert_eq!(
-        greeting(hello("first", order.fence - 1)).await,
+        greeting(hello("first", order.fence - 1, answered)).await,
         known(epoch + 1, None)
     );
-    assert_eq!(greeting(hello("second", 0)).await, known(epoch + 2, None));
-    assert_eq!(greeting(hello("second", 0)).await, known(epoch + 2, None));
+    assert_eq!(
+        greeting(hello("second", 0, answered)).await,
+        known(epoch + 2, None)
+    );
+    assert_eq!(
+        greeting(hello("second", 0, answered)).await,
+        known(epoch + 2, None)
+    );
 }
 
 #[tokio::test]
@@ -580,6 +448,7 @@ async fn a_job_that_stands_still_says_for_what_though_nothing_is_written_of_it()
                 ledger_id: "ledger".to_owned(),
                 epoch: 0,
                 max_fence: 5000,
+                answered: 0,
             },
         )
         .await
@@ -614,7 +483,10 @@ async fn a_job_that_stands_still_says_for_what_though_nothing_is_written_of_it()
     .execute(walk.store.pool())
     .await
     .unwrap();
-    assert_eq!(waits(&walk).await, says("turn", "No worker has taken it up yet."));
+    assert_eq!(
+        waits(&walk).await,
+        says("turn", "It was sent out, and nothing was heard of it yet.")
+    );
 }
 
 #[tokio::test]
@@ -625,6 +497,7 @@ async fn a_database_that_was_set_back_dispatches_nothing_until_it_is_cleared() {
         ledger_id: "ledger".to_owned(),
         epoch,
         max_fence,
+        answered: 0,
     };
     let known = walk.store.host_greet(&host, &hello(1, 0)).await.unwrap();
     let Greeting::Epoch { epoch, behind: None } = known else {

@@ -80,6 +80,8 @@ pub struct Hello {
     pub epoch: i64,
     /// The highest fence that it ever accepted.
     pub max_fence: i64,
+    /// [`Store::host_answered`], read before the agent was asked.
+    pub answered: i64,
 }
 
 /// Since when an owner has a watch.
@@ -382,6 +384,14 @@ impl Store {
         Ok(())
     }
 
+    /// The highest fence of the host's epoch that its agent has answered with an end; 0 if there is none.
+    pub async fn host_answered(&self, host: &HostName) -> Result<i64, StoreError> {
+        let answered = sqlx::query_scalar!("SELECT answered_fence FROM hosts WHERE name = $1", host.as_str())
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(answered.unwrap_or(0))
+    }
+
     /// Answers an agent's hello: raises the epoch where the ledger is new. An epoch that the agent knows and we don't is taken over:
     /// it is ours of before the database was set back.
     ///
@@ -401,32 +411,29 @@ impl Store {
             tx.commit().await?;
             return Ok(Greeting::SetBack { seen, last });
         }
-        // A job that ended in this epoch did so by the agent's answer, unless an operator abandoned it; and answers wait for the ledger.
+        // An answer that is an end waits for the ledger; what a hello says doesn't.
         let row = sqlx::query!(
             r#"WITH known AS (
-                   SELECT greatest(h.max_fence, (
-                       SELECT max(j.fence) FROM resources r JOIN jobs j ON j.resource_id = r.id
-                       WHERE r.host = h.name AND j.host = h.name AND j.epoch = h.epoch AND j.ended_at IS NOT NULL
-                         AND NOT EXISTS (SELECT FROM abandoned a WHERE a.job_id = j.id))) AS fence,
-                          h.ledger_id
-                   FROM hosts h WHERE h.name = $1
+                   SELECT h.name, h.ledger_id IS NOT DISTINCT FROM $2 AS same, $3 < least($5, h.answered_fence) AS older, h.answered_fence
+                   FROM hosts h WHERE h.name = $1 FOR NO KEY UPDATE
                )
-               UPDATE hosts h SET epoch = CASE WHEN h.ledger_id IS DISTINCT FROM $2 OR $3 < k.fence THEN greatest(h.epoch, $4) + 1
-                                               ELSE greatest(h.epoch, $4) END,
+               UPDATE hosts h SET epoch = greatest(h.epoch, $4) + CASE WHEN k.same AND NOT k.older THEN 0 ELSE 1 END,
+                      answered_fence = CASE WHEN k.same AND NOT k.older THEN h.answered_fence ELSE 0 END,
                       ledger_id = $2, max_fence = $3
-               FROM known k WHERE h.name = $1
-               RETURNING h.epoch, k.fence AS "fence!", coalesce(k.ledger_id = $2 AND $3 < k.fence, false) AS "older!""#,
+               FROM known k WHERE h.name = k.name
+               RETURNING h.epoch, k.answered_fence AS "answered!", k.same AND k.older AS "older!""#,
             host.as_str(),
             hello.ledger_id,
             seen,
-            hello.epoch
+            hello.epoch,
+            hello.answered
         )
         .fetch_one(&mut *tx)
         .await?;
         tx.commit().await?;
         Ok(Greeting::Epoch {
             epoch: row.epoch,
-            behind: row.older.then_some(row.fence),
+            behind: row.older.then_some(row.answered),
         })
     }
 

@@ -10,7 +10,7 @@ use sqlx::{Postgres, Transaction};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// A worker says within so many seconds that it took an order up, where the order takes that long at all.
+/// A worker says within so many seconds how far an order is, where it takes that long at all.
 const UNTAKEN_AFTER: f64 = 5.0;
 
 /// What a list of jobs is narrowed to.
@@ -51,7 +51,7 @@ impl Store {
         rows.into_iter().map(JobRow::try_from).collect()
     }
 
-    /// Says of open jobs that nothing is written of what they wait for all the same: for their host, which can't be reached; for a worker;
+    /// Says of open jobs that nothing is written of what they wait for all the same: for their host, which can't be reached; for a worker's first word;
     /// for an operator, after the database was set back.
     pub async fn job_stalls(&self, rows: &mut [JobRow]) -> Result<(), StoreError> {
         let quiet = |row: &&mut JobRow| {
@@ -87,7 +87,9 @@ impl Store {
                     "Its host can't be reached at the moment; it goes on once it can.",
                     of.seen_at.unwrap_or(at),
                 ),
-                Some(at) if of.late && untaken => ("turn", "No worker has taken it up yet.", at),
+                Some(at) if of.late && untaken => {
+                    ("turn", "It was sent out, and nothing was heard of it yet.", at)
+                }
                 None | Some(_) => continue,
             };
             row.waiting = Some(Waiting {

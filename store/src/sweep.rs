@@ -141,8 +141,8 @@ impl Store {
         Ok(())
     }
 
-    /// Makes due what passed its deadline going forward, and marks what a host has for undo. Delete and repair have none. What no host
-    /// has and is looked at by itself within a second is left alone.
+    /// Makes due what passed its deadline going forward, and marks it for undo, which needs no turn: what no host has ends at once.
+    /// Delete and repair have none.
     pub async fn deadlines_pass(&self, from: Place, limit: i64) -> Result<Woken, StoreError> {
         // The mode within the CASE: beside the other condition it would let the planner read all of a partial index for each row.
         let done = sqlx::query!(
@@ -153,14 +153,12 @@ impl Store {
                ), l AS (
                    SELECT j.id FROM page p JOIN jobs j ON j.id = p.id
                    WHERE j.ended_at IS NULL AND j.action NOT IN ('delete', 'repair')
-                     AND CASE WHEN j.host IS NOT NULL THEN j.mode = 'forward'
-                         ELSE j.due IS NULL OR j.due > now() + interval '1 second' END
+                     AND CASE WHEN j.mode = 'forward' THEN true ELSE false END
                    FOR NO KEY UPDATE OF j SKIP LOCKED
                ), woken AS (
                    UPDATE jobs j SET due = now(), state = CASE WHEN j.state = 'blocked' THEN 'queued' ELSE j.state END,
-                          mode = CASE WHEN j.host IS NULL THEN j.mode ELSE 'undo' END,
-                          verdict = CASE WHEN j.host IS NULL THEN j.verdict
-                                         WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE 'deadline' END
+                          mode = 'undo',
+                          verdict = CASE WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE 'deadline' END
                    FROM l WHERE j.id = l.id RETURNING j.id
                )
                SELECT (SELECT count(*) FROM woken) AS "woken!", (SELECT count(*) FROM page) AS "seen!", last.deadline_at AS "at?",

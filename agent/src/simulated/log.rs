@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// The file is compacted when it is larger than this, and than four times its last snapshot.
@@ -109,6 +109,7 @@ impl EffectsLog {
             // A part of it may be there: the next would stand behind a broken frame.
             self.file
                 .set_len(self.length)
+                .and_then(|()| self.file.seek(SeekFrom::Start(self.length)))
                 .map_err(|source| self.failed("cutting", source))?;
             return Err(self.failed("writing", source));
         }

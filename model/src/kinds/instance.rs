@@ -330,11 +330,12 @@ impl KindDef for Instance {
         }
     }
 
-    fn as_seen(applied: InstanceSpec, observed: &Value) -> InstanceSpec {
-        let power = match observed.get("power").and_then(Value::as_str) {
-            Some("on") => Power::On,
-            Some("off" | "crashed") => Power::Off,
-            Some(_) | None => applied.power,
+    fn as_seen(action: job::Action, applied: InstanceSpec, observed: &Value) -> InstanceSpec {
+        let seen = observed.get("power").and_then(Value::as_str);
+        let power = match (action, seen) {
+            (job::Action::Start, Some("off" | "crashed")) => Power::Off,
+            (job::Action::Stop, Some("on")) => Power::On,
+            (_, Some(_) | None) => applied.power,
         };
         InstanceSpec { power, ..applied }
     }

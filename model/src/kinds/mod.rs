@@ -208,9 +208,9 @@ pub trait KindDef: 'static + Send + Sync {
     fn venue(action: Action) -> Venue;
     /// The spec after an action that isn't an update: start and stop set `power`.
     fn apply_action(spec: &mut Self::Spec, action: Action);
-    /// The applied spec with what its host last saw of it instead, where that can be otherwise: what start and stop are planned against,
-    /// so that a guest which ended by itself is started.
-    fn as_seen(applied: Self::Spec, _observed: &Value) -> Self::Spec {
+    /// What a start or a stop is planned against: the applied spec, or, where its host last saw it otherwise than the action makes it, that:
+    /// a guest which ended by itself is started. Never less is done than by what is applied: what the host wants of it is not seen.
+    fn as_seen(_action: Action, applied: Self::Spec, _observed: &Value) -> Self::Spec {
         applied
     }
     /// The steps. Empty where nothing is to do. Pure.
@@ -380,7 +380,7 @@ impl<K: KindDef> KindOps for Typed<K> {
         let (Some(applied), Some(seen)) = (applied, seen) else {
             return Ok(applied.cloned());
         };
-        write::<K>(&K::as_seen(read::<K>(applied)?, seen)).map(Some)
+        write::<K>(&K::as_seen(action, read::<K>(applied)?, seen)).map(Some)
     }
     fn plan(&self, action: Action, resolved: &Resolved) -> Result<Vec<Step>, PlanError> {
         K::plan(action, resolved)

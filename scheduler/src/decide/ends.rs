@@ -15,7 +15,9 @@ pub(super) fn too_late(job: &DueJob) -> JobError {
     let waited = job
         .waiting
         .as_ref()
-        .map_or_else(String::new, |w| format!(" It waited: {}", w.detail));
+        .map(|w| w.detail.as_str())
+        .or_else(|| (job.attempt == 0).then_some("Other jobs came first."))
+        .map_or_else(String::new, |why| format!(" It waited: {why}"));
     JobError {
         retryable: true,
         ..JobError::new(
@@ -94,6 +96,7 @@ fn end(job: &DueJob, state: JobState, effect: Effect) -> End {
         host: job.host.clone(),
         held_slot: job.holds_slot,
         order_out: job.order_out,
+        answered: None,
         created_at: job.created_at,
         networks: Vec::new(),
         effect,

@@ -15,26 +15,28 @@ impl Store {
     /// Locks and reads a batch of due jobs, in turn among tenants; none where nothing is due, or while the database is known to be
     /// set back.
     ///
-    /// Every tenant with something due has the same share of a batch. What holds a slot, or is to be taken back, needs no turn and
+    /// Every tenant with something due has the same share of a batch, and they take turns within it: where a host has room for few
+    /// orders, who has fewest jobs running comes first. What holds a slot, or is to be taken back, needs no turn and
     /// no room below the tenant's cap; what goes forward to a host that has as many orders out as it may isn't taken: it would only
     /// stand in the way of the tenant's others.
     pub async fn dispatch_begin(&self, limits: DispatchLimits) -> Result<Option<DispatchTx>, StoreError> {
         let mut tx = self.pool.begin().await?;
         // Locked first and read after, in a statement with a snapshot of its own: an end that committed in between is seen.
-        let ids = sqlx::query_scalar!(
+        let mut taken = sqlx::query!(
             r#"WITH t AS (
-                   SELECT t.id, greatest($2 - t.running, 0)::bigint AS free FROM tenants t
+                   SELECT t.id, t.running, greatest($2 - t.running, 0)::bigint AS free FROM tenants t
                    WHERE (SELECT true FROM set_backs LIMIT 1) IS NULL
                      AND (SELECT true FROM jobs j WHERE j.tenant = t.id AND j.due <= now() LIMIT 1)
                ), share AS (
                    SELECT greatest($1 / greatest(count(*), 1), 1) AS n FROM t
                ), due AS MATERIALIZED (
-                   SELECT j.id FROM t CROSS JOIN share CROSS JOIN LATERAL (
-                       (SELECT j.id, j.due FROM jobs j WHERE j.tenant = t.id AND j.due <= now()
+                   SELECT j.id, j.turn FROM t CROSS JOIN share CROSS JOIN LATERAL (
+                       (SELECT j.id, j.due, 0::bigint AS turn FROM jobs j WHERE j.tenant = t.id AND j.due <= now()
                           AND (j.holds_slot OR j.mode = 'undo' OR j.state = 'undoing' OR j.cancel_requested_at IS NOT NULL)
                         ORDER BY j.due LIMIT share.n)
                        UNION ALL
-                       (SELECT j.id, j.due FROM jobs j WHERE j.tenant = t.id AND j.due <= now()
+                       (SELECT j.id, j.due, t.running + row_number() OVER (ORDER BY j.due, j.seq) AS turn FROM jobs j
+                        WHERE j.tenant = t.id AND j.due <= now()
                           AND NOT (j.holds_slot OR j.mode = 'undo' OR j.state = 'undoing' OR j.cancel_requested_at IS NOT NULL)
                           AND (SELECT true FROM resources r JOIN hosts h ON h.name = r.host
                                WHERE r.id = j.resource_id AND h.orders_out >= $3 LIMIT 1) IS NULL
@@ -43,9 +45,9 @@ impl Store {
                                 JOIN hosts h ON h.name = n.host
                                 WHERE f.from_id = j.resource_id AND h.orders_out >= $3 LIMIT 1) IS NULL)
                         ORDER BY j.due, j.seq LIMIT least(share.n, t.free))
-                   ) j ORDER BY j.due LIMIT $1
+                   ) j ORDER BY j.turn, j.due LIMIT $1
                )
-               SELECT j.id FROM due JOIN jobs j ON j.id = due.id JOIN resources r ON r.id = j.resource_id
+               SELECT j.id, due.turn AS "turn!" FROM due JOIN jobs j ON j.id = due.id JOIN resources r ON r.id = j.resource_id
                WHERE j.due <= now()
                FOR NO KEY UPDATE OF j, r SKIP LOCKED"#,
             limits.batch,
@@ -54,6 +56,8 @@ impl Store {
         )
         .fetch_all(&mut *tx)
         .await?;
+        taken.sort_by_key(|r| r.turn);
+        let ids: Vec<Uuid> = taken.into_iter().map(|r| r.id).collect();
         if ids.is_empty() {
             return Ok(None);
         }
@@ -70,7 +74,7 @@ impl Store {
                       now() AS "now!"
                FROM jobs j JOIN resources r ON r.id = j.resource_id LEFT JOIN network_homes h ON h.network_id = r.id
                     LEFT JOIN reservations v ON v.resource_id = r.id AND v.host = r.host
-               WHERE j.id = ANY($1) ORDER BY j.due, j.seq"#,
+               WHERE j.id = ANY($1) ORDER BY array_position($1, j.id)"#,
             &ids
         )
         .fetch_all(&mut *tx)

@@ -220,6 +220,7 @@ fn end(job: &OpenJob) -> End {
         host: job.host.clone(),
         held_slot: job.holds_slot,
         order_out: job.order_out,
+        answered: None,
         created_at: job.created_at,
         networks: Vec::new(),
         effect: Effect::LeftBehind { reason },

@@ -54,6 +54,8 @@ pub struct OpenJob {
     pub excluded: BTreeMap<HostName, Exclusion>,
     /// Whether it counts as running.
     pub holds_slot: bool,
+    /// Of its host, when its newest order was made.
+    pub epoch: Option<i64>,
     /// Whether an order of it is out.
     pub order_out: bool,
     /// As shown.
@@ -155,7 +157,7 @@ impl Store {
         .fetch_one(&mut *tx)
         .await?;
         let rows = sqlx::query!(
-            r#"SELECT j.id, j.tenant, j.kind, j.action, j.resource_id, j.generation, j.spec, r.applied, j.state, j.fence, j.host, j.mode,
+            r#"SELECT j.id, j.tenant, j.kind, j.action, j.resource_id, j.generation, j.spec, r.applied, j.state, j.fence, j.epoch, j.host, j.mode,
                       j.verdict, j.error, j.failures, j.excluded, j.holds_slot, j.dispatched_at IS NOT NULL AS "order_out!", j.steps, j.waiting,
                       j.cancel_requested_at, j.created_at
                FROM jobs j JOIN resources r ON r.id = j.resource_id
@@ -189,6 +191,7 @@ impl Store {
                     failures: r.failures,
                     excluded: json("jobs", r.excluded)?,
                     holds_slot: r.holds_slot,
+                    epoch: r.epoch,
                     order_out: r.order_out,
                     steps: json("jobs", r.steps)?,
                     waiting: r.waiting.map(|w| json("jobs", w)).transpose()?,

@@ -17,6 +17,8 @@ use uuid::Uuid;
 pub(super) struct Books {
     slots: BTreeMap<String, i32>,
     orders: BTreeMap<String, i32>,
+    /// Epoch and fence of the last answer, by host.
+    answered: BTreeMap<String, (i64, i64)>,
     leaving: Vec<Uuid>,
     kept: BTreeMap<Uuid, Kept>,
     facts: BTreeMap<Uuid, Value>,
@@ -64,6 +66,10 @@ impl Books {
             && let Some(host) = &end.host
         {
             self.order(host.as_str());
+            if let Some((fence, epoch)) = end.answered {
+                let last = self.answered.entry(host.to_string()).or_default();
+                *last = (*last).max((epoch, fence));
+            }
         }
         match &end.effect {
             Effect::Applied { reserve, .. } | Effect::NotChanged { reserve, .. } => {
@@ -97,7 +103,7 @@ impl Books {
         drop_reservations(tx, &self.leaving, &mut freed).await?;
         drop_copies(tx, &left, &mut freed).await?;
         rereserve(tx, &changed, &mut freed).await?;
-        give_hosts_back(tx, &self.orders, &freed).await?;
+        give_hosts_back(tx, &self.orders, &self.answered, &freed).await?;
         Ok(moved)
     }
 }
@@ -345,6 +351,7 @@ async fn rereserve(
 async fn give_hosts_back(
     tx: &mut Transaction<'_, Postgres>,
     orders: &BTreeMap<String, i32>,
+    answered: &BTreeMap<String, (i64, i64)>,
     freed: &Freed,
 ) -> Result<(), StoreError> {
     let names: BTreeSet<&String> = orders.keys().chain(freed.keys()).collect();
@@ -359,23 +366,31 @@ async fn give_hosts_back(
         .iter()
         .map(|n| orders.get(*n).copied().unwrap_or(0))
         .collect();
+    let answers = names
+        .iter()
+        .map(|n| answered.get(*n).copied().unwrap_or_default());
+    let (epochs, fences): (Vec<i64>, Vec<i64>) = answers.unzip();
     let names: Vec<String> = names.into_iter().cloned().collect();
     sqlx::query!(
         // What turned out larger than was reserved is there already: it is judged so, and kept in mind while the host has it.
         "UPDATE hosts h SET used_vcpus = h.used_vcpus - q.vcpus, used_memory_mib = h.used_memory_mib - q.memory_mib,
                 used_disk_gib = h.used_disk_gib - q.disk_gib, orders_out = h.orders_out - q.out,
+                answered_fence = CASE WHEN q.epoch = h.epoch THEN greatest(h.answered_fence, q.fence) ELSE h.answered_fence END,
                 over_vcpus = CASE WHEN q.vcpus < 0 THEN greatest(h.over_vcpus, h.used_vcpus - q.vcpus - h.vcpus) ELSE h.over_vcpus END,
                 over_memory_mib = CASE WHEN q.memory_mib < 0 THEN greatest(h.over_memory_mib, h.used_memory_mib - q.memory_mib - h.memory_mib)
                                        ELSE h.over_memory_mib END,
                 over_disk_gib = CASE WHEN q.disk_gib < 0 THEN greatest(h.over_disk_gib, h.used_disk_gib - q.disk_gib - h.disk_gib)
                                      ELSE h.over_disk_gib END
-         FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int8[], $5::int4[]) AS q(name, vcpus, memory_mib, disk_gib, out)
+         FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int8[], $5::int4[], $6::int8[], $7::int8[])
+              AS q(name, vcpus, memory_mib, disk_gib, out, epoch, fence)
          WHERE h.name = q.name",
         &names,
         &vcpus,
         &memory,
         &disk,
-        &out
+        &out,
+        &epochs,
+        &fences
     )
     .execute(&mut **tx)
     .await?;

@@ -38,6 +38,8 @@ pub struct End {
     pub held_slot: bool,
     /// Whether an order of it was out.
     pub order_out: bool,
+    /// The fence and epoch of the order that its host's agent answered with this end, if that was it.
+    pub answered: Option<(i64, i64)>,
     /// When the job was accepted.
     pub created_at: DateTime<Utc>,
     /// What became known of networks on the host: `{namespace}`, for operators.

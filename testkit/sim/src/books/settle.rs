@@ -34,6 +34,7 @@ impl Books {
             failures: job.failures,
             excluded: job.excluded.clone(),
             holds_slot: job.holds_slot,
+            epoch: None,
             order_out: job.dispatched_at.is_some(),
             steps: job.steps.clone(),
             waiting: job.waiting.clone(),

@@ -1,7 +1,7 @@
 //! What the sweep looks for, what placement reads, and what hosts are told.
 
 use super::{Books, Job};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, JobId, ResourceId};
 use rhyzome_model::job::{Action, JobState, Mode, Verdict};
 use rhyzome_model::kinds::Kind;
@@ -49,20 +49,14 @@ impl Books {
         }
     }
 
-    /// Makes due what passed its deadline going forward, and marks what a host has for undo.
+    /// Makes due what passed its deadline going forward, and marks it for undo.
     pub fn deadlines_pass(&mut self, now: DateTime<Utc>) {
         let late = |j: &&Job| {
-            let on_host = if j.host.is_some() {
-                j.mode == Mode::Forward
-            } else {
-                j.due.is_none_or(|due| due > now + TimeDelta::seconds(1))
-            };
             j.ended_at.is_none()
                 && j.mode == Mode::Forward
                 && j.deadline_at.is_some_and(|d| d < now)
                 && !matches!(j.action, Action::Delete | Action::Repair)
                 && !self.locked.contains(&j.resource)
-                && on_host
         };
         let ids: Vec<JobId> = self.jobs.values().filter(late).map(|j| j.id).collect();
         for id in ids {
@@ -73,14 +67,12 @@ impl Books {
                 continue;
             };
             job.due = Some(now);
-            if job.host.is_some() {
-                job.mode = Mode::Undo;
-                job.verdict = Some(if job.cancel_requested_at.is_some() {
-                    Verdict::Cancelled
-                } else {
-                    Verdict::Deadline
-                });
-            }
+            job.mode = Mode::Undo;
+            job.verdict = Some(if job.cancel_requested_at.is_some() {
+                Verdict::Cancelled
+            } else {
+                Verdict::Deadline
+            });
             self.changed = true;
         }
     }
