@@ -106,16 +106,18 @@ impl EffectsLog {
         self.buffer.clear();
         frame::push(&mut self.buffer, self.sequence + 1, &payload);
         if let Err(source) = self.file.write_all(&self.buffer) {
-            // A part of it may be there: the next would stand behind a broken frame.
-            self.file
-                .set_len(self.length)
-                .and_then(|()| self.file.seek(SeekFrom::Start(self.length)))
-                .map_err(|source| self.failed("cutting", source))?;
+            self.cut().map_err(|source| self.failed("cutting", source))?;
             return Err(self.failed("writing", source));
         }
         self.sequence += 1;
         self.length += self.buffer.len() as u64;
         Ok(())
+    }
+
+    /// Takes away what may be there of an effect that wasn't written whole: the next would stand behind a broken frame, or behind a hole.
+    fn cut(&mut self) -> std::io::Result<()> {
+        self.file.set_len(self.length)?;
+        self.file.seek(SeekFrom::Start(self.length)).map(|_| ())
     }
 
     fn failed(&self, doing: &'static str, source: std::io::Error) -> EffectsError {
@@ -251,6 +253,24 @@ mod tests {
             let wanted = after.iter().rev().find(|(length, _)| *length <= cut).unwrap();
             assert_eq!(replay(&path, &bytes[..cut]).unwrap(), wanted.1, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn what_comes_after_a_write_that_failed_stands_where_that_began() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, mut worlds) = EffectsLog::open(dir.path()).unwrap();
+        for _ in 0..3 {
+            // As much of it as the disk had room for.
+            log.file.write_all(b"a part of a frame").unwrap();
+            log.cut().unwrap();
+            let (job, action) = (JobId::new(), image());
+            log.made(&hosts()[0], job, &action).unwrap();
+            worlds.entry(hosts()[0].clone()).or_default().apply(job, &action);
+        }
+        let bytes = std::fs::read(dir.path().join("effects")).unwrap();
+        assert_eq!(bytes.len() as u64, log.length);
+        drop(log);
+        assert_eq!(EffectsLog::open(dir.path()).unwrap().1, worlds);
     }
 
     #[test]
