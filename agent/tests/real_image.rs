@@ -116,7 +116,8 @@ async fn files_that_are_not_what_they_should_be_are_refused_for_good() {
             "--object",
             "secret,id=s,data=x",
             "-o",
-            "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
+            // LUKS would time the processor first, and fails now and then at that.
+            "encrypt.format=aes,encrypt.key-secret=s",
             "secret.qcow2",
             "1M",
         ],

@@ -30,6 +30,7 @@ fn object(kind: ObjectKind, n: u128, claims: &[u128]) -> HeldObject {
         kind,
         id: id(n),
         claims: claims.iter().map(|c| id(*c)).collect(),
+        runs: kind == ObjectKind::Instance,
     }
 }
 
@@ -38,6 +39,7 @@ fn resource(kind: Kind, host: Option<&str>, refs: &[(u128, Kind)]) -> KnownResou
         kind,
         host: host.map(HostName::from),
         applied: true,
+        off: false,
         fence: Fence(5),
         refs: refs.iter().map(|(to, kind)| (id(*to), *kind)).collect(),
     }
@@ -128,6 +130,9 @@ const DIFFERENCES: &[(&str, Check, u128, Change)] = &[
     }),
     ("the guest is missing", Check::ObjectMissing, ONE, |c| {
         c.objects().retain(|o| o.kind != ObjectKind::Instance);
+    }),
+    ("it runs, though it was turned off", Check::GuestRuns, ONE, |c| {
+        c.one().off = true;
     }),
     ("its network is missing", Check::ObjectMissing, ONE, |c| {
         c.objects().retain(|o| o.kind != ObjectKind::Network);
@@ -269,6 +274,7 @@ fn an_inventory_that_is_not_understood_is_no_inventory() {
                 kind: kind.to_owned(),
                 id: id.to_owned(),
                 claims: Vec::new(),
+                state: String::new(),
             }],
             ..RawInventory::default()
         };

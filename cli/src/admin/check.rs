@@ -121,6 +121,7 @@ async fn ask(store: &Store, identity: &Identity, host: &HostRow) -> Result<HostI
                 kind: o.kind,
                 id: o.id,
                 claims: o.claims,
+                state: o.state,
             })
             .collect(),
         resources: reply

@@ -85,6 +85,7 @@ impl<'a> OneHost<'a> {
                 && self.known.is_still(*id, self.inventory.asked_at)
             {
                 self.missing(*id, resource, found);
+                self.runs(*id, resource, found);
             }
         }
     }
@@ -155,6 +156,18 @@ impl<'a> OneHost<'a> {
                     found.push(self.says(absent.claim(), &ids, text));
                 }
             }
+        }
+    }
+
+    /// One that isn't running though it should may have ended by itself; what runs though it was turned off never does by itself.
+    fn runs(&self, id: ResourceId, resource: &KnownResource, found: &mut Vec<Violation>) {
+        let mut objects = self.inventory.objects.iter();
+        if resource.off && objects.any(|o| o.kind == ObjectKind::Instance && o.id == id && o.runs) {
+            let text = format!(
+                "on host {} the {} {id} runs, which was turned off",
+                self.inventory.host, resource.kind
+            );
+            found.push(self.says(Check::GuestRuns, &[id], text));
         }
     }
 

@@ -44,6 +44,8 @@ pub struct HeldObject {
     pub id: ResourceId,
     /// Claiming resources, of a shared object.
     pub claims: BTreeSet<ResourceId>,
+    /// A guest that runs.
+    pub runs: bool,
 }
 
 /// A job that a ledger has not finished.
@@ -73,6 +75,9 @@ pub struct RawObject {
     pub id: String,
     /// UUID texts.
     pub claims: Vec<String>,
+    /// `running`, `stopped`, `crashed`, `unknown` of an instance.
+    #[serde(default)]
+    pub state: String,
 }
 
 /// See [`RawInventory`].
@@ -115,6 +120,7 @@ impl RawInventory {
                 kind: ObjectKind::parse(&o.kind).ok_or_else(|| InventoryError::Kind(o.kind.clone()))?,
                 id: id(&o.id)?,
                 claims: o.claims.iter().map(|c| id(c)).collect::<Result<_, _>>()?,
+                runs: o.state == "running",
             })
         };
         Ok(HostInventory {
@@ -160,6 +166,8 @@ pub struct KnownResource {
     pub host: Option<HostName>,
     /// It was made.
     pub applied: bool,
+    /// It was turned off, as applied.
+    pub off: bool,
     /// Of its newest order.
     pub fence: Fence,
     /// What it refers to.

@@ -73,6 +73,8 @@ text_enum! {
         ObjectElsewhere = "object_elsewhere",
         /// What is applied is on its host.
         ObjectMissing = "object_missing",
+        /// What was turned off doesn't run.
+        GuestRuns = "guest_runs",
         /// A shared object is claimed by who needs it, and by nobody else.
         ClaimStray = "claim_stray",
         /// A create that failed or was cancelled left nothing.
@@ -102,6 +104,7 @@ impl Check {
             Self::ObjectOrphan
             | Self::ObjectElsewhere
             | Self::ObjectMissing
+            | Self::GuestRuns
             | Self::ClaimStray
             | Self::LeftAfterEnd
             | Self::LedgerUnfinished
@@ -163,6 +166,7 @@ impl Check {
             | Self::ObjectOrphan
             | Self::ObjectElsewhere
             | Self::ObjectMissing
+            | Self::GuestRuns
             | Self::ClaimStray => Invariant::AGREEMENT,
             Self::ReservedSum
             | Self::OrdersOut
@@ -239,6 +243,7 @@ impl Check {
                 "Remove it on the host by its id, when the check has found it twice."
             }
             Self::ObjectMissing => "Delete the resource and make it anew.",
+            Self::GuestRuns => "Stop it again: that is done whatever is applied.",
             Self::LedgerUnfinished => {
                 "Look at the agent's log for the job; restart the agent if it still works on it."
             }

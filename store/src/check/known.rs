@@ -117,9 +117,12 @@ pub(super) async fn read(tx: &mut Tx, inventories: &[HostInventory]) -> Result<K
 
 async fn resources(tx: &mut Tx) -> Result<BTreeMap<ResourceId, KnownResource>, StoreError> {
     let mut resources = BTreeMap::new();
-    for r in sqlx::query!(r#"SELECT id, kind, host, applied IS NOT NULL AS "applied!", fence FROM resources"#)
-        .fetch_all(&mut **tx)
-        .await?
+    for r in sqlx::query!(
+        r#"SELECT id, kind, host, applied IS NOT NULL AS "applied!", fence,
+                  coalesce(applied ->> 'power' = 'off', false) AS "off!" FROM resources"#
+    )
+    .fetch_all(&mut **tx)
+    .await?
     {
         resources.insert(
             ResourceId(r.id),
@@ -127,6 +130,7 @@ async fn resources(tx: &mut Tx) -> Result<BTreeMap<ResourceId, KnownResource>, S
                 kind: parse("resources", &r.kind, Kind::parse)?,
                 host: r.host.map(HostName),
                 applied: r.applied,
+                off: r.off,
                 fence: Fence(r.fence),
                 refs: BTreeMap::new(),
             },
