@@ -43,6 +43,15 @@ impl StepError {
         }
     }
 
+    /// Of an instance that its host doesn't have.
+    pub fn not_defined() -> Self {
+        Self::new(
+            ErrorClass::Permanent,
+            "NOT_DEFINED",
+            "the instance is not on the host",
+        )
+    }
+
     /// Of an image that a host doesn't get though another has it: its bytes are known to be good, so the fault is this host's, or lies
     /// between it and the source.
     #[must_use]

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use rhyzome_model::problem::FieldError;
-use rhyzome_model::quota::{Dimension, Exceeded};
+use rhyzome_model::quota::Exceeded;
 use rhyzome_store::StoreError;
 use serde::Serialize;
 
@@ -164,33 +164,9 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "<[Conflict]>::is_empty")]
     conflicts: &'a [Conflict],
     #[serde(flatten)]
-    quota: Option<QuotaMembers>,
+    quota: Option<&'a Exceeded>,
     retryable: bool,
     request_id: &'a str,
-}
-
-/// Members of `QUOTA_EXCEEDED`: the first limit that would be passed.
-#[derive(Debug, Serialize)]
-struct QuotaMembers {
-    /// Of what: `vcpus`.
-    quota: Dimension,
-    /// What the tenant may have.
-    limit: i64,
-    /// What it has.
-    used: i64,
-    /// What the request would add.
-    asked: i64,
-}
-
-impl From<Exceeded> for QuotaMembers {
-    fn from(over: Exceeded) -> Self {
-        Self {
-            quota: over.dimension,
-            limit: over.limit,
-            used: over.used,
-            asked: over.asked,
-        }
-    }
 }
 
 impl Problem {
@@ -315,7 +291,7 @@ impl Problem {
             code: self.code.as_str(),
             errors: &self.errors,
             conflicts: &self.conflicts,
-            quota: self.quota.as_deref().copied().map(QuotaMembers::from),
+            quota: self.quota.as_deref(),
             retryable: self.code.retryable(),
             request_id,
         };

@@ -130,10 +130,11 @@ impl Amounts {
 /// What a tenant may have at most; what isn't named isn't limited.
 pub type Limits = BTreeMap<Dimension, i64>;
 
-/// A limit that a request would pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A limit that a request would pass; its fields are the members of the problem `QUOTA_EXCEEDED`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Exceeded {
     /// Of what.
+    #[serde(rename = "quota")]
     pub dimension: Dimension,
     /// What the tenant may have.
     pub limit: i64,

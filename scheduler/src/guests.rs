@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 const GATHER: Duration = Duration::from_millis(500);
 /// Guests that one statement writes.
 const MOST: usize = 500;
+
 /// What was heard and isn't written yet. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Guests(Arc<Inner>);

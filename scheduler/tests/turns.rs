@@ -5,7 +5,7 @@
 mod support;
 
 use rhyzome_model::ids::{HostName, JobId, TenantId};
-use rhyzome_model::job::JobState;
+use rhyzome_model::job::{Action, JobState};
 use rhyzome_model::kinds::Kind;
 use rhyzome_proto::event::OutcomeKind;
 use rhyzome_store::dispatch::{DispatchLimits, OrderRow};
@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use support::agent::report;
 use support::checks::check_within;
 use support::common::make;
-use support::furnished::{furnish, furnished, instance, job, offer};
-use support::walk::Walk;
+use support::furnished::{furnish, furnished, instance, job, offer, resource};
+use support::walk::{LIMITS, Walk};
 
 async fn number(walk: &Walk, query: &'static str) -> i64 {
     make::count(&walk.store, query).await
@@ -262,4 +262,27 @@ async fn what_is_too_late_needs_no_turn_to_end() {
         )
     );
     check_within(&walk.store, limits.tenant_cap.into(), "too late").await;
+}
+
+#[tokio::test]
+async fn what_is_too_late_says_what_it_stood_behind() {
+    let mut walk = furnished().await;
+    let tenant = walk.tenants[0].clone();
+    let create = instance(&walk, &tenant, "first").await;
+    assert_eq!(walk.dispatch_within(LIMITS).await.len(), 1);
+    let before = resource(&walk, job(&walk, create).await.resource_id).await;
+    let stop = make::change(&before, Action::Stop, before.spec.clone());
+    walk.store.accept_change(&stop).await.unwrap().unwrap();
+    sqlx::query("UPDATE jobs SET deadline_at = now() WHERE id = $1")
+        .bind(stop.job.0)
+        .execute(walk.store.pool())
+        .await
+        .unwrap();
+    walk.store.deadlines_pass(Place::START, 10).await.unwrap();
+    assert!(walk.dispatch_within(LIMITS).await.is_empty());
+    let error = job(&walk, stop.job).await.error.unwrap();
+    assert_eq!(
+        error.detail,
+        "It was not done before its deadline. It waited: It comes after an earlier job on the same resource."
+    );
 }

@@ -7,6 +7,7 @@ use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_model::kinds::Demand;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sqlx::{Postgres, Transaction};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A hypervisor host.
@@ -354,10 +355,9 @@ impl Store {
 
     /// Gives every watch back: of a stack whose schedulers have all ended, so that no host seems watched that isn't.
     pub async fn watch_release_all(&self) -> Result<(), StoreError> {
-        sqlx::query!("UPDATE hosts SET watch_owner = NULL, watch_until = NULL, watch_up = false WHERE watch_owner IS NOT NULL")
-            .execute(&self.pool)
-            .await?;
-        Ok(())
+        let mut tx = self.pool.begin().await?;
+        watch_anew(&mut tx).await?;
+        Ok(tx.commit().await?)
     }
 
     /// Gives every watch of an owner back: it stops.
@@ -486,4 +486,15 @@ pub enum Watch {
     Up,
     /// It isn't.
     Down,
+}
+
+/// No watch is held any more: each host is greeted again before anything goes to it.
+pub(crate) async fn watch_anew(tx: &mut Transaction<'_, Postgres>) -> Result<(), StoreError> {
+    sqlx::query!(
+        "WITH l AS (SELECT name FROM hosts ORDER BY name FOR NO KEY UPDATE)
+         UPDATE hosts h SET watch_owner = NULL, watch_until = NULL, watch_up = false FROM l WHERE l.name = h.name"
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }

@@ -51,8 +51,8 @@ impl Store {
         rows.into_iter().map(JobRow::try_from).collect()
     }
 
-    /// Says of open jobs that nothing is written of what they wait for all the same: for their host, which can't be reached; for a worker's first word;
-    /// for an operator, after the database was set back.
+    /// Says of open jobs that nothing is written of what they wait for all the same: for their host, which can't be reached; for a
+    /// worker's first word; for an operator, after the database was set back.
     pub async fn job_stalls(&self, rows: &mut [JobRow]) -> Result<(), StoreError> {
         let quiet = |row: &&mut JobRow| {
             !row.state.is_done() && row.state != JobState::Blocked && row.waiting.is_none()

@@ -191,22 +191,7 @@ impl Store {
 
     /// Resources that refer to this one and aren't being deleted.
     pub async fn dependants_of(&self, id: ResourceId) -> Result<Vec<Neighbour>, StoreError> {
-        let rows = sqlx::query!(
-            "SELECT DISTINCT r.id, r.kind, r.name FROM resource_refs f JOIN resources r ON r.id = f.from_id
-             WHERE f.to_id = $1 AND NOT r.deleting ORDER BY r.name LIMIT 20",
-            id.0
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        rows.into_iter()
-            .map(|r| {
-                Ok(Neighbour {
-                    kind: crate::rows::parse("resources", &r.kind, Kind::parse)?,
-                    id: ResourceId(r.id),
-                    name: r.name,
-                })
-            })
-            .collect()
+        dependants(&self.pool, id).await
     }
 
     /// The hosts that networks live on, with what those said of them (`namespace`), by network; for operators.
@@ -270,4 +255,27 @@ where
     .fetch_all(on)
     .await?;
     rows.into_iter().map(ResourceRow::try_from).collect()
+}
+
+/// See [`Store::dependants_of`].
+pub(crate) async fn dependants(
+    executor: impl sqlx::PgExecutor<'_>,
+    id: ResourceId,
+) -> Result<Vec<Neighbour>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT DISTINCT r.id, r.kind, r.name FROM resource_refs f JOIN resources r ON r.id = f.from_id
+             WHERE f.to_id = $1 AND NOT r.deleting ORDER BY r.name LIMIT 20",
+        id.0
+    )
+    .fetch_all(executor)
+    .await?;
+    rows.into_iter()
+        .map(|r| {
+            Ok(Neighbour {
+                kind: crate::rows::parse("resources", &r.kind, Kind::parse)?,
+                id: ResourceId(r.id),
+                name: r.name,
+            })
+        })
+        .collect()
 }

@@ -38,19 +38,8 @@ pub(crate) async fn note(
     .fetch_one(&mut **tx)
     .await?;
     if first {
-        watch_anew(tx).await?;
+        crate::hosts::watch_anew(tx).await?;
     }
-    Ok(())
-}
-
-/// No watch is held any more: each host is greeted again before anything goes to it.
-async fn watch_anew(tx: &mut Transaction<'_, Postgres>) -> Result<(), StoreError> {
-    sqlx::query!(
-        "WITH l AS (SELECT name FROM hosts ORDER BY name FOR NO KEY UPDATE)
-         UPDATE hosts h SET watch_owner = NULL, watch_until = NULL, watch_up = false FROM l WHERE l.name = h.name"
-    )
-    .execute(&mut **tx)
-    .await?;
     Ok(())
 }
 
@@ -82,7 +71,7 @@ impl Store {
         .fetch_one(&mut *tx)
         .await?;
         sqlx::query!("DELETE FROM set_backs").execute(&mut *tx).await?;
-        watch_anew(&mut tx).await?;
+        crate::hosts::watch_anew(&mut tx).await?;
         sqlx::query!(
             "INSERT INTO audit (tenant, actor, action) VALUES ('system', $1, 'set_back_clear')",
             actor

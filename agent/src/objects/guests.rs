@@ -164,11 +164,7 @@ impl Guests {
     /// Makes a guest run; `Ok(false)` where it ran already. The instance's lock is held.
     pub(crate) async fn start(self: &Arc<Self>, id: ResourceId) -> Result<bool, StepError> {
         let Some(definition) = instance::definition(&self.layout, id)? else {
-            return Err(StepError::new(
-                ErrorClass::Permanent,
-                "NOT_DEFINED",
-                "the instance is not on the host",
-            ));
+            return Err(StepError::not_defined());
         };
         let mut run = self.run_state(id)?;
         run.wanted = Power::On;

@@ -65,14 +65,6 @@ fn said(detail: &str) -> Effect {
     }
 }
 
-fn not_defined() -> StepError {
-    StepError::new(
-        ErrorClass::Permanent,
-        "NOT_DEFINED",
-        "the instance is not on the host",
-    )
-}
-
 impl Instances {
     pub(crate) fn new(guests: Arc<Guests>) -> Self {
         Self { guests }
@@ -173,7 +165,7 @@ impl Instances {
             return if action.power == Power::Off {
                 Ok(said("the guest is off"))
             } else {
-                Err(not_defined())
+                Err(StepError::not_defined())
             };
         };
         let mut run = self.guests.run_state(id)?;
@@ -204,7 +196,7 @@ impl Instances {
     /// Off in order and on again, once for a job: a process that isn't the marked one any more shows that the first half was done.
     pub(crate) async fn reboot(&self, action: &Reboot, context: &StepContext) -> Result<Effect, StepError> {
         let id = action.instance;
-        let definition = self.get(id)?.ok_or_else(not_defined)?;
+        let definition = self.get(id)?.ok_or_else(StepError::not_defined)?;
         let mut run = self.guests.run_state(id)?;
         if run.wanted == Power::Off {
             return Err(StepError::new(

@@ -63,15 +63,6 @@ fn missing(code: &str, what: &str) -> StepError {
     )
 }
 
-/// As the real driver says.
-fn not_defined() -> StepError {
-    StepError::new(
-        ErrorClass::Permanent,
-        "NOT_DEFINED",
-        "the instance is not on the host",
-    )
-}
-
 fn no_room(what: &str) -> StepError {
     StepError::new(
         ErrorClass::NoRoom,
@@ -106,10 +97,10 @@ impl World {
             Action::EnsureDisk(a) => self.check_disk(a, size),
             Action::EnsureInstance(a) => self.check_instance(a, size),
             Action::SetPower(a) if a.power == Power::On && !self.instances.contains_key(&a.instance) => {
-                Err(not_defined())
+                Err(StepError::not_defined())
             }
             Action::Reboot(a) => match self.instances.get(&a.instance).map(|i| i.power) {
-                None => Err(not_defined()),
+                None => Err(StepError::not_defined()),
                 Some(Power::Off) => Err(StepError::new(
                     ErrorClass::Permanent,
                     "NOT_RUNNING",

@@ -125,7 +125,6 @@ pub async fn of_delete(
     if_match.check(&etag(&row))?;
     let dependants = ctx.app.store.dependants_of(id).await?;
     if !dependants.is_empty() && !row.deleting {
-        let dependants = dependants.into_iter().map(|d| (d.kind, d.id, d.name)).collect();
         return Err(refusal::problem(
             accept::Refusal::HasDependants { dependants },
             kind,

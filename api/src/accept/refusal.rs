@@ -88,11 +88,11 @@ pub fn problem(refusal: Refusal, kind: Kind, what: &str) -> Problem {
         Refusal::HasDependants { dependants } => {
             let named: Vec<String> = dependants
                 .iter()
-                .map(|(kind, _, name)| format!("{kind} {name}"))
+                .map(|d| format!("{} {}", d.kind, d.name))
                 .collect();
             let conflicts = dependants
                 .into_iter()
-                .map(|(kind, id, name)| conflict(kind.as_str(), id, Some(name)));
+                .map(|d| conflict(d.kind.as_str(), d.id, Some(d.name)));
             Problem::new(
                 Code::HasDependants,
                 format!("The {what} is needed by {}.", named.join(", ")),
@@ -141,6 +141,7 @@ mod tests {
     use rhyzome_model::ids::{JobId, ResourceId};
     use rhyzome_model::kinds::Kind;
     use rhyzome_store::accept::Refusal;
+    use rhyzome_store::resources::Neighbour;
 
     #[test]
     fn statuses_and_pointers() {
@@ -182,7 +183,11 @@ mod tests {
             (Refusal::JobDone, 409, None),
             (
                 Refusal::HasDependants {
-                    dependants: vec![(Kind::Instance, id, "web-1".into())],
+                    dependants: vec![Neighbour {
+                        kind: Kind::Instance,
+                        id,
+                        name: "web-1".into(),
+                    }],
                 },
                 409,
                 None,

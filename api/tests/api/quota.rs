@@ -48,26 +48,16 @@ async fn a_create_and_its_dry_run_are_told_limit_used_and_asked() {
     );
     // The same request again, with its key, is answered as it was.
     limit(&w, Dimension::Resources(Kind::Network), 2).await;
-    let once = w
-        .api
-        .call_with(
-            &w.token,
-            "POST",
-            "/v1/networks",
-            Some(network("more")),
-            &[("idempotency-key", "k1")],
-        )
-        .await;
-    let twice = w
-        .api
-        .call_with(
-            &w.token,
-            "POST",
-            "/v1/networks",
-            Some(network("more")),
-            &[("idempotency-key", "k1")],
-        )
-        .await;
+    let w = &w;
+    let again = || {
+        let key = [("idempotency-key", "k1")];
+        async move {
+            w.api
+                .call_with(&w.token, "POST", "/v1/networks", Some(network("more")), &key)
+                .await
+        }
+    };
+    let (once, twice) = (again().await, again().await);
     assert_eq!(
         (once.status.as_u16(), twice.status.as_u16()),
         (202, 202),

@@ -1,5 +1,7 @@
 //! Ends without an order: the job did nothing on any host.
 
+use super::job::{EARLIER_JOB, still_coming};
+use super::types::Around;
 use crate::made::made_so;
 use rhyzome_model::job::{Action, JobState};
 use rhyzome_model::kinds::{KindOps, PlanError};
@@ -11,12 +13,15 @@ pub(super) fn cancelled() -> JobError {
     JobError::new("CANCELLED", "It was cancelled before anything was done.")
 }
 
-pub(super) fn too_late(job: &DueJob) -> JobError {
+/// What it waited for is what was written of it, or else what stands before it now.
+pub(super) fn too_late(job: &DueJob, around: &Around<'_>) -> JobError {
     let waited = job
         .waiting
         .as_ref()
-        .map(|w| w.detail.as_str())
-        .or_else(|| (job.attempt == 0).then_some("Other jobs came first."))
+        .map(|w| w.detail.clone())
+        .or_else(|| job.earlier_open.then(|| EARLIER_JOB.to_owned()))
+        .or_else(|| still_coming(around))
+        .or_else(|| (job.attempt == 0).then(|| "Other jobs came first.".to_owned()))
         .map_or_else(String::new, |why| format!(" It waited: {why}"));
     JobError {
         retryable: true,

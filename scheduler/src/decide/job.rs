@@ -91,13 +91,19 @@ fn off_host(job: &DueJob, around: &Around<'_>) -> Result<Next, PlanError> {
             return decided(Decision::End(ended(job, JobState::Cancelled, cancelled())));
         }
         Way::Back(Verdict::Deadline | Verdict::Failed | Verdict::Released) | Way::GoesOnBack => {
-            return decided(Decision::End(ended(job, JobState::Failed, too_late(job))));
+            return decided(Decision::End(ended(job, JobState::Failed, too_late(job, around))));
         }
         Way::Forward => {}
     }
     if job.earlier_open {
-        let detail = "It comes after an earlier job on the same resource.";
-        return decided(wait(job, around, "earlier_job", detail, JobState::Blocked, None));
+        return decided(wait(
+            job,
+            around,
+            "earlier_job",
+            EARLIER_JOB,
+            JobState::Blocked,
+            None,
+        ));
     }
     if job.action == Action::Delete && job.referrers > 0 {
         let detail = "It comes after the deletes of the resources that need this one.";
@@ -154,6 +160,17 @@ fn off_host(job: &DueJob, around: &Around<'_>) -> Result<Next, PlanError> {
     }
 }
 
+pub(super) const EARLIER_JOB: &str = "It comes after an earlier job on the same resource.";
+
+/// What it needs that is still being made, as a sentence.
+pub(super) fn still_coming(around: &Around<'_>) -> Option<String> {
+    let coming = around.refs.iter().find(|r| !r.applied)?;
+    Some(format!(
+        "It needs the {} {:?}, which is still being made.",
+        coming.kind, coming.name
+    ))
+}
+
 fn references(job: &DueJob, around: &Around<'_>) -> Option<Decision> {
     if let Some(failed) = around.refs.iter().find(|r| !r.applied && !r.open) {
         let error = JobError::new(
@@ -165,10 +182,6 @@ fn references(job: &DueJob, around: &Around<'_>) -> Option<Decision> {
         );
         return Some(Decision::End(ended(job, JobState::Failed, error)));
     }
-    let coming = around.refs.iter().find(|r| !r.applied)?;
-    let detail = format!(
-        "It needs the {} {:?}, which is still being made.",
-        coming.kind, coming.name
-    );
+    let detail = still_coming(around)?;
     Some(wait(job, around, "reference", &detail, JobState::Blocked, None))
 }

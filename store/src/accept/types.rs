@@ -1,5 +1,6 @@
 //! What the API hands in for acceptance, and what it gets back.
 
+use crate::resources::Neighbour;
 use crate::rows::{JobRow, ResourceRow};
 use ipnet::Ipv4Net;
 use rhyzome_model::ids::{JobId, ResourceId, TenantId};
@@ -191,8 +192,8 @@ pub enum Refusal {
     },
     /// 409: others need it.
     HasDependants {
-        /// Kind, id and name of some of them.
-        dependants: Vec<(Kind, ResourceId, String)>,
+        /// Some of them.
+        dependants: Vec<Neighbour>,
     },
     /// 409: the resource's create failed or was cancelled: only retry or delete.
     ResourceFailed,

@@ -47,24 +47,8 @@ impl Store {
         if from_generation.is_some_and(|g| g != before.generation) {
             return Ok(Err(Refusal::Moved));
         }
-        let dependants = sqlx::query!(
-            "SELECT DISTINCT r.id, r.kind, r.name FROM resource_refs f JOIN resources r ON r.id = f.from_id
-             WHERE f.to_id = $1 AND NOT r.deleting ORDER BY r.name LIMIT 20",
-            id.0
-        )
-        .fetch_all(&mut *tx)
-        .await?;
+        let dependants = crate::resources::dependants(&mut *tx, id).await?;
         if !dependants.is_empty() {
-            let dependants = dependants
-                .into_iter()
-                .map(|d| {
-                    Ok((
-                        crate::rows::parse("resources", &d.kind, Kind::parse)?,
-                        ResourceId(d.id),
-                        d.name,
-                    ))
-                })
-                .collect::<Result<Vec<_>, StoreError>>()?;
             return Ok(Err(Refusal::HasDependants { dependants }));
         }
         sqlx::query!(

@@ -139,9 +139,9 @@ pub(super) async fn apply_ends_with(
             .collect();
         apply(tx, &applied, now).await?;
         give_reasons(tx, ends, now).await?;
-        crate::quotas::jobs_ended(tx, &ends.iter().map(|e| e.resource.0).collect::<Vec<_>>()).await?;
-        // Others' jobs before any of the books: the order of all locks.
         let touched: Vec<Uuid> = ends.iter().map(|e| e.resource.0).collect();
+        crate::quotas::jobs_ended(tx, &touched).await?;
+        // Others' jobs before any of the books: the order of all locks.
         wake(tx, &touched, &removed).await?;
     }
     for end in ends {
