@@ -6,14 +6,17 @@
 //! | `list` | every check: its invariant, and what to do |
 //! | `inventory` | what hosts hold against what Postgres says; pure |
 //! | `compare` | one host's inventory, object by object |
+//! | `amiss` | what of that is to be mended, by resource; pure |
 //!
 //! Invariants 9, 10 and 13 are about moments (an ack, a watcher, a restart) and leave nothing behind that could be read; 2 and 11 are
 //! constraints and a way to recover. No check has their numbers, and their counts stay 0.
 
+mod amiss;
 mod compare;
 mod inventory;
 mod list;
 
+pub use amiss::{Amiss, Owner, Stray, Wrong, amiss};
 pub use inventory::{
     HeldObject, HostInventory, InventoryError, Known, KnownJob, KnownResource, Moved, RawFence, RawInventory,
     RawJob, RawObject, Unfinished, compare,

@@ -122,11 +122,11 @@ text_enum! {
 }
 
 impl Action {
-    /// Delete and repair only go forward: no deadline, no cancel once dispatched.
+    /// A delete only goes forward: no deadline, no cancel once dispatched.
     pub fn forward_only(self) -> bool {
         match self {
-            Self::Delete | Self::Repair => true,
-            Self::Create | Self::Update | Self::Start | Self::Stop | Self::Reboot => false,
+            Self::Delete => true,
+            Self::Create | Self::Update | Self::Start | Self::Stop | Self::Reboot | Self::Repair => false,
         }
     }
 }

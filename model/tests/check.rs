@@ -3,8 +3,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rhyzome_model::check::{
-    Check, HeldObject, HostInventory, InventoryError, Known, KnownJob, KnownResource, Moved, RawInventory,
-    RawObject, Unfinished, compare,
+    Amiss, Check, HeldObject, HostInventory, InventoryError, Known, KnownJob, KnownResource, Moved, Owner,
+    RawInventory, RawObject, Stray, Unfinished, Wrong, amiss, compare,
 };
 use rhyzome_model::ids::{Fence, HostName, JobId, ResourceId};
 use rhyzome_model::kinds::Kind;
@@ -42,6 +42,8 @@ fn resource(kind: Kind, host: Option<&str>, refs: &[(u128, Kind)]) -> KnownResou
         off: false,
         fence: Fence(5),
         refs: refs.iter().map(|(to, kind)| (id(*to), *kind)).collect(),
+        stand_in: false,
+        in_doubt: false,
     }
 }
 
@@ -211,6 +213,161 @@ fn what_differs_is_reported_while_it_stands_still() {
             assert!(case.found().is_empty(), "{what}: {moved:?}");
         }
     }
+}
+
+fn stray(owner: Owner, objects: &[ObjectKind], claims: &[(ObjectKind, u128)], runs: bool) -> Wrong {
+    Wrong::Stray(Stray {
+        owner,
+        objects: objects.to_vec(),
+        claims: claims.iter().map(|(kind, n)| (*kind, id(*n))).collect(),
+        runs,
+    })
+}
+
+/// In the order of [`DIFFERENCES`]: on which host, of what, and what is wrong.
+fn to_mend() -> Vec<(&'static str, Kind, Wrong)> {
+    use ObjectKind::{Disk, Instance, Network};
+    let incomplete = |disk_lost| Wrong::Incomplete { disk_lost };
+    vec![
+        ("h1", Kind::Instance, stray(Owner::Nobody, &[Disk], &[], false)),
+        (
+            "h1",
+            Kind::Instance,
+            stray(Owner::Resource, &[Instance], &[], true),
+        ),
+        (
+            "h2",
+            Kind::Instance,
+            stray(Owner::Resource, &[Instance], &[], true),
+        ),
+        ("h1", Kind::Instance, incomplete(true)),
+        ("h1", Kind::Instance, incomplete(false)),
+        ("h1", Kind::Instance, incomplete(false)),
+        ("h1", Kind::Instance, incomplete(false)),
+        ("h1", Kind::Instance, incomplete(false)),
+        ("h1", Kind::Image, incomplete(false)),
+        (
+            "h1",
+            Kind::Instance,
+            stray(Owner::Nobody, &[], &[(Network, NETWORK)], false),
+        ),
+        (
+            "h2",
+            Kind::Instance,
+            stray(Owner::Resource, &[], &[(Network, NETWORK)], false),
+        ),
+        (
+            "h1",
+            Kind::Instance,
+            stray(Owner::Resource, &[], &[(Network, STRANGER)], false),
+        ),
+        ("h1", Kind::Instance, stray(Owner::Resource, &[Disk], &[], false)),
+        (
+            "h1",
+            Kind::Instance,
+            stray(Owner::Resource, &[], &[(Network, NETWORK)], false),
+        ),
+    ]
+}
+
+#[test]
+fn what_differs_is_to_be_mended_while_it_stands_still() {
+    let wanted = to_mend();
+    assert_eq!(DIFFERENCES.len(), wanted.len());
+    for ((what, _, about, change), (host, kind, wrong)) in DIFFERENCES.iter().zip(wanted) {
+        let mut case = Case::new();
+        assert!(amiss(&case.hosts, &case.known).is_empty());
+        change(&mut case);
+        let found = amiss(&case.hosts, &case.known);
+        let wanted = Amiss {
+            host: host.into(),
+            resource: id(*about),
+            kind,
+            wrong,
+        };
+        assert_eq!(found, [wanted], "{what}");
+        case.known.moved.insert(id(*about), Moved::Open);
+        assert!(amiss(&case.hosts, &case.known).is_empty(), "{what}");
+    }
+}
+
+#[test]
+fn what_is_nobodys_is_turned_off_and_removed_with_all_that_it_claims() {
+    let mut case = Case::new();
+    case.objects().push(object(ObjectKind::Disk, STRANGER, &[]));
+    case.objects().push(object(ObjectKind::Instance, STRANGER, &[]));
+    case.objects()[0].claims.insert(id(STRANGER));
+    case.objects()[1].claims.insert(id(STRANGER));
+    let found = amiss(&case.hosts, &case.known);
+    let [stranger] = found.as_slice() else {
+        panic!("{found:?}");
+    };
+    let names = |steps: Vec<rhyzome_model::step::Step>| -> Vec<&'static str> {
+        assert!(steps.iter().all(|s| s.undo.is_none()), "{steps:?}");
+        steps.iter().map(rhyzome_model::step::Step::name).collect()
+    };
+    assert_eq!(names(stranger.quarantine()), ["set_power"]);
+    let removed = ["remove_instance", "remove_disk", "drop_network", "drop_image"];
+    assert_eq!(names(stranger.removal()), removed);
+    // While a row stands in for it, it is nobody's still.
+    let stand_in = KnownResource {
+        applied: false,
+        stand_in: true,
+        ..resource(Kind::Instance, None, &[])
+    };
+    case.known.resources.insert(id(STRANGER), stand_in);
+    assert_eq!(amiss(&case.hosts, &case.known), found);
+    assert_eq!(
+        case.found(),
+        BTreeSet::from([Check::ObjectOrphan, Check::ClaimStray])
+    );
+}
+
+#[test]
+fn what_nobody_claims_is_removed_by_its_own_id() {
+    for (kind, of, name) in [
+        (ObjectKind::Image, Kind::Image, "drop_image"),
+        (ObjectKind::Network, Kind::Network, "drop_network"),
+    ] {
+        let mut case = Case::new();
+        case.objects().push(object(kind, STRANGER, &[]));
+        let found = amiss(&case.hosts, &case.known);
+        assert_eq!((found.len(), found[0].kind), (1, of));
+        assert!(found[0].quarantine().is_empty());
+        let steps = found[0].removal();
+        assert_eq!((steps.len(), steps[0].name()), (1, name));
+    }
+}
+
+#[test]
+fn what_lives_on_a_host_that_was_put_back_is_made_so_again() {
+    let mut case = Case::new();
+    case.one().in_doubt = true;
+    assert!(case.found().is_empty(), "nothing shows");
+    let found = amiss(&case.hosts, &case.known);
+    let wrongs: Vec<(&HostName, ResourceId, &Wrong)> =
+        found.iter().map(|a| (&a.host, a.resource, &a.wrong)).collect();
+    let host = HostName::from("h1");
+    assert_eq!(
+        wrongs,
+        [(&host, id(ONE), &Wrong::Incomplete { disk_lost: false })]
+    );
+    case.objects().retain(|o| o.kind != ObjectKind::Disk);
+    let found = amiss(&case.hosts, &case.known);
+    assert_eq!(found[0].wrong, Wrong::Incomplete { disk_lost: true });
+    case.known.moved.insert(id(ONE), Moved::Open);
+    assert!(amiss(&case.hosts, &case.known).is_empty());
+}
+
+/// Made complete first: what is too much of it is looked at again then.
+#[test]
+fn what_lives_there_and_lacks_something_is_made_complete_first() {
+    let mut case = Case::new();
+    case.objects().retain(|o| o.kind != ObjectKind::Disk);
+    case.objects().push(object(ObjectKind::Network, STRANGER, &[ONE]));
+    let found = amiss(&case.hosts, &case.known);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].wrong, Wrong::Incomplete { disk_lost: true });
 }
 
 #[test]

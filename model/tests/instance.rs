@@ -444,6 +444,10 @@ fn a_repair_makes_everything_so_again() {
     assert!(repair.iter().all(|s| s.undo.is_none()));
     let forwards = |plan: Vec<Step>| plan.into_iter().map(|s| s.forward).collect::<Vec<_>>();
     assert_eq!(forwards(repair), forwards(create));
+    // What was turned off and runs is turned off.
+    let off = with("/power", json!("off"));
+    let repair = plan(Action::Repair, &input(&off, Some(&off)));
+    assert_eq!(repair.last().unwrap().forward, power("off"));
 }
 
 #[test]

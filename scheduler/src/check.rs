@@ -1,12 +1,14 @@
 //! The check of the books, now and then: by whichever scheduler takes it when it is time, on Postgres and on the inventories that the
 //! watches of hosts have kept. What it finds is logged when it is found first, and shown by every scheduler as
-//! `rhyzome_invariant_violations`, so that it makes no difference which of them checked.
+//! `rhyzome_invariant_violations`, so that it makes no difference which of them checked. What hosts lack or hold too much is mended after
+//! it (`reconcile`).
 
 use crate::Context;
+use crate::reconcile::reconcile;
 use rhyzome_model::check::{HostInventory, Invariant, Violation};
 use rhyzome_model::ids::HostName;
 use rhyzome_store::StoreError;
-use rhyzome_store::check::LastCheck;
+use rhyzome_store::check::{Checked, LastCheck};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -37,29 +39,39 @@ async fn look(context: &Context, interval: Duration) -> Result<(), StoreError> {
         .check_take(interval.as_secs_f64(), LEASE.as_secs_f64())
         .await?
     {
-        let found = check(context, &last).await?;
-        tell(&last, &found);
-        store.check_done(&found).await?;
+        let looked = look_at_hosts(context).await?;
+        let Checked {
+            mut violations,
+            amiss,
+        } = store.check_all(&looked.inventories).await?;
+        violations.extend(carried(&last, &looked.not_looked, &violations));
+        tell(&last, &violations);
+        store.check_done(&violations).await?;
+        reconcile(context, &looked.inventories, &amiss).await?;
     }
     show(&store.check_last().await?);
     Ok(())
 }
 
-async fn check(context: &Context, last: &LastCheck) -> Result<Vec<Violation>, StoreError> {
-    let mut inventories: Vec<HostInventory> = Vec::new();
-    let mut not_looked: BTreeSet<HostName> = BTreeSet::new();
+/// What the watches have stored.
+#[derive(Default)]
+struct Looked {
+    inventories: Vec<HostInventory>,
+    not_looked: BTreeSet<HostName>,
+}
+
+async fn look_at_hosts(context: &Context) -> Result<Looked, StoreError> {
+    let mut looked = Looked::default();
     for stored in context.store.inventories_stored().await? {
         match stored.inventory {
-            Ok(inventory) => inventories.push(inventory),
+            Ok(inventory) => looked.inventories.push(inventory),
             Err(why) => {
                 tracing::debug!(host = %stored.host, %why, "not compared with the books");
-                not_looked.insert(stored.host);
+                looked.not_looked.insert(stored.host);
             }
         }
     }
-    let mut found = context.store.check(&inventories).await?;
-    found.extend(carried(last, &not_looked, &found));
-    Ok(found)
+    Ok(looked)
 }
 
 /// What was broken on a host that can't be looked at now is taken to be so still.

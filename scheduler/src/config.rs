@@ -13,7 +13,9 @@ pub struct SchedulerConfig {
     pub tenant_running_cap: i32,
     /// Orders that may be out to one host at once.
     pub host_orders_cap: i32,
-    /// How long what nobody owns stays in quarantine before it is removed.
+    /// How long the checks must have found something amiss on a host before it is mended; doubled with each try that didn't mend it.
+    pub repair_after: Span,
+    /// How long what a host holds and shall not stays in quarantine before it is removed.
     pub quarantine_grace: Span,
     /// Jobs that one transaction dispatches at most.
     pub dispatch_batch: i64,
@@ -47,6 +49,7 @@ impl Default for SchedulerConfig {
             job_deadline: Span::hours(1),
             tenant_running_cap: 64,
             host_orders_cap: 64,
+            repair_after: Span::minutes(10),
             quarantine_grace: Span::hours(24),
             dispatch_batch: 200,
             retry_first: Span::millis(500),

@@ -69,6 +69,8 @@ pub fn judge(job: &OpenJob, report: &Report, moment: Moment<'_>) -> Result<Optio
         OutcomeKind::Succeeded => {
             let effect = if job.action == Action::Delete {
                 Effect::Removed
+            } else if job.pinned {
+                elsewhere()
             } else {
                 applied(job, report)?
             };
@@ -256,7 +258,18 @@ fn powered(action: Action, report: &Report, spec: &Value) -> Option<(Value, Date
     Some((observed, DateTime::from_timestamp_millis(ended_at_ms)?))
 }
 
+/// What was done on a host that isn't its resource's changes nothing of that.
+fn elsewhere() -> Effect {
+    Effect::NotChanged {
+        reason: None,
+        reserve: None,
+    }
+}
+
 fn came_to_nothing(job: &OpenJob, error: Option<&JobError>) -> Result<Effect, JudgeError> {
+    if job.pinned {
+        return Ok(elsewhere());
+    }
     let reason = error.map(|e| serde_json::json!({ "code": e.code, "detail": e.detail, "job": job.id }));
     if job.applied.is_none() {
         let cancelled = || serde_json::json!({ "code": "CANCELLED", "detail": "Its create was cancelled.", "job": job.id });

@@ -15,11 +15,14 @@
 //! | `poison` | orders whose workers died of them |
 //! | `sweep` | quiet orders, deadlines, streams that went, old rows |
 //! | `check` | the books, checked now and then |
+//! | `reconcile` | what the check finds amiss on hosts is mended |
+//! | `amends` | when what is amiss is mended, and how; pure |
 //! | `hosts` | watches of agents: capacity, load, epoch |
 //! | `guests` | what agents say of guests, written together |
 //! | `inventory` | what a watched host holds, asked for now and then |
 //! | `backoff` | when something is tried again |
 
+pub mod amends;
 pub mod backoff;
 pub mod batch;
 pub mod check;
@@ -36,6 +39,7 @@ pub mod made;
 pub mod order;
 pub mod place;
 pub mod poison;
+mod reconcile;
 pub mod settle;
 pub mod stats;
 pub mod sweep;

@@ -1,5 +1,5 @@
 //! What a job that succeeded made so. A power action changes nothing but the power: after an update that failed, the rest of the
-//! intent is still to be made.
+//! intent is still to be made. A repair makes what was applied, and nothing of the intent beyond it.
 
 use rhyzome_model::job::Action;
 use rhyzome_model::kinds::{Kind, PlanError};
@@ -19,9 +19,8 @@ pub fn made_so(
             let all = if made == *spec { generation } else { 0 };
             Ok((made, all))
         }
+        (Action::Repair, _) => Ok((spec.clone(), 0)),
         (Action::Start | Action::Stop | Action::Reboot, None)
-        | (Action::Create | Action::Update | Action::Delete | Action::Repair, _) => {
-            Ok((spec.clone(), generation))
-        }
+        | (Action::Create | Action::Update | Action::Delete, _) => Ok((spec.clone(), generation)),
     }
 }

@@ -35,6 +35,7 @@ fn spec(memory_mib: u32) -> Value {
 fn job(action: Action) -> DueJob {
     let made = action != Action::Create;
     DueJob {
+        pinned_host: None,
         id: JobId::new(),
         tenant: TenantId::from("demo"),
         kind: Kind::Instance,
@@ -275,9 +276,9 @@ fn its_host_has_the_word() {
             again,
         ),
         (
-            "so does a repair",
-            late(cancelled(hosted(Action::Repair, "host-1"))),
-            again,
+            "a repair is taken back: a delete may wait behind it",
+            cancelled(hosted(Action::Repair, "host-1")),
+            "order undo cancelled at host-1, 1 steps, -",
         ),
         (
             "nobody hears its host",

@@ -181,6 +181,22 @@ impl Store {
         }
     }
 
+    /// Nothing new is placed on a cordoned host, and nothing is mended there; what is there goes on.
+    pub async fn host_cordon(&self, name: &HostName, cordoned: bool) -> Result<(), HostError> {
+        let done = sqlx::query!(
+            "UPDATE hosts SET cordoned = $2 WHERE name = $1",
+            name.as_str(),
+            cordoned
+        )
+        .execute(&self.pool)
+        .await?;
+        if done.rows_affected() == 0 {
+            Err(HostError::NotFound(name.clone()))
+        } else {
+            Ok(())
+        }
+    }
+
     /// Removes a host that holds nothing, and raises its epoch for good.
     pub async fn host_remove(&self, name: &HostName) -> Result<(), HostError> {
         let mut tx = self.pool.begin().await?;
@@ -195,7 +211,7 @@ impl Store {
         };
         let held = sqlx::query_scalar!(
             r#"SELECT (SELECT count(*) FROM resources WHERE host = $1) + (SELECT count(*) FROM reservations WHERE host = $1)
-                    + (SELECT count(*) FROM jobs WHERE host = $1 AND ended_at IS NULL) AS "n!""#,
+                    + (SELECT count(*) FROM jobs WHERE (host = $1 OR pinned_host = $1) AND ended_at IS NULL) AS "n!""#,
             name.as_str()
         )
         .fetch_one(&mut *tx)
@@ -419,6 +435,7 @@ impl Store {
                )
                UPDATE hosts h SET epoch = greatest(h.epoch, $4) + CASE WHEN k.same AND NOT k.older THEN 0 ELSE 1 END,
                       answered_fence = CASE WHEN k.same AND NOT k.older THEN h.answered_fence ELSE 0 END,
+                      put_back_at = CASE WHEN k.same AND k.older THEN now() ELSE h.put_back_at END,
                       ledger_id = $2, max_fence = $3
                FROM known k WHERE h.name = k.name
                RETURNING h.epoch, k.answered_fence AS "answered!", k.same AND k.older AS "older!""#,

@@ -5,6 +5,7 @@
 //! cursors, quotas, jobs, network homes, tenants, hosts. Dispatch takes jobs and resources only where they are free (`SKIP LOCKED`).
 
 pub mod accept;
+pub mod amiss;
 pub mod backlog;
 pub mod change;
 pub mod changes;

@@ -123,7 +123,7 @@ pub(crate) async fn used(
                   sum(greatest(r.asked_memory_mib, v.memory_mib))::int8 AS "memory_mib!",
                   sum(greatest(r.asked_disk_gib, v.disk_gib))::int8 AS "disk_gib!"
            FROM resources r LEFT JOIN reservations v ON v.resource_id = r.id AND v.host = r.host
-           WHERE r.tenant = $1 GROUP BY r.kind"#,
+           WHERE r.tenant = $1 AND r.stand_in IS NULL GROUP BY r.kind"#,
         tenant.as_str()
     )
     .fetch_all(&mut **tx)
@@ -180,7 +180,7 @@ pub(crate) async fn jobs_ended(
 ) -> Result<(), StoreError> {
     let rows = sqlx::query!(
         "SELECT r.id, r.kind, r.spec, r.applied, r.asked_vcpus, r.asked_memory_mib, r.asked_disk_gib FROM resources r
-         WHERE r.id = ANY($1) AND r.generation > 1 AND NOT EXISTS (SELECT FROM job_resources o WHERE o.resource_id = r.id)",
+         WHERE r.id = ANY($1) AND r.generation > 1 AND r.stand_in IS NULL AND NOT EXISTS (SELECT FROM job_resources o WHERE o.resource_id = r.id)",
         resources
     )
     .fetch_all(&mut **tx)

@@ -142,7 +142,7 @@ impl Store {
     }
 
     /// Makes due what passed its deadline going forward, and marks it for undo, which needs no turn: what no host has ends at once.
-    /// Delete and repair have none.
+    /// A delete has none.
     pub async fn deadlines_pass(&self, from: Place, limit: i64) -> Result<Woken, StoreError> {
         // The mode within the CASE: beside the other condition it would let the planner read all of a partial index for each row.
         let done = sqlx::query!(
@@ -152,7 +152,7 @@ impl Store {
                    ORDER BY deadline_at, id LIMIT $3
                ), l AS (
                    SELECT j.id FROM page p JOIN jobs j ON j.id = p.id
-                   WHERE j.ended_at IS NULL AND j.action NOT IN ('delete', 'repair')
+                   WHERE j.ended_at IS NULL AND j.action <> 'delete'
                      AND CASE WHEN j.mode = 'forward' THEN true ELSE false END
                    FOR NO KEY UPDATE OF j SKIP LOCKED
                ), woken AS (

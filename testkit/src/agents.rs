@@ -135,6 +135,30 @@ impl Agent {
         self.folder.join("state")
     }
 
+    /// What it keeps of its hosts' objects: a file.
+    ///
+    /// # Panics
+    /// Where there is none.
+    pub fn effects(&self) -> PathBuf {
+        match find(&self.state(), "effects") {
+            Some(path) => path,
+            None => panic!("{} keeps no effects", self.name),
+        }
+    }
+
+    /// Puts back what it kept of its hosts' objects at another time, while it is not running.
+    ///
+    /// # Panics
+    /// Where that can't be written.
+    pub fn put_back(&mut self, effects: &[u8]) {
+        let path = self.effects();
+        self.kill();
+        if let Err(error) = std::fs::write(&path, effects) {
+            panic!("{}: {error}", path.display());
+        }
+        self.restart();
+    }
+
     /// Where it listens.
     ///
     /// # Panics
@@ -263,5 +287,16 @@ fn address_in(file: &Path) -> Option<String> {
         let (_, port) = line.split_once("127.0.0.1:")?;
         let port: String = port.chars().take_while(char::is_ascii_digit).collect();
         (!port.is_empty() && port != "0").then(|| format!("127.0.0.1:{port}"))
+    })
+}
+
+fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+    std::fs::read_dir(folder).ok()?.flatten().find_map(|entry| {
+        let path = entry.path();
+        if path.is_dir() {
+            find(&path, name)
+        } else {
+            (path.file_name()? == name).then_some(path)
+        }
     })
 }

@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-use std::path::{Path, PathBuf};
-
 use rhyzome_testkit::agents::{Agent, AgentSize};
 use rhyzome_testkit::faults::{Fault, FaultError};
 use rhyzome_testkit::patience::eventually_blocking;
@@ -13,22 +11,9 @@ use rhyzome_testkit::stack::Options;
 use rhyzome_testkit::{Stack, eventually};
 use serde_json::{Value, json};
 
-/// `rhyzome admin check -o json`: how it ended, and what it printed.
-fn check(stack: &Stack) -> (Option<i32>, Value) {
-    let output = stack.try_run(&["admin", "check", "-o", "json"]);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let value = serde_json::from_str(&text).unwrap_or_else(|e| {
-        panic!(
-            "admin check: {e}: {text}\n{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    });
-    (output.status.code(), value)
-}
-
 /// It finds nothing, and looked at every host.
 fn holds(stack: &Stack) {
-    let (code, found) = check(stack);
+    let (code, found) = stack.check();
     assert_eq!(found["violations"], json!([]), "{found:#}");
     assert_eq!((code, &found["not_looked"]), (Some(0), &json!([])), "{found:#}");
 }
@@ -79,22 +64,6 @@ fn said(stack: &Stack, id: &str) -> usize {
         }
     }
     count
-}
-
-/// What a simulated host's agent keeps of its objects.
-fn effects(agent: &Agent) -> PathBuf {
-    find(&agent.state(), "effects").expect("the agent keeps its effects")
-}
-
-fn find(folder: &Path, name: &str) -> Option<PathBuf> {
-    std::fs::read_dir(folder).ok()?.flatten().find_map(|entry| {
-        let path = entry.path();
-        if path.is_dir() {
-            find(&path, name)
-        } else {
-            (path.file_name()? == name).then_some(path)
-        }
-    })
 }
 
 #[tokio::test]
@@ -165,7 +134,7 @@ async fn after_all_kinds_of_ends_nothing_is_broken() {
     for _ in 0..12 {
         let made = rest.create("instances", &unique("burst"), spec(&network)).await;
         jobs.push(made.job.clone());
-        let (_, found) = check(&stack);
+        let (_, found) = stack.check();
         assert_eq!(found["violations"], json!([]), "{found:#}");
         if jobs.len() % 2 == 0 {
             let deleted = rest
@@ -184,7 +153,7 @@ async fn after_all_kinds_of_ends_nothing_is_broken() {
 
     // An agent that can't be reached is said, and not passed in silence.
     agent.kill();
-    let (code, found) = check(&stack);
+    let (code, found) = stack.check();
     assert_eq!(code, Some(2), "{found:#}");
     let not_looked: Vec<String> = found["not_looked"]
         .as_array()
@@ -195,7 +164,7 @@ async fn after_all_kinds_of_ends_nothing_is_broken() {
     assert_eq!(not_looked, agent.hosts(), "{found:#}");
     agent.restart();
     eventually_blocking("the agent to answer again", || {
-        (check(&stack).0 == Some(0)).then_some(())
+        (stack.check().0 == Some(0)).then_some(())
     });
 }
 
@@ -213,7 +182,7 @@ async fn what_is_changed_behind_a_hosts_back_is_seen() {
     let first = rest
         .make("instances", &unique("first"), small_instance_on(&network, &name))
         .await;
-    let effects = effects(&agent);
+    let effects = agent.effects();
     let without = std::fs::read(&effects).unwrap();
     let second = rest
         .make("instances", &unique("second"), small_instance_on(&network, &name))
@@ -227,7 +196,7 @@ async fn what_is_changed_behind_a_hosts_back_is_seen() {
     std::fs::write(&effects, &without).unwrap();
     agent.restart();
     let found = eventually_blocking("the agent to be looked at", || {
-        let (code, found) = check(&stack);
+        let (code, found) = stack.check();
         (code == Some(1)).then_some(found)
     });
     assert_eq!(checks(&found), [(7, "object_missing".to_owned())], "{found:#}");
@@ -249,7 +218,7 @@ async fn what_is_changed_behind_a_hosts_back_is_seen() {
     std::fs::write(&effects, &with).unwrap();
     agent.restart();
     eventually_blocking("it to be there again", || {
-        (check(&stack).0 == Some(0)).then_some(())
+        (stack.check().0 == Some(0)).then_some(())
     });
     until_gauge(&stack, 7, "nothing to be counted any more", |n| {
         n.abs() < f64::EPSILON
@@ -262,7 +231,7 @@ async fn what_is_changed_behind_a_hosts_back_is_seen() {
     std::fs::write(&effects, &with).unwrap();
     agent.restart();
     let found = eventually_blocking("what nobody owns to be seen", || {
-        let (code, found) = check(&stack);
+        let (code, found) = stack.check();
         (code == Some(1)).then_some(found)
     });
     let mut seen = checks(&found);

@@ -14,7 +14,7 @@ pub enum Undo {
     AndPlaceAnew,
     /// Undone; what it changes lives on this host, so that no other can take it.
     InPlace,
-    /// It only goes forward: delete and repair, and what this version doesn't know.
+    /// It only goes forward: a delete, and what this version doesn't know.
     Never,
 }
 
@@ -23,8 +23,10 @@ impl Undo {
     pub fn of(action: &str) -> Self {
         match Action::parse(action) {
             Some(Action::Create) => Self::AndPlaceAnew,
-            Some(Action::Update | Action::Start | Action::Stop | Action::Reboot) => Self::InPlace,
-            Some(Action::Delete | Action::Repair) | None => Self::Never,
+            Some(Action::Update | Action::Start | Action::Stop | Action::Reboot | Action::Repair) => {
+                Self::InPlace
+            }
+            Some(Action::Delete) | None => Self::Never,
         }
     }
 }

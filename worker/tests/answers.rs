@@ -91,7 +91,13 @@ async fn the_table() {
             Released,
         ),
         ("update", vec![Fail(NotHereNow)], vec![FORWARD; 3], Suspended),
-        ("repair", vec![Fail(NotHere)], vec![FORWARD], Suspended),
+        ("delete", vec![Fail(NotHere)], vec![FORWARD], Suspended),
+        (
+            "repair",
+            vec![Fail(NotHere), End(Failed)],
+            vec![FORWARD, failed],
+            Failed,
+        ),
         (
             "create",
             vec![Fail(Permanent), End(Failed)],

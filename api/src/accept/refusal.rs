@@ -104,9 +104,7 @@ pub fn problem(refusal: Refusal, kind: Kind, what: &str) -> Problem {
             format!("The {what} could not be made: retry its job, or delete it."),
         ),
         Refusal::JobDone => Problem::new(Code::JobDone, "The job has ended already."),
-        Refusal::NotCancellable => {
-            Problem::new(Code::NotCancellable, "A delete or repair can not be cancelled.")
-        }
+        Refusal::NotCancellable => Problem::new(Code::NotCancellable, "A delete can not be cancelled."),
         Refusal::NotRetryable { detail } => Problem::new(
             Code::NotRetryable,
             format!("The job can not be tried again: {detail}."),

@@ -37,6 +37,14 @@ pub(crate) async fn run(store: &Store, tls: &TlsConfig, task: &HostTask) -> Resu
                 .with_context(|| format!("there is no host {name}"))?;
             output::one(&inventory(tls, &host).await?, output.output)?;
         }
+        HostTask::Cordon { name } => {
+            store.host_cordon(&HostName(name.clone()), true).await?;
+            println!("host {name} is cordoned: nothing new is placed there, and nothing is mended");
+        }
+        HostTask::Uncordon { name } => {
+            store.host_cordon(&HostName(name.clone()), false).await?;
+            println!("host {name} takes new resources again");
+        }
         HostTask::Remove { name } => {
             store.host_remove(&HostName(name.clone())).await?;
             println!("host {name} is removed");

@@ -179,6 +179,16 @@ pub(crate) enum HostTask {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Place nothing new on a host, and mend nothing there: somebody works on it
+    Cordon {
+        /// Which
+        name: String,
+    },
+    /// Take a host back into service
+    Uncordon {
+        /// Which
+        name: String,
+    },
     /// Remove a host that holds nothing any more
     Remove {
         /// Which

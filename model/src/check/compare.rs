@@ -6,11 +6,14 @@ use crate::kinds::Kind;
 use crate::step::ObjectKind;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// An object on a host, or a claim on it.
+pub(super) type Object = (ObjectKind, ResourceId);
+
 /// A host's inventory, to be looked things up in.
 pub(super) struct OneHost<'a> {
     inventory: &'a HostInventory,
     known: &'a Known,
-    held: BTreeMap<(ObjectKind, ResourceId), &'a BTreeSet<ResourceId>>,
+    held: BTreeMap<Object, &'a BTreeSet<ResourceId>>,
 }
 
 /// What a resource has to do with this host.
@@ -25,41 +28,83 @@ enum Standing<'a> {
 
 /// Why a resource isn't on this host.
 #[derive(Clone, Copy)]
-enum Absent<'a> {
-    /// There is none of this id.
+pub(super) enum Absent<'a> {
+    /// There is none of this id, or only what stands in for what this host holds.
     Unknown,
     /// It was never made.
-    NotMade,
+    NotMade(&'a KnownResource),
     /// It was made, and lives on no host.
-    Nowhere,
+    Nowhere(&'a KnownResource),
     /// It lives on this one.
-    Elsewhere(&'a HostName),
+    Elsewhere(&'a KnownResource, &'a HostName),
 }
 
-impl Absent<'_> {
+impl<'a> Absent<'a> {
+    /// The resource, where there is one.
+    pub(super) fn resource(self) -> Option<&'a KnownResource> {
+        match self {
+            Self::Unknown => None,
+            Self::NotMade(known) | Self::Nowhere(known) | Self::Elsewhere(known, _) => Some(known),
+        }
+    }
+
     fn sentence(self) -> String {
         match self {
             Self::Unknown => "there is no such resource".to_owned(),
-            Self::NotMade => "its create came to nothing".to_owned(),
-            Self::Nowhere => "it lives on no host".to_owned(),
-            Self::Elsewhere(host) => format!("it lives on {host}"),
+            Self::NotMade(_) => "its create came to nothing".to_owned(),
+            Self::Nowhere(_) => "it lives on no host".to_owned(),
+            Self::Elsewhere(_, host) => format!("it lives on {host}"),
         }
     }
 
     fn object(self) -> Check {
         match self {
-            Self::Unknown | Self::Nowhere => Check::ObjectOrphan,
-            Self::NotMade => Check::LeftAfterEnd,
-            Self::Elsewhere(_) => Check::ObjectElsewhere,
+            Self::Unknown | Self::Nowhere(_) => Check::ObjectOrphan,
+            Self::NotMade(_) => Check::LeftAfterEnd,
+            Self::Elsewhere(..) => Check::ObjectElsewhere,
         }
     }
 
     fn claim(self) -> Check {
         match self {
-            Self::Unknown | Self::Nowhere | Self::Elsewhere(_) => Check::ClaimStray,
-            Self::NotMade => Check::LeftAfterEnd,
+            Self::Unknown | Self::Nowhere(_) | Self::Elsewhere(..) => Check::ClaimStray,
+            Self::NotMade(_) => Check::LeftAfterEnd,
         }
     }
+}
+
+/// What a host holds otherwise than Postgres says.
+pub(super) enum Finding<'a> {
+    /// An object of its own of a resource that isn't here.
+    Owned {
+        object: &'a HeldObject,
+        absent: Absent<'a>,
+    },
+    /// An object of its own that a resource of this kind has not.
+    OfAnotherKind { object: &'a HeldObject, kind: Kind },
+    /// A shared object that nobody claims.
+    Unclaimed {
+        object: Object,
+        resource: Option<&'a KnownResource>,
+    },
+    /// A claim of a resource that isn't here, or that is here and doesn't need it.
+    Claim {
+        object: Object,
+        holder: ResourceId,
+        why: Result<&'a KnownResource, Absent<'a>>,
+    },
+    /// What is applied is not all there.
+    Missing {
+        id: ResourceId,
+        resource: &'a KnownResource,
+        objects: Vec<ObjectKind>,
+        claims: Vec<Object>,
+    },
+    /// It runs, and was turned off.
+    Runs {
+        id: ResourceId,
+        resource: &'a KnownResource,
+    },
 }
 
 impl<'a> OneHost<'a> {
@@ -72,11 +117,12 @@ impl<'a> OneHost<'a> {
         }
     }
 
-    pub(super) fn compare(&self, found: &mut Vec<Violation>) {
+    pub(super) fn compare(&self) -> Vec<Finding<'a>> {
+        let mut found = Vec::new();
         for object in &self.inventory.objects {
             match object.kind {
-                ObjectKind::Disk | ObjectKind::Instance => self.owned(object, found),
-                ObjectKind::Network | ObjectKind::Image => self.shared(object, found),
+                ObjectKind::Disk | ObjectKind::Instance => found.extend(self.owned(object)),
+                ObjectKind::Network | ObjectKind::Image => self.shared(object, &mut found),
             }
         }
         for (id, resource) in &self.known.resources {
@@ -84,111 +130,162 @@ impl<'a> OneHost<'a> {
                 && resource.host.as_ref() == Some(&self.inventory.host)
                 && self.known.is_still(*id, self.inventory.asked_at)
             {
-                self.missing(*id, resource, found);
-                self.runs(*id, resource, found);
+                found.extend(self.missing(*id, resource));
+                found.extend(self.runs(*id, resource));
             }
         }
+        found
     }
 
     fn standing(&self, id: ResourceId) -> Standing<'a> {
         if !self.known.is_still(id, self.inventory.asked_at) {
             return Standing::Moving;
         }
-        match self.known.resources.get(&id) {
+        match self.known.resources.get(&id).filter(|r| !r.stand_in) {
             None => Standing::Not(Absent::Unknown),
             Some(resource) => match &resource.host {
                 Some(host) if *host == self.inventory.host => Standing::Here(resource),
-                Some(host) => Standing::Not(Absent::Elsewhere(host)),
-                None if resource.applied => Standing::Not(Absent::Nowhere),
-                None => Standing::Not(Absent::NotMade),
+                Some(host) => Standing::Not(Absent::Elsewhere(resource, host)),
+                None if resource.applied => Standing::Not(Absent::Nowhere(resource)),
+                None => Standing::Not(Absent::NotMade(resource)),
             },
         }
     }
 
-    fn says(&self, check: Check, ids: &[ResourceId], text: String) -> Violation {
-        let ids = std::iter::once(self.inventory.host.to_string()).chain(ids.iter().map(ToString::to_string));
-        Violation::of_all(check, ids, text)
-    }
-
-    fn owned(&self, object: &HeldObject, found: &mut Vec<Violation>) {
-        let (kind, id, host) = (object.kind.as_str(), object.id, &self.inventory.host);
-        match self.standing(id) {
-            Standing::Moving => {}
+    fn owned(&self, object: &'a HeldObject) -> Option<Finding<'a>> {
+        match self.standing(object.id) {
+            Standing::Moving => None,
             Standing::Here(resource) => {
-                if !objects_of(resource.kind).contains(&object.kind) {
-                    let text = format!(
-                        "host {host} holds the {kind} {id}, which a {} has not",
-                        resource.kind
-                    );
-                    found.push(self.says(Check::ObjectOrphan, &[id], text));
-                }
+                (!objects_of(resource.kind).contains(&object.kind)).then_some(Finding::OfAnotherKind {
+                    object,
+                    kind: resource.kind,
+                })
             }
-            Standing::Not(absent) => {
-                let text = format!("host {host} holds the {kind} {id}: {}", absent.sentence());
-                found.push(self.says(absent.object(), &[id], text));
-            }
+            Standing::Not(absent) => Some(Finding::Owned { object, absent }),
         }
     }
 
-    fn shared(&self, object: &HeldObject, found: &mut Vec<Violation>) {
-        let (kind, id, host) = (object.kind.as_str(), object.id, &self.inventory.host);
+    fn shared(&self, object: &'a HeldObject, found: &mut Vec<Finding<'a>>) {
+        let (host, asked_at) = (&self.inventory.host, self.inventory.asked_at);
+        let of = (object.kind, object.id);
         // The first claim may just be on its way, by a job of which nothing else tells.
-        if object.claims.is_empty() && self.known.is_quiet(host, self.inventory.asked_at) {
-            let text = format!("host {host} holds the {kind} {id}, which nobody claims");
-            found.push(self.says(Check::ObjectOrphan, &[id], text));
+        if object.claims.is_empty() && self.known.is_quiet(host, asked_at) {
+            let resource = self.known.resources.get(&object.id).filter(|r| !r.stand_in);
+            found.push(Finding::Unclaimed { object: of, resource });
         }
-        for claim in &object.claims {
-            let ids = [id, *claim];
-            match self.standing(*claim) {
-                Standing::Moving => {}
-                Standing::Here(resource) => {
-                    if !claims_of(*claim, resource).contains(&(object.kind, id)) {
-                        let text =
-                            format!("on host {host} {claim} claims the {kind} {id}, which it doesn't need");
-                        found.push(self.says(Check::ClaimStray, &ids, text));
-                    }
-                }
-                Standing::Not(absent) => {
-                    let text = format!(
-                        "on host {host} {claim} claims the {kind} {id}: {}",
-                        absent.sentence()
-                    );
-                    found.push(self.says(absent.claim(), &ids, text));
-                }
-            }
+        for holder in &object.claims {
+            let why = match self.standing(*holder) {
+                Standing::Moving => continue,
+                Standing::Here(resource) if claims_of(*holder, resource).contains(&of) => continue,
+                Standing::Here(resource) => Ok(resource),
+                Standing::Not(absent) => Err(absent),
+            };
+            found.push(Finding::Claim {
+                object: of,
+                holder: *holder,
+                why,
+            });
         }
     }
 
     /// One that isn't running though it should may have ended by itself; what runs though it was turned off never does by itself.
-    fn runs(&self, id: ResourceId, resource: &KnownResource, found: &mut Vec<Violation>) {
+    fn runs(&self, id: ResourceId, resource: &'a KnownResource) -> Option<Finding<'a>> {
         let mut objects = self.inventory.objects.iter();
-        if resource.off && objects.any(|o| o.kind == ObjectKind::Instance && o.id == id && o.runs) {
-            let text = format!(
-                "on host {} the {} {id} runs, which was turned off",
-                self.inventory.host, resource.kind
-            );
-            found.push(self.says(Check::GuestRuns, &[id], text));
-        }
+        let runs = resource.off && objects.any(|o| o.kind == ObjectKind::Instance && o.id == id && o.runs);
+        runs.then_some(Finding::Runs { id, resource })
     }
 
-    fn missing(&self, id: ResourceId, resource: &KnownResource, found: &mut Vec<Violation>) {
-        let objects = objects_of(resource.kind)
+    fn missing(&self, id: ResourceId, resource: &'a KnownResource) -> Option<Finding<'a>> {
+        let objects: Vec<ObjectKind> = objects_of(resource.kind)
             .iter()
-            .filter(|kind| !self.held.contains_key(&(**kind, id)))
-            .map(|kind| format!("its {}", kind.as_str()));
-        let claims = claims_of(id, resource)
+            .copied()
+            .filter(|kind| !self.held.contains_key(&(*kind, id)))
+            .collect();
+        let claims: Vec<Object> = claims_of(id, resource)
             .into_iter()
             .filter(|object| self.held.get(object).is_none_or(|claims| !claims.contains(&id)))
-            .map(|(kind, object)| format!("its claim on the {} {object}", kind.as_str()));
-        let lacks: Vec<String> = objects.chain(claims).collect();
-        if !lacks.is_empty() {
-            let text = format!(
-                "host {} lacks of the {} {id}: {}",
-                self.inventory.host,
-                resource.kind,
-                lacks.join(", ")
-            );
-            found.push(self.says(Check::ObjectMissing, &[id], text));
+            .collect();
+        let all = objects.is_empty() && claims.is_empty();
+        (!all).then_some(Finding::Missing {
+            id,
+            resource,
+            objects,
+            claims,
+        })
+    }
+}
+
+impl Finding<'_> {
+    /// The rule that it breaks on this host.
+    pub(super) fn violation(&self, host: &HostName) -> Violation {
+        let says = |check: Check, ids: &[ResourceId], text: String| {
+            let ids = std::iter::once(host.to_string()).chain(ids.iter().map(ToString::to_string));
+            Violation::of_all(check, ids, text)
+        };
+        match self {
+            Self::Owned { object, absent } => {
+                let (kind, id) = (object.kind.as_str(), object.id);
+                let text = format!("host {host} holds the {kind} {id}: {}", absent.sentence());
+                says(absent.object(), &[id], text)
+            }
+            Self::OfAnotherKind { object, kind: of } => {
+                let (kind, id) = (object.kind.as_str(), object.id);
+                let text = format!("host {host} holds the {kind} {id}, which a {of} has not");
+                says(Check::ObjectOrphan, &[id], text)
+            }
+            Self::Unclaimed {
+                object: (kind, id), ..
+            } => {
+                let text = format!(
+                    "host {host} holds the {} {id}, which nobody claims",
+                    kind.as_str()
+                );
+                says(Check::ObjectOrphan, &[*id], text)
+            }
+            Self::Claim {
+                object: (kind, id),
+                holder,
+                why,
+            } => {
+                let claims = format!("on host {host} {holder} claims the {} {id}", kind.as_str());
+                match why {
+                    Ok(_) => says(
+                        Check::ClaimStray,
+                        &[*id, *holder],
+                        format!("{claims}, which it doesn't need"),
+                    ),
+                    Err(absent) => says(
+                        absent.claim(),
+                        &[*id, *holder],
+                        format!("{claims}: {}", absent.sentence()),
+                    ),
+                }
+            }
+            Self::Missing {
+                id,
+                resource,
+                objects,
+                claims,
+            } => {
+                let objects = objects.iter().map(|kind| format!("its {}", kind.as_str()));
+                let claims = claims
+                    .iter()
+                    .map(|(kind, object)| format!("its claim on the {} {object}", kind.as_str()));
+                let lacks: Vec<String> = objects.chain(claims).collect();
+                let text = format!(
+                    "host {host} lacks of the {} {id}: {}",
+                    resource.kind,
+                    lacks.join(", ")
+                );
+                says(Check::ObjectMissing, &[*id], text)
+            }
+            Self::Runs { id, resource } => {
+                let text = format!(
+                    "on host {host} the {} {id} runs, which was turned off",
+                    resource.kind
+                );
+                says(Check::GuestRuns, &[*id], text)
+            }
         }
     }
 }

@@ -172,6 +172,10 @@ pub struct KnownResource {
     pub fence: Fence,
     /// What it refers to.
     pub refs: BTreeMap<ResourceId, Kind>,
+    /// It is none, and only stands in for what a host holds of nobody.
+    pub stand_in: bool,
+    /// Its host was put back to an older copy of itself, and it was not made so again since.
+    pub in_doubt: bool,
 }
 
 /// When something moved last.
@@ -216,7 +220,8 @@ pub fn compare(inventories: &[HostInventory], known: &Known) -> Vec<Violation> {
     for inventory in inventories {
         fences(inventory, known, &mut found);
         jobs(inventory, known, &mut found);
-        OneHost::new(inventory, known).compare(&mut found);
+        let of_host = OneHost::new(inventory, known).compare();
+        found.extend(of_host.iter().map(|finding| finding.violation(&inventory.host)));
     }
     found.sort();
     found

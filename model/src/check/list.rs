@@ -239,11 +239,16 @@ impl Check {
             Self::DeleteLost => "DELETE the resource again: it makes a new job.",
             Self::DeleteLeft => "DELETE the resource again, and look at what its host still holds.",
             Self::DeleteNeeded => "Delete what needs it; the delete goes on by itself then.",
-            Self::ObjectOrphan | Self::ObjectElsewhere | Self::ClaimStray | Self::LeftAfterEnd => {
-                "Remove it on the host by its id, when the check has found it twice."
+            Self::ObjectOrphan | Self::ClaimStray => {
+                "It comes into quarantine by itself, and is removed after scheduler.quarantine_grace."
             }
-            Self::ObjectMissing => "Delete the resource and make it anew.",
-            Self::GuestRuns => "Stop it again: that is done whatever is applied.",
+            Self::ObjectElsewhere | Self::LeftAfterEnd => {
+                "It is turned off by itself, and removed after scheduler.quarantine_grace."
+            }
+            Self::ObjectMissing => {
+                "It is made again by itself after scheduler.repair_after; cordon the host first if its disks only aren't mounted."
+            }
+            Self::GuestRuns => "It is turned off again by itself; a stop does it at once.",
             Self::LedgerUnfinished => {
                 "Look at the agent's log for the job; restart the agent if it still works on it."
             }

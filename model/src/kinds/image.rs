@@ -217,6 +217,17 @@ impl KindDef for Image {
 
     fn apply_action(_: &mut ImageSpec, _: job::Action) {}
 
+    fn stand_in() -> ImageSpec {
+        ImageSpec {
+            source: ImageSource::File("unknown".to_owned()),
+            format: ImageFormat::Raw,
+            sha256: None,
+            visibility: Visibility::default(),
+            min_disk_gib: None,
+            min_memory_mib: None,
+        }
+    }
+
     fn plan(action: job::Action, resolved: &Resolved) -> Result<Vec<Step>, PlanError> {
         let id = resolved.id;
         let drop = || {

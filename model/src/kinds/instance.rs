@@ -294,6 +294,22 @@ impl KindDef for Instance {
         }
     }
 
+    fn stand_in() -> InstanceSpec {
+        InstanceSpec {
+            vcpus: 1,
+            memory_mib: faults::MEMORY_MIN_MIB,
+            image: "unknown".to_owned(),
+            root_disk_gib: None,
+            interfaces: Vec::new(),
+            disks: Vec::new(),
+            user_data: None,
+            ssh_keys: Vec::new(),
+            power: Power::Off,
+            restart: RestartPolicy::default(),
+            placement: None,
+        }
+    }
+
     fn plan(action: job::Action, resolved: &Resolved) -> Result<Vec<Step>, PlanError> {
         let spec = read(&resolved.spec)?;
         let applied = resolved.applied.as_ref().map(read).transpose()?;
@@ -303,10 +319,7 @@ impl KindDef for Instance {
         };
         match action {
             job::Action::Create => plan::build(&spec, resolved),
-            job::Action::Repair => Ok(plan::build(&spec, resolved)?
-                .into_iter()
-                .map(|step| Step::forward_only(step.forward))
-                .collect()),
+            job::Action::Repair => plan::build_again(&spec, resolved),
             job::Action::Delete if resolved.host.is_some() => plan::take_down(&spec, resolved),
             job::Action::Delete => Ok(Vec::new()),
             job::Action::Update => plan::change(&spec, &applied.ok_or(never_applied)?, resolved),
@@ -350,7 +363,8 @@ impl KindDef for Instance {
             job::Action::Create | job::Action::Repair => {
                 let mut names = vec!["ensure_network"; networks];
                 names.extend(["ensure_image", "ensure_disk", "ensure_instance"]);
-                names.extend((spec.power == Power::On).then_some("set_power"));
+                let sets = spec.power == Power::On || action == job::Action::Repair;
+                names.extend(sets.then_some("set_power"));
                 names
             }
             job::Action::Delete => {

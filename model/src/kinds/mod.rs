@@ -213,6 +213,8 @@ pub trait KindDef: 'static + Send + Sync {
     fn as_seen(_action: Action, applied: Self::Spec, _observed: &Value) -> Self::Spec {
         applied
     }
+    /// The spec of what stands in for something of this kind that a host holds of nobody. Nothing is ever made of it.
+    fn stand_in() -> Self::Spec;
     /// The steps. Empty where nothing is to do. Pure.
     fn plan(action: Action, resolved: &Resolved) -> Result<Vec<Step>, PlanError>;
     /// The names of the steps before all is resolved, shown from the acceptance on.
@@ -280,6 +282,8 @@ pub trait KindOps: Send + Sync {
         applied: Option<&Value>,
         observed: Option<&Value>,
     ) -> Result<Option<Value>, PlanError>;
+    /// See [`KindDef::stand_in`].
+    fn stand_in(&self) -> Result<Value, PlanError>;
     /// See [`KindDef::plan`].
     fn plan(&self, action: Action, resolved: &Resolved) -> Result<Vec<Step>, PlanError>;
     /// See [`KindDef::step_names`].
@@ -381,6 +385,9 @@ impl<K: KindDef> KindOps for Typed<K> {
             return Ok(applied.cloned());
         };
         write::<K>(&K::as_seen(action, read::<K>(applied)?, seen)).map(Some)
+    }
+    fn stand_in(&self) -> Result<Value, PlanError> {
+        write::<K>(&K::stand_in())
     }
     fn plan(&self, action: Action, resolved: &Resolved) -> Result<Vec<Step>, PlanError> {
         K::plan(action, resolved)

@@ -278,6 +278,15 @@ impl KindDef for Network {
 
     fn apply_action(_: &mut NetworkSpec, _: job::Action) {}
 
+    fn stand_in() -> NetworkSpec {
+        NetworkSpec {
+            cidr: Ipv4Net::default(),
+            gateway: None,
+            dns: Vec::new(),
+            leases: Vec::new(),
+        }
+    }
+
     fn plan(action: job::Action, resolved: &Resolved) -> Result<Vec<Step>, PlanError> {
         let update = |spec: &NetworkSpec| {
             Action::EnsureNetwork(content(

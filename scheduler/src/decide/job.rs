@@ -41,17 +41,7 @@ fn on_host(job: &DueJob, host: &HostName, around: &Around<'_>) -> Decision {
         Way::Back(verdict) => (Mode::Undo, Some(verdict)),
         Way::GoesOnBack => (Mode::Undo, None),
     };
-    Decision::Order(NewOrder {
-        job: job.id,
-        host: host.clone(),
-        mode,
-        verdict,
-        frozen: job.frozen.clone().unwrap_or_default(),
-        names: None,
-        reserve: None,
-        image: None,
-        networks: Vec::new(),
-    })
+    Decision::Order(order_as_frozen(job, host, mode, verdict))
 }
 
 /// Which way a job goes now.
@@ -105,6 +95,9 @@ fn off_host(job: &DueJob, around: &Around<'_>) -> Result<Next, PlanError> {
             None,
         ));
     }
+    if let Some(host) = &job.pinned_host {
+        return decided(pinned(job, host, around));
+    }
     if job.action == Action::Delete && job.referrers > 0 {
         let detail = "It comes after the deletes of the resources that need this one.";
         return decided(wait(job, around, "reference", detail, JobState::Blocked, None));
@@ -157,6 +150,30 @@ fn off_host(job: &DueJob, around: &Around<'_>) -> Result<Next, PlanError> {
             let error = JobError::new("NOWHERE", format!("The {} is on no host.", job.kind));
             decided(Decision::End(ended(job, JobState::Failed, error)))
         }
+    }
+}
+
+/// What is done on a host that isn't the resource's: as it was frozen when it was accepted.
+fn pinned(job: &DueJob, host: &HostName, around: &Around<'_>) -> Decision {
+    if !around.up.contains(host) {
+        let detail = "The host that it is about can't be reached; it goes on once it can.";
+        let due = Some(around.now + LOOK_AGAIN);
+        return wait(job, around, "host_unreachable", detail, job.state, due);
+    }
+    Decision::Order(order_as_frozen(job, host, Mode::Forward, None))
+}
+
+fn order_as_frozen(job: &DueJob, host: &HostName, mode: Mode, verdict: Option<Verdict>) -> NewOrder {
+    NewOrder {
+        job: job.id,
+        host: host.clone(),
+        mode,
+        verdict,
+        frozen: job.frozen.clone().unwrap_or_default(),
+        names: None,
+        reserve: None,
+        image: None,
+        networks: Vec::new(),
     }
 }
 

@@ -22,7 +22,7 @@ fn facts_of(reference: &RefRow) -> Option<ImageFacts> {
 }
 
 pub(super) fn resolve(job: &DueJob, around: &Around<'_>) -> Result<Resolved, PlanError> {
-    let references = around
+    let mut references: BTreeMap<ResourceId, ResolvedRef> = around
         .refs
         .iter()
         .map(|r| {
@@ -36,6 +36,19 @@ pub(super) fn resolve(job: &DueJob, around: &Around<'_>) -> Result<Resolved, Pla
             (r.id, resolved)
         })
         .collect();
+    // What making it found out is of itself.
+    if job.kind == Kind::Image
+        && let Some(facts) = job.facts.clone().and_then(|f| serde_json::from_value(f).ok())
+    {
+        let own = ResolvedRef {
+            kind: job.kind,
+            tenant: job.tenant.clone(),
+            generation: job.generation,
+            spec: job.spec.clone(),
+            image: Some(facts),
+        };
+        references.insert(job.resource, own);
+    }
     let leases = around
         .leases
         .iter()
@@ -88,9 +101,9 @@ pub(super) fn new_order(
             })
         })
         .collect::<Result<_, _>>()?;
-    let brings = matches!(job.action, Action::Create | Action::Repair);
+    let brings = job.action == Action::Create;
     let reserve = match job.action {
-        Action::Create | Action::Repair => Some(ops.demand_resolved(resolved)?),
+        Action::Create => Some(ops.demand_resolved(resolved)?),
         Action::Update => {
             let applied = job.applied.clone().map(|spec| Resolved {
                 spec,
@@ -102,7 +115,8 @@ pub(super) fn new_order(
                 .unwrap_or_default();
             Some(ops.demand_resolved(resolved)?.max(before))
         }
-        Action::Delete | Action::Start | Action::Stop | Action::Reboot => None,
+        // What lives on a host has its room there.
+        Action::Delete | Action::Start | Action::Stop | Action::Reboot | Action::Repair => None,
     };
     Ok(NewOrder {
         job: job.id,

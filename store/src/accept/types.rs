@@ -199,7 +199,7 @@ pub enum Refusal {
     ResourceFailed,
     /// 409: the job has ended.
     JobDone,
-    /// 409: the job can't be cancelled any more (a delete or repair that was dispatched).
+    /// 409: the job can't be cancelled any more (a delete).
     NotCancellable,
     /// 409: the job hasn't failed or wasn't cancelled, or its resource moved on.
     NotRetryable {

@@ -1,7 +1,7 @@
 //! Delete: in every state, and before all that waits.
 
 use super::cancel::cancel_locked;
-use super::rows::{NewJob, delete_job, insert_job, lock_resource, read_resource};
+use super::rows::{NewJob, delete_job, insert_job, lock_resource, read_resource, stand_in};
 use super::types::Deleted;
 use crate::accept::{AcceptedNow, Origin, Refusal};
 use crate::changes::{self, Change};
@@ -78,6 +78,12 @@ impl Store {
         )
         .fetch_one(&mut *tx)
         .await?;
+        // What stands in for something on a host goes with that.
+        let pinned = stand_in(&mut tx, id).await?;
+        let steps = match &pinned {
+            Some(pinned) => pinned.pending(),
+            None => step_names.iter().map(|s| StepRow::pending(s)).collect(),
+        };
         let job = insert_job(
             &mut tx,
             NewJob {
@@ -91,10 +97,11 @@ impl Store {
                 } else {
                     JobState::Queued
                 },
-                steps: step_names.iter().map(|s| StepRow::pending(s)).collect(),
+                steps,
                 deadline: None,
                 origin,
                 retry_of: None,
+                pinned,
                 now,
             },
         )

@@ -8,13 +8,16 @@
 //! | `delete` | in every state, and before all that waits |
 //! | `cancel` | at once, or by a mark |
 //! | `retry` | a new job for one that failed |
+//! | `mend` | what reconcile asks for: repairs, quarantine, removals |
 //! | `rows` | what each of them reads and writes |
 
 mod cancel;
 mod delete;
+mod mend;
 mod retry;
 mod rows;
 mod types;
 mod update;
 
+pub use mend::Mended;
 pub use types::{ChangeRequest, Deleted, Work};

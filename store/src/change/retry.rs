@@ -1,6 +1,6 @@
 //! Retry: a new job that tries a failed or cancelled one again.
 
-use super::rows::{Kept, NewJob, delete_job, insert_job, keep_reply, lock_resource, read_resource};
+use super::rows::{Kept, NewJob, delete_job, insert_job, keep_reply, lock_resource, read_resource, stand_in};
 use crate::accept::{Accepted, AcceptedNow, IdempotencyKey, Origin, Refusal, Reply};
 use crate::changes;
 use crate::rows::StepRow;
@@ -59,6 +59,11 @@ impl Store {
                 detail: format!("the job is {}", old.state.shown()),
             }));
         }
+        if old.action == Action::Repair || stand_in(&mut tx, before.id).await?.is_some() {
+            return Ok(Err(Refusal::NotRetryable {
+                detail: "it is made anew by itself, for as long as what it mends is found amiss".to_owned(),
+            }));
+        }
         if before.deleting {
             let job = delete_job(&mut tx, before.id).await?;
             return Ok(Err(Refusal::Deleting { job }));
@@ -101,6 +106,7 @@ impl Store {
                 deadline: Some(now + TimeDelta::seconds(origin.deadline_s)),
                 origin,
                 retry_of: Some(old.id),
+                pinned: None,
                 now,
             },
         )

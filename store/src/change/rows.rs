@@ -2,11 +2,13 @@
 
 use crate::StoreError;
 use crate::accept::{Accepted, IdempotencyKey, Origin};
-use crate::rows::{JobRow, ResourceRow, StepRow};
+use crate::rows::{JobRow, ResourceRow, StepRow, json};
 use chrono::{DateTime, Utc};
-use rhyzome_model::ids::{JobId, ResourceId, TenantId};
+use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState};
 use rhyzome_model::kinds::Kind;
+use rhyzome_model::step::Step;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{Postgres, Transaction};
 
@@ -22,7 +24,40 @@ pub(super) struct NewJob<'a> {
     pub(super) deadline: Option<DateTime<Utc>>,
     pub(super) origin: &'a Origin,
     pub(super) retry_of: Option<JobId>,
+    /// Where it goes whatever host its resource is on; none goes where that is.
+    pub(super) pinned: Option<Pinned>,
     pub(super) now: DateTime<Utc>,
+}
+
+/// A host, and what is done there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Pinned {
+    pub(super) host: HostName,
+    pub(super) steps: Vec<Step>,
+}
+
+impl Pinned {
+    /// The steps as JSON texts.
+    fn frozen(&self) -> Result<Vec<String>, StoreError> {
+        let text = |step| serde_json::to_string(step).map_err(|e| StoreError::row("jobs", e));
+        self.steps.iter().map(text).collect()
+    }
+
+    /// As shown before they begin.
+    pub(super) fn pending(&self) -> Vec<StepRow> {
+        self.steps.iter().map(|s| StepRow::pending(s.name())).collect()
+    }
+}
+
+/// What a resource stands in for, if it is none but does that. Its row is locked.
+pub(super) async fn stand_in(
+    tx: &mut Transaction<'_, Postgres>,
+    id: ResourceId,
+) -> Result<Option<Pinned>, StoreError> {
+    let stands = sqlx::query_scalar!("SELECT stand_in FROM resources WHERE id = $1", id.0)
+        .fetch_optional(&mut **tx)
+        .await?;
+    stands.flatten().map(|s| json("resources", s)).transpose()
 }
 
 /// Locks the resource's row, then reads it. With the time, by the database's clock.
@@ -74,10 +109,12 @@ pub(super) async fn insert_job(
     new: NewJob<'_>,
 ) -> Result<JobRow, StoreError> {
     let due = new.state == JobState::Queued;
+    let frozen = new.pinned.as_ref().map(Pinned::frozen).transpose()?;
     let seq = sqlx::query_scalar!(
         "INSERT INTO jobs (id, tenant, kind, action, resource_id, resource_name, generation, spec, state, steps, due, deadline_at,
-                           actor, trace_id, traceparent, retry_of, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, CASE WHEN $11::bool THEN now() END, $12, $13, $14, $15, $16, $17) RETURNING seq",
+                           actor, trace_id, traceparent, retry_of, created_at, pinned_host, frozen)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, CASE WHEN $11::bool THEN now() END, $12, $13, $14, $15, $16, $17, $18, $19)
+         RETURNING seq",
         new.id.0,
         new.resource.tenant.as_str(),
         new.resource.kind.as_str(),
@@ -94,7 +131,9 @@ pub(super) async fn insert_job(
         new.origin.trace_id,
         new.origin.traceparent,
         new.retry_of.map(|j| j.0),
-        new.now
+        new.now,
+        new.pinned.map(|t| t.host.0),
+        frozen.as_deref()
     )
     .fetch_one(&mut **tx)
     .await?;

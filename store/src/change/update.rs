@@ -128,6 +128,7 @@ impl Store {
                         deadline: Some(now + TimeDelta::seconds(request.origin.deadline_s)),
                         origin: &request.origin,
                         retry_of: None,
+                        pinned: None,
                         now,
                     },
                 )

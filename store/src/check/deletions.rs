@@ -22,7 +22,7 @@ pub(super) async fn check(tx: &mut Tx) -> Result<Vec<Violation>, StoreError> {
         .collect();
     let left = sqlx::query!(
         "SELECT r.id, r.kind, j.id AS job FROM resources r JOIN jobs j ON j.resource_id = r.id
-         WHERE j.action = 'delete' AND j.state = 'succeeded' ORDER BY r.id"
+         WHERE j.action = 'delete' AND j.state = 'succeeded' AND r.stand_in IS NULL ORDER BY r.id"
     )
     .fetch_all(&mut **tx)
     .await?;

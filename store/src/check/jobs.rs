@@ -127,7 +127,8 @@ async fn hosts(tx: &mut Tx) -> Result<Vec<Violation>, StoreError> {
            LEFT JOIN resources r ON r.id = j.resource_id LEFT JOIN hosts h ON h.name = j.host
            WHERE j.ended_at IS NULL
              AND ((j.host IS NOT NULL AND h.name IS NULL) OR (j.dispatched_at IS NOT NULL AND j.host IS NULL) OR r.id IS NULL
-                  OR (j.host IS NOT NULL AND r.kind <> 'network' AND r.host IS DISTINCT FROM j.host))
+                  OR (j.host IS NOT NULL AND j.pinned_host IS NULL AND r.kind <> 'network' AND r.host IS DISTINCT FROM j.host)
+                  OR (j.host IS NOT NULL AND j.pinned_host IS NOT NULL AND j.host <> j.pinned_host))
            ORDER BY j.id"#
     )
     .fetch_all(&mut **tx)

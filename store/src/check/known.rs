@@ -118,8 +118,12 @@ pub(super) async fn read(tx: &mut Tx, inventories: &[HostInventory]) -> Result<K
 async fn resources(tx: &mut Tx) -> Result<BTreeMap<ResourceId, KnownResource>, StoreError> {
     let mut resources = BTreeMap::new();
     for r in sqlx::query!(
-        r#"SELECT id, kind, host, applied IS NOT NULL AS "applied!", fence,
-                  coalesce(applied ->> 'power' = 'off', false) AS "off!" FROM resources"#
+        r#"SELECT r.id, r.kind, r.host, r.applied IS NOT NULL AS "applied!", r.fence,
+                  coalesce(r.applied ->> 'power' = 'off', false) AS "off!", r.stand_in IS NOT NULL AS "stand_in!",
+                  coalesce(h.put_back_at IS NOT NULL AND NOT EXISTS (
+                      SELECT FROM jobs j WHERE j.resource_id = r.id AND j.state = 'succeeded' AND j.ended_at > h.put_back_at
+                         AND j.action IN ('create', 'repair') AND j.pinned_host IS NULL), false) AS "in_doubt!"
+           FROM resources r LEFT JOIN hosts h ON h.name = r.host"#
     )
     .fetch_all(&mut **tx)
     .await?
@@ -133,6 +137,8 @@ async fn resources(tx: &mut Tx) -> Result<BTreeMap<ResourceId, KnownResource>, S
                 off: r.off,
                 fence: Fence(r.fence),
                 refs: BTreeMap::new(),
+                stand_in: r.stand_in,
+                in_doubt: r.in_doubt,
             },
         );
     }

@@ -34,10 +34,19 @@ pub use runs::LastCheck;
 
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
-use rhyzome_model::check::{HostInventory, Violation, compare};
+use rhyzome_model::check::{Amiss, HostInventory, Violation, amiss, compare};
 use sqlx::{Postgres, Transaction};
 
 type Tx = Transaction<'static, Postgres>;
+
+/// What a check found.
+#[derive(Clone, Debug, Default)]
+pub struct Checked {
+    /// Every rule that is broken; sorted.
+    pub violations: Vec<Violation>,
+    /// What of it is to be mended on hosts.
+    pub amiss: Vec<Amiss>,
+}
 
 impl Store {
     /// The database's time.
@@ -51,7 +60,13 @@ impl Store {
     ///
     /// The inventories must be there already: what moved since each was asked for is left out, and that is read here.
     pub async fn check(&self, inventories: &[HostInventory]) -> Result<Vec<Violation>, StoreError> {
+        Ok(self.check_all(inventories).await?.violations)
+    }
+
+    /// The same, with what is to be mended on these hosts.
+    pub async fn check_all(&self, inventories: &[HostInventory]) -> Result<Checked, StoreError> {
         let mut tx = self.check_begin().await?;
+        let mut to_mend = Vec::new();
         let mut found = capacity::check(&mut tx).await?;
         found.extend(slots::check(&mut tx).await?);
         found.extend(quotas::check(&mut tx).await?);
@@ -64,10 +79,14 @@ impl Store {
         if !inventories.is_empty() {
             let known = known::read(&mut tx, inventories).await?;
             found.extend(compare(inventories, &known));
+            to_mend = amiss(inventories, &known);
         }
         tx.commit().await?;
         found.sort();
-        Ok(found)
+        Ok(Checked {
+            violations: found,
+            amiss: to_mend,
+        })
     }
 
     /// One snapshot, read with plans for whole tables.

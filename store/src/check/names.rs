@@ -28,7 +28,7 @@ async fn specs(tx: &mut Tx) -> Result<Vec<Violation>, StoreError> {
             .insert((r.pointer, r.kind, r.to_id.to_string()));
     }
     let mut found = Vec::new();
-    for r in sqlx::query!("SELECT id, kind, spec FROM resources ORDER BY id")
+    for r in sqlx::query!("SELECT id, kind, spec FROM resources WHERE stand_in IS NULL ORDER BY id")
         .fetch_all(&mut **tx)
         .await?
     {

@@ -62,7 +62,7 @@ impl Store {
             return Ok(None);
         }
         let rows = sqlx::query!(
-            r#"SELECT j.id, j.tenant, j.kind, j.action, j.resource_id, r.name, j.generation, j.spec, r.applied, r.observed, r.facts, j.state, j.host,
+            r#"SELECT j.id, j.tenant, j.kind, j.action, j.resource_id, r.name, j.generation, j.spec, r.applied, r.observed, r.facts, j.state, j.host, j.pinned_host,
                       r.host AS resource_host, h.host AS "home?", coalesce(v.vcpus, 0) AS "vcpus!", coalesce(v.memory_mib, 0) AS "memory_mib!",
                       coalesce(v.disk_gib, 0) AS "disk_gib!", j.frozen, j.mode, j.verdict, j.error, j.attempt, j.failures, j.excluded,
                       j.deadline_at, j.cancel_requested_at, j.holds_slot, j.dispatched_at IS NOT NULL AS "order_out!", j.waiting,
@@ -98,6 +98,7 @@ impl Store {
                 facts: r.facts,
                 state: parse("jobs", &r.state, JobState::parse)?,
                 host: r.host.map(HostName),
+                pinned_host: r.pinned_host.map(HostName),
                 resource_host: r.resource_host.map(HostName),
                 reserved: Demand {
                     vcpus: r.vcpus,

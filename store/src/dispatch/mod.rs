@@ -81,6 +81,8 @@ pub struct DueJob {
     pub state: JobState,
     /// The host that has the job, from its first dispatch until it was released.
     pub host: Option<HostName>,
+    /// The host that it goes to with its frozen steps, whatever host its resource is on.
+    pub pinned_host: Option<HostName>,
     /// The host that holds the resource.
     pub resource_host: Option<HostName>,
     /// What it has reserved on that host.

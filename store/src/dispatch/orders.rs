@@ -260,12 +260,12 @@ impl DispatchTx {
                           waiting = NULL,
                           started_at = coalesce(j.started_at, now())
                    FROM q WHERE j.id = q.id
-                   RETURNING j.id, j.resource_id, q.fence, q.host
+                   RETURNING j.id, j.resource_id, q.fence, q.host, j.pinned_host
                ), a AS (
                    UPDATE job_resources o SET active = true FROM j WHERE o.job_id = j.id AND NOT o.active
                )
                UPDATE resources r SET fence = j.fence,
-                      host = CASE WHEN r.kind = 'network' THEN r.host ELSE j.host END
+                      host = CASE WHEN r.kind = 'network' OR j.pinned_host IS NOT NULL THEN r.host ELSE j.host END
                FROM j WHERE r.id = j.resource_id
                RETURNING j.id AS "id!", j.fence AS "fence!""#,
             &ids,

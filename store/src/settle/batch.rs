@@ -42,6 +42,8 @@ pub struct OpenJob {
     pub fence: Option<Fence>,
     /// Where its order went.
     pub host: Option<HostName>,
+    /// Whether it went there whatever host its resource is on.
+    pub pinned: bool,
     /// Which way.
     pub mode: Mode,
     /// Why the undo.
@@ -157,7 +159,7 @@ impl Store {
         .fetch_one(&mut *tx)
         .await?;
         let rows = sqlx::query!(
-            r#"SELECT j.id, j.tenant, j.kind, j.action, j.resource_id, j.generation, j.spec, r.applied, j.state, j.fence, j.epoch, j.host, j.mode,
+            r#"SELECT j.id, j.tenant, j.kind, j.action, j.resource_id, j.generation, j.spec, r.applied, j.state, j.fence, j.epoch, j.host, j.pinned_host IS NOT NULL AS "pinned!", j.mode,
                       j.verdict, j.error, j.failures, j.excluded, j.holds_slot, j.dispatched_at IS NOT NULL AS "order_out!", j.steps, j.waiting,
                       j.cancel_requested_at, j.created_at
                FROM jobs j JOIN resources r ON r.id = j.resource_id
@@ -181,6 +183,7 @@ impl Store {
                     state: parse("jobs", &r.state, JobState::parse)?,
                     fence: r.fence.map(Fence),
                     host: r.host.map(HostName),
+                    pinned: r.pinned,
                     mode: parse("jobs", &r.mode, Mode::parse)?,
                     verdict: r
                         .verdict

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -28,12 +29,16 @@ pub(crate) struct Made {
 pub(crate) struct History {
     folder: PathBuf,
     task: JoinHandle<()>,
+    /// Files, by inode, that tell what was told already.
+    copies: Arc<Mutex<BTreeSet<u64>>>,
 }
 
 impl History {
     pub(crate) fn follow(state: &Path, folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder).context("making a folder for effects")?;
         let (file, kept) = (state.join("effects"), folder.to_path_buf());
+        let copies = Arc::new(Mutex::new(BTreeSet::new()));
+        let known = Arc::clone(&copies);
         let task = tokio::spawn(async move {
             let mut last = 0;
             let mut count = 0;
@@ -42,9 +47,11 @@ impl History {
                     && metadata.ino() != last
                 {
                     last = metadata.ino();
-                    count += 1;
-                    // Renamed away in between, it is linked at the next look.
-                    let _ = std::fs::hard_link(&file, kept.join(format!("{count:05}")));
+                    if !lock(&known).contains(&last) {
+                        count += 1;
+                        // Renamed away in between, it is linked at the next look.
+                        let _ = std::fs::hard_link(&file, kept.join(format!("{count:05}")));
+                    }
                 }
                 tokio::time::sleep(LOOK).await;
             }
@@ -52,7 +59,17 @@ impl History {
         Ok(Self {
             folder: folder.to_path_buf(),
             task,
+            copies,
         })
+    }
+
+    /// This file is a copy of what was seen before.
+    pub(crate) fn leave_out(&self, copy: &Path) -> Result<()> {
+        let inode = std::fs::metadata(copy)
+            .context("looking at a copy of effects")?
+            .ino();
+        lock(&self.copies).insert(inode);
+        Ok(())
     }
 
     /// Every effect, in order.
@@ -68,6 +85,10 @@ impl History {
         }
         Ok(all)
     }
+}
+
+fn lock(copies: &Mutex<BTreeSet<u64>>) -> MutexGuard<'_, BTreeSet<u64>> {
+    copies.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for History {

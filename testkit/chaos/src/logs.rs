@@ -12,6 +12,18 @@ const EXPECTED: [(&str, &str); 1] = [(
     "faults.toml asked the agent to crash, and it says so",
 )];
 
+/// The same, of hosts that were put back.
+const PUT_BACK: [(&str, &str); 2] = [
+    (
+        "invariant broken",
+        "hosts were put back to an older copy of themselves, and the check says what that broke",
+    ),
+    (
+        "the agent's ledger was set back",
+        "hosts were put back to an older copy of themselves, and that is noticed",
+    ),
+];
+
 /// What the logs say.
 #[derive(Debug, Default)]
 pub(crate) struct Logs {
@@ -23,20 +35,25 @@ pub(crate) struct Logs {
     pub(crate) warnings: BTreeMap<String, u64>,
 }
 
-/// Reads all logs in a folder.
-pub(crate) fn read(folder: &Path) -> Result<Logs> {
+/// Reads all logs in a folder; of a run in which hosts were put back, or not.
+pub(crate) fn read(folder: &Path, put_back: bool) -> Result<Logs> {
+    let expected: Vec<(&str, &'static str)> = EXPECTED
+        .iter()
+        .chain(PUT_BACK.iter().filter(|_| put_back))
+        .copied()
+        .collect();
     let lines = logs::read(folder).with_context(|| format!("reading the logs in {}", folder.display()))?;
     let mut logs = Logs::default();
     for line in lines {
-        logs.take(&line);
+        logs.take(&line, &expected);
     }
     Ok(logs)
 }
 
 impl Logs {
-    fn take(&mut self, line: &Line) {
+    fn take(&mut self, line: &Line, expected: &[(&str, &'static str)]) {
         match line.level {
-            Level::Error => match EXPECTED.iter().find(|(prefix, _)| line.said.starts_with(prefix)) {
+            Level::Error => match expected.iter().find(|(prefix, _)| line.said.starts_with(prefix)) {
                 Some((_, why)) => *self.expected.entry(why).or_default() += 1,
                 None => self.errors.push(format!("{}: {}", line.file, line.text)),
             },
@@ -61,13 +78,11 @@ mod tests {
             text: said.to_owned(),
         };
         let mut logs = Logs::default();
-        logs.take(&line(Level::Error, "something new job=1"));
-        logs.take(&line(
-            Level::Error,
-            "a fault says that the agent crashes now step=x",
-        ));
+        logs.take(&line(Level::Error, "something new job=1"), &EXPECTED);
+        let crash = "a fault says that the agent crashes now step=x";
+        logs.take(&line(Level::Error, crash), &EXPECTED);
         for job in 1..3 {
-            logs.take(&line(Level::Warn, &format!("again job={job}")));
+            logs.take(&line(Level::Warn, &format!("again job={job}")), &EXPECTED);
         }
         assert_eq!((logs.errors.len(), logs.expected.len()), (1, 1));
         assert_eq!(

@@ -31,6 +31,8 @@ const REST_WITHIN: Duration = Duration::from_mins(2);
 const HEAL_WITHIN: Duration = Duration::from_secs(90);
 /// How long workers have an order before others get it.
 pub(crate) const ACK_WAIT: Duration = Duration::from_secs(3);
+/// How long the schedulers may take to look at all hosts, and to check the books.
+const LOOKED_WITHIN: Duration = Duration::from_secs(30);
 const HOSTS: u32 = 4;
 /// The label `test` of simulated hosts: where the load goes, and where guests aren't real.
 pub(crate) const SIMULATED: &str = "simulated";
@@ -54,7 +56,7 @@ pub(crate) struct Run {
     pub(crate) dice: StdRng,
     seed: u64,
     control: PathBuf,
-    history: History,
+    pub(crate) history: History,
     /// Where the machine can have them.
     pub(crate) real: Option<Real>,
     pub(crate) clock: Option<Clock>,
@@ -99,6 +101,9 @@ impl Run {
         .set("scheduler.exclusion", "200ms")
         .set("scheduler.retry_most", "5s")
         .set("scheduler.capacity_recheck", "3s")
+        .set("scheduler.check_interval", "2s")
+        .set("scheduler.repair_after", "3s")
+        .set("scheduler.quarantine_grace", "6s")
         .set("agent.disk_reserve_gib", "1");
         // It waits for its processes.
         let stack = tokio::task::spawn_blocking(|| Stack::start(options)).await?;
@@ -224,9 +229,51 @@ impl Run {
         bail!("{HEAL_WITHIN:?} after the faults the stack isn't whole: {why}")
     }
 
-    /// Waits until every job has ended; names those that don't.
+    /// Waits until every job has ended, and until the schedulers have looked at every host since and found nothing to mend.
     async fn rest(&self) -> Result<()> {
         let until = Instant::now() + REST_WITHIN;
+        loop {
+            self.jobs_end(until).await?;
+            match self.nothing_amiss().await {
+                Ok(true) => return Ok(()),
+                Ok(false) if Instant::now() > until => {
+                    self.journal.broken(7, "what is amiss on hosts is not mended");
+                    return Ok(());
+                }
+                Err(error) if Instant::now() > until => return Err(error),
+                Ok(false) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Whether two checks in a row, by inventories that are younger than this call, leave nothing amiss.
+    async fn nothing_amiss(&self) -> Result<bool> {
+        let now = "SELECT extract(epoch FROM now())::float8";
+        let mut after: f64 = sqlx::query_scalar(now).fetch_one(&self.db).await?;
+        let looked = "SELECT NOT EXISTS (SELECT FROM hosts WHERE coalesce(inventory_asked_at, '-infinity') <= to_timestamp($1))";
+        let checks = "SELECT coalesce(checked_at > to_timestamp($1), false) FROM check_runs";
+        for (statement, times) in [(looked, 1), (checks, 2)] {
+            for _ in 0..times {
+                let patience = Instant::now() + LOOKED_WITHIN;
+                while !sqlx::query_scalar::<_, bool>(statement)
+                    .bind(after)
+                    .fetch_one(&self.db)
+                    .await?
+                {
+                    if Instant::now() > patience {
+                        return Ok(false);
+                    }
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                after = sqlx::query_scalar(now).fetch_one(&self.db).await?;
+            }
+        }
+        let amiss = "SELECT EXISTS (SELECT FROM amiss) OR EXISTS (SELECT FROM jobs WHERE ended_at IS NULL)";
+        Ok(!sqlx::query_scalar::<_, bool>(amiss).fetch_one(&self.db).await?)
+    }
+
+    /// Waits until every job has ended; names those that don't.
+    async fn jobs_end(&self, until: Instant) -> Result<()> {
         loop {
             let asked = sqlx::query(
                 "SELECT id::text || ' ' || kind || '.' || action || ' ' || state || ' attempt ' || attempt || ' fence ' || coalesce(fence, 0)
@@ -272,7 +319,8 @@ impl Run {
     /// Says what was hit, reads the logs, and ends the stack; its folder is kept where something is broken.
     pub(crate) async fn end(self, played: Result<()>, keep: Keep, json: Option<&Path>) -> Result<()> {
         self.watcher.abort();
-        let logs = logs::read(&self.stack.file().log_dir)?;
+        let put_back = self.played.contains_key(Scenario::PutBack.as_str());
+        let logs = logs::read(&self.stack.file().log_dir, put_back)?;
         for error in &logs.errors {
             self.journal
                 .broken(0, &format!("an ERROR that nobody expects: {error}"));

@@ -52,6 +52,8 @@ pub(crate) enum Scenario {
     Frozen,
     /// An agent is killed and its ledger removed
     LedgerLost,
+    /// Simulated hosts, with their agent's ledger, are put back to an older copy of themselves
+    PutBack,
     /// The clocks of an agent, a scheduler and a worker jump an hour ahead and back
     Clock,
     /// Real guests are created, cancelled and deleted while their agent is killed
@@ -62,7 +64,7 @@ pub(crate) enum Scenario {
 
 impl Scenario {
     /// All, those that take no load first.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Permanent,
         Self::Suspended,
         Self::RefusedTwice,
@@ -79,6 +81,7 @@ impl Scenario {
         Self::Agent,
         Self::Steps,
         Self::LedgerLost,
+        Self::PutBack,
         Self::Clock,
         Self::RealGuests,
         Self::HostRestart,
@@ -103,6 +106,7 @@ impl Scenario {
             Self::Unpublished => "unpublished",
             Self::Frozen => "frozen",
             Self::LedgerLost => "ledger-lost",
+            Self::PutBack => "put-back",
             Self::Clock => "clock",
             Self::RealGuests => "real-guests",
             Self::HostRestart => "host-restart",
@@ -121,6 +125,7 @@ impl Scenario {
             | Self::Agent
             | Self::Steps
             | Self::LedgerLost
+            | Self::PutBack
             | Self::Clock
             | Self::RealGuests => true,
             Self::LateWorker
@@ -153,6 +158,7 @@ impl Scenario {
             Self::Unpublished => exact::unpublished(run).await,
             Self::Frozen => exact::frozen(run).await,
             Self::LedgerLost => outside::ledger_lost(run, until).await,
+            Self::PutBack => outside::put_back(run, until).await,
             Self::Clock => outside::clock(run).await,
             Self::RealGuests => outside::real_guests(run, until).await,
             Self::HostRestart => outside::host_restart(run).await,

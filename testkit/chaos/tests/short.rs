@@ -20,6 +20,7 @@ fn what_is_killed_wiped_and_refused_leaves_the_books_in_order() {
         "postgres",
         "nats-wiped",
         "ledger-lost",
+        "put-back",
     ] {
         command.args(["--scenario", scenario]);
     }

@@ -266,6 +266,22 @@ impl Stack {
         }
     }
 
+    /// `rhyzome admin check -o json`: how it ended, and what it printed.
+    ///
+    /// # Panics
+    /// Where it prints no JSON.
+    pub fn check(&self) -> (Option<i32>, serde_json::Value) {
+        let output = self.try_run(&["admin", "check", "-o", "json"]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        match serde_json::from_str(&text) {
+            Ok(value) => (output.status.code(), value),
+            Err(error) => panic!(
+                "admin check: {error}: {text}\n{}",
+                String::from_utf8_lossy(&output.stderr)
+            ),
+        }
+    }
+
     /// What all agents in `stack.json` say that they hold, by host.
     pub fn inventories(&self) -> BTreeMap<String, Inventory> {
         self.file()

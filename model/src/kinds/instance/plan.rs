@@ -167,6 +167,19 @@ pub(super) fn build(spec: &InstanceSpec, resolved: &Resolved) -> Result<Vec<Step
     Ok(steps)
 }
 
+/// The same for one that was made: what is there stays, nothing is taken back, and it is on or off as was applied.
+pub(super) fn build_again(spec: &InstanceSpec, resolved: &Resolved) -> Result<Vec<Step>, PlanError> {
+    let mut steps: Vec<Step> = build(spec, resolved)?
+        .into_iter()
+        .map(|step| Step::forward_only(step.forward))
+        .collect();
+    match spec.power {
+        Power::On => {}
+        Power::Off => steps.push(Step::forward_only(set_power(resolved.id, Power::Off))),
+    }
+    Ok(steps)
+}
+
 /// The instance's definition, of this spec and the generation that the job makes so.
 fn define(spec: &InstanceSpec, resolved: &Resolved) -> Result<Action, PlanError> {
     let mut interfaces = Vec::with_capacity(spec.interfaces.len());

@@ -1,4 +1,4 @@
-//! Faults from outside that need more than a signal: a ledger that is lost, a clock that jumps, real guests, a host that restarts.
+//! Faults from outside that need more than a signal: a ledger that is lost, hosts that are put back, a clock that jumps, real guests, a host that restarts.
 
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,43 @@ pub(super) async fn ledger_lost(run: &mut Run, until: Instant) -> Result<()> {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        if Instant::now() >= until {
+            return Ok(());
+        }
+    }
+}
+
+/// The simulated hosts are put back to what they were seconds ago, with their agent's ledger: what was made since is gone, what was removed
+/// is there again, and the agent knows of neither. They are to come right by themselves.
+pub(super) async fn put_back(run: &mut Run, until: Instant) -> Result<()> {
+    const FILES: [&str; 2] = ["ledger", "effects"];
+    let folder = run.stack.data().join("agents").join("sim");
+    loop {
+        meanwhile(run, 1500, 4000).await;
+        let agents = of_role(&run.stack, "agent");
+        let Some(agent) = agents.iter().find(|agent| agent.name == "sim") else {
+            continue;
+        };
+        let copy = |name: &str| folder.join(format!("{name}.copy"));
+        send(agent.pid, Signal::SIGSTOP);
+        let copied = FILES.map(|name| std::fs::copy(folder.join(name), copy(name)));
+        send(agent.pid, Signal::SIGCONT);
+        for copied in copied {
+            copied.context("copying an agent's files")?;
+        }
+        meanwhile(run, 1500, 5000).await;
+        let agents = of_role(&run.stack, "agent");
+        let Some(agent) = agents.iter().find(|agent| agent.name == "sim") else {
+            bail!("the agent of simulated hosts is gone");
+        };
+        run.history.leave_out(&copy("effects"))?;
+        send(agent.pid, Signal::SIGSTOP);
+        let renamed = FILES.map(|name| std::fs::rename(copy(name), folder.join(name)));
+        send(agent.pid, Signal::SIGKILL);
+        for renamed in renamed {
+            renamed.context("putting an agent's files back")?;
+        }
+        run.journal.did("simulated hosts were put back");
         if Instant::now() >= until {
             return Ok(());
         }

@@ -110,6 +110,7 @@ impl Books {
             .get(&job.resource)
             .is_some_and(|line| line.range(..job.seq).next().is_some());
         Some(DueJob {
+            pinned_host: None,
             id,
             tenant: job.tenant.clone(),
             kind: job.kind,

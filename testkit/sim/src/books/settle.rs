@@ -17,6 +17,7 @@ impl Books {
         let job = self.jobs.get(&id).filter(|j| j.ended_at.is_none())?;
         let resource = self.resources.get(&job.resource)?;
         Some(OpenJob {
+            pinned: false,
             id,
             tenant: job.tenant.clone(),
             kind: job.kind,

@@ -55,7 +55,7 @@ impl Books {
             j.ended_at.is_none()
                 && j.mode == Mode::Forward
                 && j.deadline_at.is_some_and(|d| d < now)
-                && !matches!(j.action, Action::Delete | Action::Repair)
+                && j.action != Action::Delete
                 && !self.locked.contains(&j.resource)
         };
         let ids: Vec<JobId> = self.jobs.values().filter(late).map(|j| j.id).collect();

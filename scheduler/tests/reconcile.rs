@@ -1,0 +1,468 @@
+//! What is amiss on hosts is mended: repairs of what they lack, quarantine and removal of what they hold too much. On real books, with
+//! agents that answer as a test says.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod support;
+
+use rhyzome_model::check::{Amiss, HostInventory, Owner, Stray, Wrong};
+use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
+use rhyzome_model::job::{Action, JobState};
+use rhyzome_model::kinds::Kind;
+use rhyzome_model::problem::JobError;
+use rhyzome_model::step::{ObjectKind, Step};
+use rhyzome_proto::event::OutcomeKind;
+use rhyzome_store::accept::Refusal;
+use rhyzome_store::amiss::Noted;
+use rhyzome_store::change::Mended;
+use rhyzome_store::dispatch::OrderRow;
+use rhyzome_store::rows::JobRow;
+use std::collections::BTreeMap;
+use support::agent::{Luck, report};
+use support::checks::check_within;
+use support::common::make;
+use support::furnished::{changed, furnished, instance, job, order_of, resource};
+use support::walk::{LIMITS, Walk};
+
+/// An instance, made.
+async fn made() -> (Walk, ResourceId, HostName) {
+    let mut walk = furnished().await;
+    let tenant = walk.tenants[0].clone();
+    let create = instance(&walk, &tenant, "x").await;
+    walk.dispatch().await;
+    walk.settle(Luck::Good).await;
+    let id = job(&walk, create).await.resource_id;
+    let host = resource(&walk, id).await.host.unwrap();
+    (walk, id, host)
+}
+
+async fn check(walk: &Walk, what: &str) {
+    check_within(&walk.store, LIMITS.tenant_cap.into(), what).await;
+}
+
+async fn ends(walk: &mut Walk, job: JobId, order: &OrderRow, kind: OutcomeKind) {
+    let error = JobError::new("BAD_LUCK", "It went wrong");
+    let failed = kind != OutcomeKind::Succeeded;
+    let report = report(order, Some(kind), failed, failed.then_some(&error));
+    assert_eq!(walk.settle_one(job, &report).await, 1);
+}
+
+fn incomplete(host: &HostName, id: ResourceId, disk_lost: bool) -> Amiss {
+    Amiss {
+        host: host.clone(),
+        resource: id,
+        kind: Kind::Instance,
+        wrong: Wrong::Incomplete { disk_lost },
+    }
+}
+
+/// A guest that runs, with its disk and its claim on a network.
+fn stray(host: &HostName, id: ResourceId, owner: Owner, network: ResourceId) -> Amiss {
+    Amiss {
+        host: host.clone(),
+        resource: id,
+        kind: Kind::Instance,
+        wrong: Wrong::Stray(Stray {
+            owner,
+            objects: vec![ObjectKind::Instance, ObjectKind::Disk],
+            claims: vec![(ObjectKind::Network, network)],
+            runs: true,
+        }),
+    }
+}
+
+/// A look at these hosts, which found this.
+async fn noted(walk: &Walk, hosts: &[&HostName], found: &[Amiss]) -> Noted {
+    let asked_at = walk.store.now().await.unwrap();
+    let look = |host: &&HostName| HostInventory {
+        host: (*host).clone(),
+        asked_at,
+        objects: Vec::new(),
+        fences: BTreeMap::new(),
+        unfinished: Vec::new(),
+    };
+    let looked: Vec<HostInventory> = hosts.iter().map(look).collect();
+    walk.store.amiss_note(&looked, found).await.unwrap()
+}
+
+async fn repair(walk: &Walk, amiss: &Amiss) -> Option<JobRow> {
+    noted(walk, &[&amiss.host], std::slice::from_ref(amiss)).await;
+    let mended = walk.store.accept_repair(amiss, &make::origin()).await.unwrap();
+    mended.map(|m| m.job.unwrap())
+}
+
+async fn delete(walk: &Walk, tenant: &TenantId, id: ResourceId) -> JobId {
+    let job = JobId::new();
+    let accepted = walk
+        .store
+        .accept_delete(
+            tenant,
+            Kind::Instance,
+            id,
+            None,
+            job,
+            &["as", "asked"],
+            &make::origin(),
+        )
+        .await;
+    accepted.unwrap().unwrap();
+    job
+}
+
+fn names(order: &OrderRow) -> Vec<String> {
+    let name = |s: &String| serde_json::from_str::<Step>(s).unwrap().name().to_owned();
+    order.frozen.iter().map(name).collect()
+}
+
+#[tokio::test]
+async fn what_its_host_lacks_is_made_again_as_it_was_applied() {
+    let (mut walk, id, host) = made().await;
+    // A change that failed: the intent is ahead of what is applied.
+    let (update, order) = changed(&mut walk, id, Action::Update, 7).await;
+    ends(&mut walk, update, &order, OutcomeKind::Failed).await;
+    let before = resource(&walk, id).await;
+    assert_eq!(
+        (before.spec["vcpus"].as_i64(), before.observed_generation),
+        (Some(7), 1)
+    );
+
+    let lost = repair(&walk, &incomplete(&host, id, true)).await.unwrap();
+    assert_eq!((lost.action, lost.actor.as_str()), (Action::Repair, "tester"));
+    let order = order_of(&mut walk, lost.id).await;
+    assert_eq!(order.host, host);
+    assert_eq!(
+        names(&order),
+        [
+            "ensure_network",
+            "ensure_image",
+            "ensure_disk",
+            "ensure_instance",
+            "set_power"
+        ]
+    );
+    check(&walk, "a repair is out").await;
+    ends(&mut walk, lost.id, &order, OutcomeKind::Succeeded).await;
+    check(&walk, "it is repaired").await;
+
+    let after = resource(&walk, id).await;
+    assert_eq!(
+        after.applied, before.applied,
+        "what was applied, and not the intent"
+    );
+    assert_eq!((after.host, after.observed_generation), (Some(host), 1));
+    assert_eq!(after.reason.unwrap()["code"], "DISK_LOST");
+}
+
+#[tokio::test]
+async fn nothing_is_made_again_of_what_moves_goes_or_may_not_be_touched() {
+    let (mut walk, id, host) = made().await;
+    let lacks = incomplete(&host, id, false);
+    let elsewhere = walk.hosts.iter().find(|h| **h != host).unwrap().clone();
+    assert!(repair(&walk, &incomplete(&elsewhere, id, false)).await.is_none());
+    assert!(
+        repair(&walk, &incomplete(&host, ResourceId::new(), false))
+            .await
+            .is_none()
+    );
+    // Found by no look.
+    noted(&walk, &[&host, &elsewhere], &[]).await;
+    let unseen = walk.store.accept_repair(&lacks, &make::origin()).await.unwrap();
+    assert!(unseen.is_none());
+
+    for (stop, go) in [
+        (
+            "UPDATE hosts SET cordoned = true".to_owned(),
+            "UPDATE hosts SET cordoned = false".to_owned(),
+        ),
+        (
+            format!("INSERT INTO set_backs (host, seen, last) VALUES ('{host}', 2, 1)"),
+            "DELETE FROM set_backs".to_owned(),
+        ),
+    ] {
+        sqlx::query(sqlx::AssertSqlSafe(stop.clone()))
+            .execute(walk.store.pool())
+            .await
+            .unwrap();
+        assert!(repair(&walk, &lacks).await.is_none(), "{stop}");
+        sqlx::query(sqlx::AssertSqlSafe(go))
+            .execute(walk.store.pool())
+            .await
+            .unwrap();
+    }
+    let (stop, order) = changed(&mut walk, id, Action::Stop, 1).await;
+    assert!(repair(&walk, &lacks).await.is_none(), "a job is at work on it");
+    ends(&mut walk, stop, &order, OutcomeKind::Succeeded).await;
+    let first = repair(&walk, &lacks).await.unwrap();
+    assert!(repair(&walk, &lacks).await.is_none(), "one at a time");
+    let order = order_of(&mut walk, first.id).await;
+    assert_eq!(
+        names(&order).last().unwrap(),
+        "set_power",
+        "it was turned off, and is to be so"
+    );
+    ends(&mut walk, first.id, &order, OutcomeKind::Succeeded).await;
+    let tenant = walk.tenants[0].clone();
+    delete(&walk, &tenant, id).await;
+    assert!(repair(&walk, &lacks).await.is_none(), "it goes");
+}
+
+/// A repair that can't succeed holds up nobody.
+#[tokio::test]
+async fn a_delete_takes_a_repair_back_and_comes_next() {
+    for begun in [false, true] {
+        let (mut walk, id, host) = made().await;
+        let repair = repair(&walk, &incomplete(&host, id, false)).await.unwrap();
+        if begun {
+            order_of(&mut walk, repair.id).await;
+        }
+        let tenant = walk.tenants[0].clone();
+        let delete = delete(&walk, &tenant, id).await;
+        if begun {
+            let back = order_of(&mut walk, repair.id).await;
+            assert_eq!(back.mode.as_str(), "undo");
+            ends(&mut walk, repair.id, &back, OutcomeKind::Cancelled).await;
+        }
+        assert_eq!(job(&walk, repair.id).await.state, JobState::Cancelled);
+        let order = order_of(&mut walk, delete).await;
+        assert_eq!((order.host.clone(), names(&order).len()), (host, 4));
+        ends(&mut walk, delete, &order, OutcomeKind::Succeeded).await;
+        assert!(walk.store.resource_by_id(id).await.unwrap().is_none());
+        check(&walk, "gone").await;
+    }
+}
+
+#[tokio::test]
+async fn a_repair_that_fails_ends_and_is_counted() {
+    let (mut walk, id, host) = made().await;
+    let lacks = incomplete(&host, id, false);
+    for tries in 1..=3 {
+        let failed = repair(&walk, &lacks).await.unwrap();
+        let order = order_of(&mut walk, failed.id).await;
+        ends(&mut walk, failed.id, &order, OutcomeKind::Failed).await;
+        assert_eq!(job(&walk, failed.id).await.state, JobState::Failed);
+        // Found so again, and not looked at since.
+        let again = noted(&walk, &[&host], std::slice::from_ref(&lacks)).await;
+        let standing = again.standing[&(host.clone(), id)];
+        assert_eq!(standing.tries, tries);
+        assert!(standing.tried_at.unwrap() > standing.since);
+        let tenant = walk.tenants[0].clone();
+        let retried = walk
+            .store
+            .accept_retry(&tenant, failed.id, JobId::new(), &[], None, &make::origin())
+            .await;
+        assert!(matches!(retried.unwrap(), Err(Refusal::NotRetryable { .. })));
+    }
+    assert_eq!(resource(&walk, id).await.reason.unwrap()["code"], "BAD_LUCK");
+    check(&walk, "failed repairs").await;
+    // Once it is found whole it is forgotten: what comes later begins anew.
+    noted(&walk, &[&host], &[]).await;
+    let anew = noted(&walk, &[&host], std::slice::from_ref(&lacks)).await;
+    assert_eq!(anew.standing[&(host, id)].tries, 0);
+}
+
+#[tokio::test]
+async fn of_what_moved_since_the_look_nothing_is_forgotten() {
+    let (mut walk, id, host) = made().await;
+    let lacks = incomplete(&host, id, false);
+    let first = noted(&walk, &[&host], std::slice::from_ref(&lacks)).await;
+    let since = first.standing[&(host.clone(), id)].since;
+    changed(&mut walk, id, Action::Stop, 1).await;
+    noted(&walk, &[&host], &[]).await;
+    let again = noted(&walk, &[&host], std::slice::from_ref(&lacks)).await;
+    assert_eq!(again.standing[&(host, id)].since, since);
+}
+
+fn row(mended: Option<Mended>) -> Option<JobRow> {
+    mended.and_then(|m| m.job)
+}
+
+#[tokio::test]
+async fn what_nobody_owns_is_turned_off_kept_and_then_removed() {
+    let (mut walk, one, host) = made().await;
+    let found = stray(&host, ResourceId::new(), Owner::Nobody, one);
+    let system = TenantId::from("system");
+    let until = walk.store.now().await.unwrap();
+    noted(&walk, &[&host], std::slice::from_ref(&found)).await;
+
+    let quarantined = walk.store.accept_quarantine(&found, until, &make::origin()).await;
+    let off = row(quarantined.unwrap()).unwrap();
+    assert_eq!((off.action, &off.tenant), (Action::Stop, &system));
+    let order = order_of(&mut walk, off.id).await;
+    assert_eq!(
+        (&order.host, names(&order)),
+        (&host, vec!["set_power".to_owned()])
+    );
+    check(&walk, "it is being turned off").await;
+    ends(&mut walk, off.id, &order, OutcomeKind::Succeeded).await;
+    let stands = resource(&walk, found.resource).await;
+    assert_eq!((stands.host, stands.applied), (None, None));
+    assert_eq!(stands.reason.unwrap()["code"], "QUARANTINED");
+    check(&walk, "it is in quarantine").await;
+    // Nothing can be made of it.
+    let retried = walk
+        .store
+        .accept_retry(&system, off.id, JobId::new(), &[], None, &make::origin())
+        .await;
+    assert!(matches!(retried.unwrap(), Err(Refusal::NotRetryable { .. })));
+
+    // Once more, when it no longer runs: all is so already.
+    let mut at_rest = found.clone();
+    if let Wrong::Stray(stray) = &mut at_rest.wrong {
+        stray.runs = false;
+    }
+    let again = walk
+        .store
+        .accept_quarantine(&at_rest, until, &make::origin())
+        .await;
+    assert!(again.unwrap().is_none());
+
+    let removal = walk
+        .store
+        .accept_removal(&at_rest, JobId::new(), &make::origin())
+        .await;
+    let removal = row(removal.unwrap()).unwrap();
+    assert_eq!(removal.action, Action::Delete);
+    let order = order_of(&mut walk, removal.id).await;
+    assert_eq!(order.host, host);
+    assert_eq!(names(&order), ["remove_instance", "remove_disk", "drop_network"]);
+    check(&walk, "it is being removed").await;
+    // It goes on until it is done.
+    ends(&mut walk, removal.id, &order, OutcomeKind::Failed).await;
+    walk.time_passes().await;
+    let order = order_of(&mut walk, removal.id).await;
+    ends(&mut walk, removal.id, &order, OutcomeKind::Succeeded).await;
+    assert!(walk.store.resource_by_id(found.resource).await.unwrap().is_none());
+    check(&walk, "it is removed").await;
+    assert_eq!(
+        resource(&walk, one).await.host,
+        Some(host),
+        "what it was beside stays"
+    );
+}
+
+#[tokio::test]
+async fn an_operator_may_remove_what_is_in_quarantine_at_once() {
+    let (mut walk, one, host) = made().await;
+    let found = stray(&host, ResourceId::new(), Owner::Nobody, one);
+    noted(&walk, &[&host], std::slice::from_ref(&found)).await;
+    let now = walk.store.now().await.unwrap();
+    let off = walk
+        .store
+        .accept_quarantine(&found, now, &make::origin())
+        .await
+        .unwrap();
+    let off = row(off).unwrap();
+    let order = order_of(&mut walk, off.id).await;
+    ends(&mut walk, off.id, &order, OutcomeKind::Succeeded).await;
+    let removal = delete(&walk, &TenantId::from("system"), found.resource).await;
+    assert_eq!(job(&walk, removal).await.steps.len(), 3, "as it will be done");
+    let order = order_of(&mut walk, removal).await;
+    assert_eq!(order.host, host);
+    assert_eq!(names(&order), ["remove_instance", "remove_disk", "drop_network"]);
+    ends(&mut walk, removal, &order, OutcomeKind::Succeeded).await;
+    assert!(walk.store.resource_by_id(found.resource).await.unwrap().is_none());
+    check(&walk, "it is removed").await;
+}
+
+#[tokio::test]
+async fn what_stands_in_for_something_goes_with_it() {
+    let (walk, one, host) = made().await;
+    let mut found = stray(&host, ResourceId::new(), Owner::Nobody, one);
+    if let Wrong::Stray(stray) = &mut found.wrong {
+        stray.runs = false;
+    }
+    noted(&walk, &[&host], std::slice::from_ref(&found)).await;
+    let now = walk.store.now().await.unwrap();
+    let quarantined = walk.store.accept_quarantine(&found, now, &make::origin()).await;
+    assert!(quarantined.unwrap().unwrap().job.is_none());
+    // On another host it is held too: one at a time.
+    let elsewhere = walk.hosts.iter().find(|h| **h != host).unwrap().clone();
+    let twin = Amiss {
+        host: elsewhere.clone(),
+        ..found.clone()
+    };
+    noted(&walk, &[&host, &elsewhere], &[found.clone(), twin.clone()]).await;
+    let second = walk.store.accept_quarantine(&twin, now, &make::origin()).await;
+    assert!(second.unwrap().is_none());
+
+    assert!(
+        walk.store.stand_ins_gone().await.unwrap().is_empty(),
+        "it is there still"
+    );
+    noted(&walk, &[&host], &[]).await;
+    assert_eq!(walk.store.stand_ins_gone().await.unwrap().len(), 1);
+    assert!(walk.store.resource_by_id(found.resource).await.unwrap().is_none());
+    let second = walk.store.accept_quarantine(&twin, now, &make::origin()).await;
+    assert!(second.unwrap().is_some(), "now the other's turn");
+    check(&walk, "one stands in").await;
+}
+
+#[tokio::test]
+async fn what_a_resource_left_on_another_host_is_removed_there() {
+    for kind in [OutcomeKind::Succeeded, OutcomeKind::Failed] {
+        let (mut walk, id, host) = made().await;
+        let elsewhere = walk.hosts.iter().find(|h| **h != host).unwrap().clone();
+        let found = stray(&elsewhere, id, Owner::Resource, ResourceId::new());
+        noted(&walk, &[&elsewhere], std::slice::from_ref(&found)).await;
+        let before = resource(&walk, id).await;
+        let cleared = walk
+            .store
+            .accept_clearing(&found, found.removal(), &make::origin())
+            .await;
+        let clearing = row(cleared.unwrap()).unwrap();
+        let order = order_of(&mut walk, clearing.id).await;
+        assert_eq!(order.host, elsewhere);
+        assert_eq!(names(&order), ["remove_instance", "remove_disk", "drop_network"]);
+        assert_eq!(
+            resource(&walk, id).await.host,
+            Some(host.clone()),
+            "it lives where it did"
+        );
+        check(&walk, "its rest is being removed").await;
+        ends(&mut walk, clearing.id, &order, kind).await;
+        let after = resource(&walk, id).await;
+        assert_eq!(
+            (
+                after.host,
+                after.applied,
+                after.spec,
+                after.reason,
+                after.observed_generation
+            ),
+            (
+                before.host,
+                before.applied,
+                before.spec,
+                before.reason,
+                before.observed_generation
+            ),
+            "{kind:?}"
+        );
+        check(&walk, "its rest is removed").await;
+        let (stop, order) = changed(&mut walk, id, Action::Stop, 1).await;
+        assert_eq!(order.host, host);
+        ends(&mut walk, stop, &order, OutcomeKind::Succeeded).await;
+    }
+}
+
+/// Its objects are what it lives by.
+#[tokio::test]
+async fn of_what_lives_on_a_host_nothing_but_claims_is_cleared_there() {
+    let (walk, id, host) = made().await;
+    let found = stray(&host, id, Owner::Resource, ResourceId::new());
+    noted(&walk, &[&host], std::slice::from_ref(&found)).await;
+    let cleared = walk
+        .store
+        .accept_clearing(&found, found.removal(), &make::origin())
+        .await;
+    assert!(cleared.unwrap().is_none());
+    let mut claims = found;
+    if let Wrong::Stray(stray) = &mut claims.wrong {
+        stray.objects.clear();
+    }
+    let cleared = walk
+        .store
+        .accept_clearing(&claims, claims.removal(), &make::origin())
+        .await;
+    assert!(row(cleared.unwrap()).is_some());
+}
