@@ -5,7 +5,7 @@
 
 mod support;
 
-use rhyzome_model::check::{Amiss, HostInventory, Owner, Stray, Wrong};
+use rhyzome_model::check::{Amiss, HeldObject, HostInventory, Owner, Stray, Wrong};
 use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState};
 use rhyzome_model::kinds::Kind;
@@ -16,6 +16,7 @@ use rhyzome_store::accept::Refusal;
 use rhyzome_store::amiss::Noted;
 use rhyzome_store::change::Mended;
 use rhyzome_store::dispatch::OrderRow;
+use rhyzome_store::hosts::{Greeting, Hello};
 use rhyzome_store::rows::JobRow;
 use std::collections::BTreeMap;
 use support::agent::{Luck, report};
@@ -270,6 +271,85 @@ async fn of_what_moved_since_the_look_nothing_is_forgotten() {
     noted(&walk, &[&host], &[]).await;
     let again = noted(&walk, &[&host], std::slice::from_ref(&lacks)).await;
     assert_eq!(again.standing[&(host, id)].since, since);
+}
+
+/// A guest may be there, and be as it was before it was changed: nothing shows that.
+#[tokio::test]
+async fn all_that_lives_on_a_host_that_was_put_back_is_made_so_again() {
+    let (mut walk, id, host) = made().await;
+    let hello = |max_fence| Hello {
+        ledger_id: "ledger".to_owned(),
+        epoch: 0,
+        max_fence,
+        answered: i64::MAX,
+    };
+    // What it answered before this was another ledger's.
+    walk.store.host_greet(&host, &hello(1)).await.unwrap();
+    let (stop, order) = changed(&mut walk, id, Action::Stop, 1).await;
+    ends(&mut walk, stop, &order, OutcomeKind::Succeeded).await;
+    walk.store.host_greet(&host, &hello(order.fence)).await.unwrap();
+    assert_eq!(in_doubt(&walk, &host).await, []);
+    let Greeting::Epoch { behind, .. } = walk.store.host_greet(&host, &hello(1)).await.unwrap() else {
+        panic!("the database was not set back");
+    };
+    assert_eq!(behind, Some(order.fence));
+
+    let (start, order) = changed(&mut walk, id, Action::Start, 1).await;
+    assert_eq!(in_doubt(&walk, &host).await, [], "a job is at work on it");
+    ends(&mut walk, start, &order, OutcomeKind::Succeeded).await;
+    let found = in_doubt(&walk, &host).await;
+    assert_eq!(
+        found,
+        [incomplete(&host, id, false)],
+        "one change is not all of it"
+    );
+    let again = repair(&walk, &found[0]).await.unwrap();
+    let order = order_of(&mut walk, again.id).await;
+    ends(&mut walk, again.id, &order, OutcomeKind::Succeeded).await;
+    assert_eq!(in_doubt(&walk, &host).await, []);
+    let doubt = "SELECT count(*) FROM hosts WHERE put_back_at IS NOT NULL";
+    assert_eq!(make::count(&walk.store, doubt).await, 1);
+    noted(&walk, &[&host], &[]).await;
+    assert_eq!(make::count(&walk.store, doubt).await, 0, "all of it was made so");
+}
+
+/// What is to be mended of an instance on a host that holds all that it should.
+async fn in_doubt(walk: &Walk, host: &HostName) -> Vec<Amiss> {
+    let all: Vec<(uuid::Uuid, String)> = sqlx::query_as("SELECT id, kind FROM resources ORDER BY kind")
+        .fetch_all(walk.store.pool())
+        .await
+        .unwrap();
+    let instances: Vec<ResourceId> = all
+        .iter()
+        .filter(|(_, kind)| kind == "instance")
+        .map(|(id, _)| ResourceId(*id))
+        .collect();
+    let object = |kind, id, claims: &[ResourceId]| HeldObject {
+        kind,
+        id,
+        claims: claims.iter().copied().collect(),
+        runs: false,
+    };
+    let mut objects = Vec::new();
+    for (id, kind) in all {
+        match kind.as_str() {
+            "network" => objects.push(object(ObjectKind::Network, ResourceId(id), &instances)),
+            "image" => objects.push(object(ObjectKind::Image, ResourceId(id), &instances)),
+            _ => {
+                objects.push(object(ObjectKind::Disk, ResourceId(id), &[]));
+                objects.push(object(ObjectKind::Instance, ResourceId(id), &[]));
+            }
+        }
+    }
+    let look = HostInventory {
+        host: host.clone(),
+        asked_at: walk.store.now().await.unwrap(),
+        objects,
+        fences: BTreeMap::new(),
+        unfinished: Vec::new(),
+    };
+    let found = walk.store.check_all(&[look]).await.unwrap().amiss;
+    found.into_iter().filter(|a| a.kind == Kind::Instance).collect()
 }
 
 fn row(mended: Option<Mended>) -> Option<JobRow> {
