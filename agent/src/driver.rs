@@ -32,6 +32,9 @@ pub struct StepError {
     pub inside: Option<String>,
 }
 
+/// See [`StepError::not_defined`].
+const NOT_DEFINED: &str = "NOT_DEFINED";
+
 impl StepError {
     /// An error of a class; `detail` is for users.
     pub fn new(class: ErrorClass, code: &str, detail: impl Into<String>) -> Self {
@@ -47,9 +50,14 @@ impl StepError {
     pub fn not_defined() -> Self {
         Self::new(
             ErrorClass::Permanent,
-            "NOT_DEFINED",
+            NOT_DEFINED,
             "the instance is not on the host",
         )
+    }
+
+    /// Whether it is [`StepError::not_defined`].
+    pub fn is_not_defined(&self) -> bool {
+        self.code == NOT_DEFINED
     }
 
     /// Of an image that a host doesn't get though another has it: its bytes are known to be good, so the fault is this host's, or lies

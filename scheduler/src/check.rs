@@ -16,8 +16,9 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_secs(5);
 /// And no more often than this, whatever is configured.
 pub(crate) const SHORTEST: Duration = Duration::from_millis(200);
-/// A check that takes longer is taken for dead.
-const LEASE: Duration = Duration::from_mins(10);
+/// Who checks says so this often; who hasn't for so long is taken for dead.
+const RENEW: Duration = Duration::from_secs(5);
+const LEASE: Duration = Duration::from_secs(20);
 
 /// The loop.
 pub async fn run(context: Context) {
@@ -40,10 +41,11 @@ async fn look(context: &Context, interval: Duration) -> Result<(), StoreError> {
         .await?
     {
         let looked = look_at_hosts(context).await?;
+        let checked = renewed(context, store.check_all(&looked.inventories)).await?;
         let Checked {
             mut violations,
             amiss,
-        } = store.check_all(&looked.inventories).await?;
+        } = checked;
         violations.extend(carried(&last, &looked.not_looked, &violations));
         tell(&last, &violations);
         store.check_done(&violations).await?;
@@ -51,6 +53,20 @@ async fn look(context: &Context, interval: Duration) -> Result<(), StoreError> {
     }
     show(&store.check_last().await?);
     Ok(())
+}
+
+/// Keeps the check for as long as it takes.
+async fn renewed<T>(
+    context: &Context,
+    check: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let mut check = std::pin::pin!(check);
+    loop {
+        tokio::select! {
+            checked = &mut check => return checked,
+            () = tokio::time::sleep(RENEW) => context.store.check_renew(LEASE.as_secs_f64()).await?,
+        }
+    }
 }
 
 /// What the watches have stored.

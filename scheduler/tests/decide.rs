@@ -36,6 +36,7 @@ fn job(action: Action) -> DueJob {
     let made = action != Action::Create;
     DueJob {
         pinned_host: None,
+        deleting: false,
         id: JobId::new(),
         tenant: TenantId::from("demo"),
         kind: Kind::Instance,
@@ -237,6 +238,15 @@ fn its_host_has_the_word() {
             j.state = JobState::Undoing;
         })
     };
+    let in_vain = |action| {
+        with(cancelled(hosted(action, "host-1")), |j| {
+            j.mode = Mode::Undo;
+            j.verdict = Some(Verdict::Cancelled);
+            j.state = JobState::Undoing;
+            j.deleting = true;
+            j.failures = 1;
+        })
+    };
     let again = "order forward - at host-1, 1 steps, -";
     check(vec![
         ("a re-attempt", hosted(Action::Create, "host-1"), again),
@@ -278,6 +288,31 @@ fn its_host_has_the_word() {
         (
             "a repair is taken back: a delete may wait behind it",
             cancelled(hosted(Action::Repair, "host-1")),
+            "order undo cancelled at host-1, 1 steps, -",
+        ),
+        (
+            "what is being deleted is not taken back for ever",
+            in_vain(Action::Stop),
+            "cancelled -, left behind",
+        ),
+        (
+            "but for the first time it is",
+            with(in_vain(Action::Stop), |j| j.failures = 0),
+            "order undo cancelled at host-1, 1 steps, -",
+        ),
+        (
+            "and while an order of it is out",
+            with(in_vain(Action::Update), |j| j.order_out = true),
+            "order undo cancelled at host-1, 1 steps, -",
+        ),
+        (
+            "and what its create left is",
+            in_vain(Action::Create),
+            "order undo cancelled at host-1, 1 steps, -",
+        ),
+        (
+            "a change that failed and isn't deleted is taken back for as long as it takes",
+            with(in_vain(Action::Update), |j| j.deleting = false),
             "order undo cancelled at host-1, 1 steps, -",
         ),
         (

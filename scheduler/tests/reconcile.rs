@@ -232,6 +232,34 @@ async fn a_delete_takes_a_repair_back_and_comes_next() {
     }
 }
 
+/// What is deleted needs not be as it was before a change.
+#[tokio::test]
+async fn a_delete_does_not_wait_for_the_undo_of_a_change_that_does_not_work() {
+    for action in [Action::Stop, Action::Update] {
+        let (mut walk, id, host) = made().await;
+        let tenant = walk.tenants[0].clone();
+        let (change, _) = changed(&mut walk, id, action, 2).await;
+        let delete = delete(&walk, &tenant, id).await;
+        let back = order_of(&mut walk, change).await;
+        assert_eq!(back.mode.as_str(), "undo");
+        let error = JobError::new("BAD_LUCK", "It went wrong");
+        let in_vain = report(&back, Some(OutcomeKind::Suspended), true, Some(&error));
+        assert_eq!(walk.settle_one(change, &in_vain).await, 1);
+        check(&walk, "it is to be taken back").await;
+        walk.time_passes().await;
+        walk.dispatch().await;
+        assert_eq!(job(&walk, change).await.state, JobState::Cancelled, "{action}");
+        check(&walk, "it isn't taken back any more").await;
+        let order = order_of(&mut walk, delete).await;
+        assert_eq!(order.host, host);
+        assert!(order.fence > back.fence);
+        ends(&mut walk, delete, &order, OutcomeKind::Succeeded).await;
+        assert!(walk.store.resource_by_id(id).await.unwrap().is_none());
+        assert_eq!(walk.store.abandoned(None).await.unwrap().len(), 0);
+        check(&walk, "gone").await;
+    }
+}
+
 #[tokio::test]
 async fn a_repair_that_fails_ends_and_is_counted() {
     let (mut walk, id, host) = made().await;

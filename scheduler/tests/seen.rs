@@ -66,21 +66,24 @@ async fn made(ms: i64) -> (Walk, ResourceId) {
 #[tokio::test]
 async fn what_an_agent_saw_before_the_power_was_set_is_not_shown_after_it() {
     let (mut walk, create, id, order) = begun().await;
+    let set = ago(800);
+    let before = |ms| set - TimeDelta::milliseconds(ms);
     // An agent that starts again finds the guest defined, and off.
-    says(&walk, id, "off", ago(900)).await;
+    says(&walk, id, "off", before(100)).await;
     assert_eq!(power(&walk, id).await, "off");
-    assert_eq!(walk.settle_one(create, &done(&order, ago(800))).await, 1);
+    assert_eq!(walk.settle_one(create, &done(&order, set)).await, 1);
     assert_eq!(power(&walk, id).await, "on");
     // The same, told late.
-    says(&walk, id, "off", ago(850)).await;
+    says(&walk, id, "off", before(50)).await;
     assert_eq!(power(&walk, id).await, "on");
 }
 
 #[tokio::test]
 async fn what_an_agent_saw_after_the_power_was_set_stands() {
     let (mut walk, create, id, order) = begun().await;
-    says(&walk, id, "crashed", ago(500)).await;
-    assert_eq!(walk.settle_one(create, &done(&order, ago(800))).await, 1);
+    let set = ago(800);
+    says(&walk, id, "crashed", set + TimeDelta::milliseconds(300)).await;
+    assert_eq!(walk.settle_one(create, &done(&order, set)).await, 1);
     assert_eq!(power(&walk, id).await, "crashed");
     // Seen before the job's end was written, told after it.
     let (walk, id) = made(800).await;

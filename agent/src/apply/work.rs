@@ -152,6 +152,14 @@ impl Engine {
         fault::point(Point::Effect, Side::Before);
         let made = self.driver.make_so(&call.context, action).await;
         fault::point(Point::Effect, Side::After);
+        let made = match (made, call.context.direction) {
+            // An instance that the host lost has no power to be put back; else its undo, and all that comes after it, would wait for ever.
+            (Err(error), Direction::Undo) if error.is_not_defined() => Ok(Effect {
+                detail: format!("{}: nothing is to be taken back", error.detail),
+                ..Effect::default()
+            }),
+            (made, Direction::Undo | Direction::Forward) => made,
+        };
         let doomed = call.alive().is_err();
         let outcome = match &made {
             Ok(_) => StepOutcome::Succeeded,

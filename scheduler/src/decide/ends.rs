@@ -53,6 +53,25 @@ pub(super) fn ended(job: &DueJob, state: JobState, error: JobError) -> End {
     }
 }
 
+/// It isn't taken back any further: the delete that comes next removes all of it, and until then its host is known to hold something.
+pub(super) fn given_up(job: &DueJob) -> End {
+    let cancelled = job.cancel_requested_at.is_some();
+    let error = JobError::new(
+        "ABANDONED",
+        "Taking it back didn't work, and is not gone on with: what it changed is being deleted.",
+    );
+    let reason = serde_json::json!({ "code": error.code, "detail": error.detail, "job": job.id });
+    let state = if cancelled {
+        JobState::Cancelled
+    } else {
+        JobState::Failed
+    };
+    End {
+        error: (!cancelled).then_some(error),
+        ..end(job, state, Effect::LeftBehind { reason })
+    }
+}
+
 /// What is stored of it can't be planned: a fault of ours, which looking again doesn't mend.
 pub fn unplannable(job: &DueJob) -> Decision {
     let error = JobError::new(

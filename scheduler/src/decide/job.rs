@@ -1,6 +1,6 @@
 //! One due job: whether a host has it, who wants it undone, what stands in its way.
 
-use super::ends::{cancelled, ended, succeeded, too_late};
+use super::ends::{cancelled, ended, given_up, succeeded, too_late};
 use super::plan::{new_order, resolve, to_place};
 use super::types::{Around, Next};
 use super::wait::wait;
@@ -36,12 +36,24 @@ fn on_host(job: &DueJob, host: &HostName, around: &Around<'_>) -> Decision {
             Some(around.now + LOOK_AGAIN),
         );
     }
+    if moot(job) {
+        return Decision::End(given_up(job));
+    }
     let (mode, verdict) = match way(job, around.now) {
         Way::Forward => (Mode::Forward, None),
         Way::Back(verdict) => (Mode::Undo, Some(verdict)),
         Way::GoesOnBack => (Mode::Undo, None),
     };
     Decision::Order(order_as_frozen(job, host, mode, verdict))
+}
+
+/// Whether taking a change back was tried in vain, and its resource is being deleted: that takes back all of it.
+fn moot(job: &DueJob) -> bool {
+    job.deleting
+        && job.state == JobState::Undoing
+        && !matches!(job.action, Action::Create | Action::Delete)
+        && job.failures > 0
+        && !job.order_out
 }
 
 /// Which way a job goes now.

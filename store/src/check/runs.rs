@@ -49,6 +49,17 @@ impl Store {
         Ok(row.map(|r| LastCheck::of(r.checked_at, &r.violations)))
     }
 
+    /// Who checks is still at it.
+    pub async fn check_renew(&self, lease_s: f64) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE check_runs SET taken_until = now() + make_interval(secs => $1) WHERE one AND taken_until > now()",
+            lease_s
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
     /// Keeps what a check found, and gives the next one free.
     pub async fn check_done(&self, violations: &[Violation]) -> Result<(), StoreError> {
         let violations = serde_json::to_value(violations).map_err(|e| StoreError::row("check_runs", e))?;

@@ -66,7 +66,7 @@ impl Store {
                       r.host AS resource_host, h.host AS "home?", coalesce(v.vcpus, 0) AS "vcpus!", coalesce(v.memory_mib, 0) AS "memory_mib!",
                       coalesce(v.disk_gib, 0) AS "disk_gib!", j.frozen, j.mode, j.verdict, j.error, j.attempt, j.failures, j.excluded,
                       j.deadline_at, j.cancel_requested_at, j.holds_slot, j.dispatched_at IS NOT NULL AS "order_out!", j.waiting,
-                      j.traceparent, j.created_at,
+                      j.traceparent, j.created_at, r.deleting,
                       coalesce((SELECT true FROM job_resources own JOIN job_resources q ON q.resource_id = own.resource_id AND q.seq < own.seq
                                 WHERE own.job_id = j.id LIMIT 1), false) AS "earlier_open!",
                       CASE WHEN j.action = 'delete'
@@ -125,6 +125,7 @@ impl Store {
                 traceparent: r.traceparent,
                 created_at: r.created_at,
                 earlier_open: r.earlier_open,
+                deleting: r.deleting,
                 referrers: r.referrers,
             });
         }

@@ -37,6 +37,7 @@ impl DispatchTx {
         // Ends wake others' jobs, and these come before all that orders need.
         if !ends.is_empty() {
             changes.extend(apply_ends(&mut self.tx, &ends, self.now).await?);
+            crate::settle::audit_abandoned(&mut self.tx, &ends, "scheduler", self.now).await?;
             outcome.ended = ends;
         }
         let (orders, settled) = self.keep_homes(orders, &mut outcome).await?;

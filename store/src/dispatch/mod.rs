@@ -119,6 +119,8 @@ pub struct DueJob {
     pub created_at: DateTime<Utc>,
     /// An earlier job on the same resource is open.
     pub earlier_open: bool,
+    /// Its resource is being deleted.
+    pub deleting: bool,
     /// Resources that refer to this one, still.
     pub referrers: i64,
 }

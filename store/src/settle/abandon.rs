@@ -22,6 +22,8 @@ use rhyzome_model::job::{JobState, Verdict};
 use rhyzome_model::kinds::Kind;
 use rhyzome_model::problem::JobError;
 use serde::Serialize;
+use sqlx::{Postgres, Transaction};
+use uuid::Uuid;
 
 /// A job that was abandoned, and of which something may be on its host.
 #[derive(Clone, Debug, Serialize)]
@@ -103,15 +105,7 @@ impl Store {
         let now = tx.now;
         let changes = apply_ends_with(&mut tx.tx, std::slice::from_ref(&end), Books::default(), now).await?;
         changes::write(&mut tx.tx, changes).await?;
-        sqlx::query!(
-            "INSERT INTO audit (at, tenant, actor, action, resource_id, job_id, trace_id)
-             SELECT $2, tenant, $3, 'abandon', resource_id, id, trace_id FROM jobs WHERE id = $1",
-            id.0,
-            now,
-            actor
-        )
-        .execute(&mut *tx.tx)
-        .await?;
+        audit_abandoned(&mut tx.tx, std::slice::from_ref(&end), actor, now).await?;
         tx.tx.commit().await?;
         Ok(end)
     }
@@ -182,6 +176,33 @@ impl Store {
         tx.commit().await?;
         Ok(true)
     }
+}
+
+/// Who gave up the undo of jobs that end so.
+pub(crate) async fn audit_abandoned(
+    tx: &mut Transaction<'_, Postgres>,
+    ends: &[End],
+    actor: &str,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let jobs: Vec<Uuid> = ends
+        .iter()
+        .filter(|e| matches!(e.effect, Effect::LeftBehind { .. }))
+        .map(|e| e.job.0)
+        .collect();
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "INSERT INTO audit (at, tenant, actor, action, resource_id, job_id, trace_id)
+         SELECT $2, tenant, $3, 'abandon', resource_id, id, trace_id FROM jobs WHERE id = ANY($1)",
+        &jobs,
+        now,
+        actor
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }
 
 fn end(job: &OpenJob) -> End {

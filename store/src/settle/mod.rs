@@ -14,6 +14,7 @@ mod batch;
 mod books;
 mod ends;
 
+pub(crate) use abandon::audit_abandoned;
 pub use abandon::{Abandoned, NotAbandoned};
 pub use batch::{OpenJob, SettleTx, Settled, Settlement};
 pub use ends::{Effect, End, Kept};

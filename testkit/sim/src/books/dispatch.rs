@@ -111,6 +111,7 @@ impl Books {
             .is_some_and(|line| line.range(..job.seq).next().is_some());
         Some(DueJob {
             pinned_host: None,
+            deleting: false,
             id,
             tenant: job.tenant.clone(),
             kind: job.kind,
