@@ -10,7 +10,8 @@ use rhyzome_agent::objects::{Choice, Networking};
 use rhyzome_model::ids::{JobId, ResourceId};
 use rhyzome_model::job::ErrorClass;
 use rhyzome_model::kinds::{Power, RestartPolicy};
-use rhyzome_model::step::{Action, ImageFacts};
+use rhyzome_model::step::{Action, ImageFacts, ObjectKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,6 +97,117 @@ async fn an_agent_that_comes_back_adopts_what_runs() {
             .await
             .contains("power button, going off")
     );
+    plan.delete(&host).await;
+}
+
+/// Processes that were started as this instance's guest, whatever records say.
+fn running(instance: ResourceId) -> Vec<i32> {
+    let name = format!("guest={instance}");
+    let is_guest = |pid: &i32| {
+        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        arguments.split(|b| *b == 0).any(|a| a == name.as_bytes())
+    };
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    pids.filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .filter(is_guest)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_whose_records_are_lost_is_found_and_never_runs_twice() {
+    if !can_be_real() {
+        return;
+    }
+    let mut host = Host::new().await;
+    let plan = Plan::new(ResourceId::new(), ResourceId::new(), 9);
+    plan.create(&host).await;
+    let first = host.pid(plan.instance).await;
+    let folder = host
+        .dir
+        .path()
+        .join("objects/instances")
+        .join(plan.instance.to_string());
+    assert!(folder.is_dir());
+
+    // Its record alone: it goes on.
+    std::fs::remove_file(folder.join("run.json")).unwrap();
+    host.must(plan.power(Power::On)).await;
+    assert_eq!(running(plan.instance), [first]);
+
+    // Its folder, once with its agent there and once while it is away.
+    for away in [false, true] {
+        let lost = running(plan.instance);
+        assert_eq!(lost.len(), 1);
+        if away {
+            host.agent_goes().await;
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+        if away {
+            host.start().await;
+        }
+        let held = host.driver().inventory(&real_support::name()).await.unwrap();
+        let guest = held.iter().find(|h| h.kind == ObjectKind::Instance).unwrap();
+        assert_eq!(
+            (guest.id, guest.state.as_str(), guest.generation),
+            (plan.instance, "running", 0)
+        );
+        plan.create(&host).await;
+        let now = running(plan.instance);
+        assert!(now.len() == 1 && now != lost, "{lost:?} became {now:?}");
+        host.says(plan.instance, &plan.greeting()).await;
+    }
+
+    // A guest without a folder is turned off, and one is removed.
+    std::fs::remove_dir_all(&folder).unwrap();
+    host.must(plan.power(Power::Off)).await;
+    assert!(running(plan.instance).is_empty());
+    plan.create(&host).await;
+    std::fs::remove_dir_all(&folder).unwrap();
+    plan.delete(&host).await;
+    assert!(running(plan.instance).is_empty());
+    let held = host.driver().inventory(&real_support::name()).await.unwrap();
+    assert!(held.is_empty(), "{held:?}");
+}
+
+/// What was written to it is the user's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_whose_record_is_lost_stays_as_it_is() {
+    if !can_be_real() {
+        return;
+    }
+    let host = Host::new().await;
+    let plan = Plan::new(ResourceId::new(), ResourceId::new(), 10);
+    plan.define(&host).await;
+    let disks = host.dir.path().join("objects/disks");
+    let file = disks.join(format!("{}.qcow2", plan.instance));
+    let record = disks.join(format!("{}.json", plan.instance));
+    let state = async || {
+        let held = host.driver().inventory(&real_support::name()).await.unwrap();
+        let disk = held.into_iter().find(|h| h.kind == ObjectKind::Disk).unwrap();
+        disk.state
+    };
+    let known = std::fs::read(&record).unwrap();
+    let before = std::fs::metadata(&file).unwrap().ino();
+    for lost in [None, Some("")] {
+        match lost {
+            None => std::fs::remove_file(&record).unwrap(),
+            Some(damaged) => std::fs::write(&record, damaged).unwrap(),
+        }
+        assert_eq!(state().await, "unrecorded");
+        plan.define(&host).await;
+        assert_eq!(state().await, "ready");
+        assert_eq!(std::fs::metadata(&file).unwrap().ino(), before);
+        assert_eq!(std::fs::read(&record).unwrap(), known);
+    }
+    // What can't be a disk is left, and said; what is gone is made anew.
+    std::fs::write(&file, [0; 64]).unwrap();
+    std::fs::remove_file(&record).unwrap();
+    let refused = host.make(plan.ensure_disk(&plan.facts(&host).await, 1)).await;
+    assert_eq!(refused.unwrap_err().code, "DISK_DAMAGED");
+    assert_eq!(std::fs::read(&file).unwrap(), [0; 64]);
+    std::fs::remove_file(&file).unwrap();
+    plan.create(&host).await;
+    assert_eq!(state().await, "ready");
     plan.delete(&host).await;
 }
 

@@ -18,8 +18,8 @@ mod list;
 
 pub use amiss::{Amiss, Owner, Stray, Wrong, amiss};
 pub use inventory::{
-    HeldObject, HostInventory, InventoryError, Known, KnownJob, KnownResource, Moved, RawFence, RawInventory,
-    RawJob, RawObject, Unfinished, compare,
+    HeldObject, HostInventory, InventoryError, Known, KnownJob, KnownResource, Moved, Part, RawFence,
+    RawInventory, RawJob, RawObject, Unfinished, compare,
 };
 pub use list::{Check, Source};
 

@@ -4,7 +4,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use rhyzome_model::check::{
     Amiss, Check, HeldObject, HostInventory, InventoryError, Known, KnownJob, KnownResource, Moved, Owner,
-    RawInventory, RawObject, Stray, Unfinished, Wrong, amiss, compare,
+    Part, RawInventory, RawObject, Stray, Unfinished, Wrong, amiss, compare,
 };
 use rhyzome_model::ids::{Fence, HostName, JobId, ResourceId};
 use rhyzome_model::kinds::Kind;
@@ -31,6 +31,7 @@ fn object(kind: ObjectKind, n: u128, claims: &[u128]) -> HeldObject {
         id: id(n),
         claims: claims.iter().map(|c| id(*c)).collect(),
         runs: kind == ObjectKind::Instance,
+        part: Part::Whole,
     }
 }
 
@@ -129,6 +130,18 @@ const DIFFERENCES: &[(&str, Check, u128, Change)] = &[
     }),
     ("its disk is missing", Check::ObjectMissing, ONE, |c| {
         c.objects().retain(|o| o.kind != ObjectKind::Disk);
+        c.objects()[2].runs = false;
+    }),
+    ("its disk has no file", Check::ObjectMissing, ONE, |c| {
+        c.objects()[2].part = Part::Rest;
+        c.objects()[3].runs = false;
+    }),
+    ("its disk has no record", Check::ObjectMissing, ONE, |c| {
+        c.objects()[2].part = Part::Content;
+    }),
+    ("its image has no file", Check::ObjectMissing, ONE, |c| {
+        c.known.moved.insert(id(IMAGE), Moved::Open);
+        c.objects()[1].part = Part::Rest;
     }),
     ("the guest is missing", Check::ObjectMissing, ONE, |c| {
         c.objects().retain(|o| o.kind != ObjectKind::Instance);
@@ -241,6 +254,9 @@ fn to_mend() -> Vec<(&'static str, Kind, Wrong)> {
             stray(Owner::Resource, &[Instance], &[], true),
         ),
         ("h1", Kind::Instance, incomplete(true)),
+        ("h1", Kind::Instance, incomplete(true)),
+        ("h1", Kind::Instance, incomplete(false)),
+        ("h1", Kind::Instance, incomplete(false)),
         ("h1", Kind::Instance, incomplete(false)),
         ("h1", Kind::Instance, incomplete(false)),
         ("h1", Kind::Instance, incomplete(false)),
@@ -321,6 +337,9 @@ fn what_is_nobodys_is_turned_off_and_removed_with_all_that_it_claims() {
         case.found(),
         BTreeSet::from([Check::ObjectOrphan, Check::ClaimStray])
     );
+    // Fences of what it stands in for are not its own.
+    case.hosts[0].fences.insert(id(STRANGER), Fence(7));
+    assert!(!case.found().contains(&Check::JobFence));
 }
 
 #[test]
@@ -352,18 +371,61 @@ fn what_lives_on_a_host_that_was_put_back_is_made_so_again() {
         wrongs,
         [(&host, id(ONE), &Wrong::Incomplete { disk_lost: false })]
     );
-    case.objects().retain(|o| o.kind != ObjectKind::Disk);
+    case.objects()[2].part = Part::Rest;
+    case.objects()[3].runs = false;
     let found = amiss(&case.hosts, &case.known);
     assert_eq!(found[0].wrong, Wrong::Incomplete { disk_lost: true });
     case.known.moved.insert(id(ONE), Moved::Open);
     assert!(amiss(&case.hosts, &case.known).is_empty());
 }
 
+/// Its file is open still, with what was written to it: somebody may fetch that.
+#[test]
+fn a_guest_that_runs_without_its_disks_file_is_named_and_left_alone() {
+    let mut case = Case::new();
+    case.objects()[2].part = Part::Rest;
+    assert_eq!(case.found(), BTreeSet::from([Check::ObjectMissing]));
+    assert!(amiss(&case.hosts, &case.known).is_empty());
+    case.objects()[3].runs = false;
+    let found = amiss(&case.hosts, &case.known);
+    assert_eq!(found[0].wrong, Wrong::Incomplete { disk_lost: true });
+}
+
+#[test]
+fn what_an_agent_calls_unknown_is_not_whole() {
+    let part = |kind: &str, state: &str, generation| {
+        let raw = RawInventory {
+            objects: vec![RawObject {
+                kind: kind.to_owned(),
+                id: id(ONE).to_string(),
+                claims: Vec::new(),
+                state: state.to_owned(),
+                generation,
+            }],
+            ..RawInventory::default()
+        };
+        raw.read("h1".into(), asked_at()).unwrap().objects[0].part
+    };
+    for (kind, state, generation, is) in [
+        ("disk", "ready", 0, Part::Whole),
+        ("disk", "unrecorded", 0, Part::Content),
+        ("disk", "unknown", 0, Part::Rest),
+        ("image", "unknown", 0, Part::Rest),
+        ("network", "unknown", 0, Part::Whole),
+        ("instance", "stopped", 1, Part::Whole),
+        ("instance", "unknown", 1, Part::Whole),
+        ("instance", "running", 0, Part::Rest),
+    ] {
+        assert_eq!(part(kind, state, generation), is, "{kind} {state} {generation}");
+    }
+}
+
 /// Made complete first: what is too much of it is looked at again then.
 #[test]
 fn what_lives_there_and_lacks_something_is_made_complete_first() {
     let mut case = Case::new();
-    case.objects().retain(|o| o.kind != ObjectKind::Disk);
+    case.objects()
+        .retain(|o| o.kind == ObjectKind::Network || o.kind == ObjectKind::Image);
     case.objects().push(object(ObjectKind::Network, STRANGER, &[ONE]));
     let found = amiss(&case.hosts, &case.known);
     assert_eq!(found.len(), 1, "{found:?}");
@@ -432,6 +494,7 @@ fn an_inventory_that_is_not_understood_is_no_inventory() {
                 id: id.to_owned(),
                 claims: Vec::new(),
                 state: String::new(),
+                generation: 0,
             }],
             ..RawInventory::default()
         };

@@ -5,7 +5,7 @@
 
 mod support;
 
-use rhyzome_model::check::{Amiss, HeldObject, HostInventory, Owner, Stray, Wrong};
+use rhyzome_model::check::{Amiss, HeldObject, HostInventory, Owner, Part, Stray, Wrong};
 use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState};
 use rhyzome_model::kinds::Kind;
@@ -357,6 +357,7 @@ async fn in_doubt(walk: &Walk, host: &HostName) -> Vec<Amiss> {
         id,
         claims: claims.iter().copied().collect(),
         runs: false,
+        part: Part::Whole,
     };
     let mut objects = Vec::new();
     for (id, kind) in all {

@@ -13,7 +13,9 @@ use rhyzome_model::kinds::ImageFormat;
 use rhyzome_model::step::{EnsureDisk, ObjectKind, RemoveDisk};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 const WITHIN: Duration = Duration::from_mins(1);
@@ -27,6 +29,15 @@ pub(crate) struct Disk {
     pub(crate) image_sha256: String,
     pub(crate) image_format: ImageFormat,
     pub(crate) size_gib: u32,
+}
+
+fn not_ours(path: &Path, why: &str) -> StepError {
+    StepError::new(
+        ErrorClass::Permanent,
+        "DISK_DAMAGED",
+        "the disk's file on the host is damaged, and is left as it is",
+    )
+    .inside(format_args!("{}: {why}", path.display()))
 }
 
 /// All disks of a host.
@@ -44,7 +55,7 @@ impl Disks {
         if !self.layout.disk(id).is_file() {
             return Ok(None);
         }
-        files::read_record(&self.layout.disk_record(id))
+        files::read_or_lost(&self.layout.disk_record(id))
     }
 
     /// Makes it; `owner` is the user of the guest that will use it. The size that it has to grow to, where it is there and smaller.
@@ -58,6 +69,9 @@ impl Disks {
             && disk.image_sha256 == action.image_sha256
         {
             return Ok((disk.size_gib < action.size_gib).then_some(action.size_gib));
+        }
+        if let Some(size_gib) = self.size_of_file(action.disk)? {
+            return self.take_in(action, size_gib, owner);
         }
         let Some(image) = images.by_digest(&action.image_sha256)? else {
             return Err(StepError::new(
@@ -80,6 +94,42 @@ impl Disks {
         }
         self.create(action, owner).await?;
         Ok(None)
+    }
+
+    /// GiB of a disk's file, where there is one: qcow2's header has the size as its bytes 24 to 31 (QEMU, docs/interop/qcow2.txt).
+    fn size_of_file(&self, id: ResourceId) -> Result<Option<u32>, StepError> {
+        let path = self.layout.disk(id);
+        let mut header = [0u8; 32];
+        let read = match std::fs::File::open(&path) {
+            Ok(mut file) => file.read_exact(&mut header),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => Err(e),
+        };
+        let size = header
+            .last_chunk::<8>()
+            .map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        match read {
+            Ok(()) if header.starts_with(b"QFI\xfb") => Ok(u32::try_from(size / GIB).ok()),
+            Ok(()) => Err(not_ours(&path, "it is no qcow2")),
+            Err(e) => Err(not_ours(&path, &e.to_string())),
+        }
+    }
+
+    /// A file whose record was lost stays as it is: what was written to it is the user's.
+    fn take_in(
+        &self,
+        action: &EnsureDisk,
+        size_gib: u32,
+        owner: Option<Identity>,
+    ) -> Result<Option<u32>, StepError> {
+        files::give(&self.layout.disk(action.disk), owner)?;
+        let record = Disk {
+            image_sha256: action.image_sha256.clone(),
+            image_format: action.image_format,
+            size_gib,
+        };
+        files::write_record(&self.layout.disk_record(action.disk), &record)?;
+        Ok((size_gib < action.size_gib).then_some(action.size_gib))
     }
 
     async fn create(&self, action: &EnsureDisk, owner: Option<Identity>) -> Result<(), StepError> {
@@ -177,11 +227,15 @@ impl Disks {
 
     pub(crate) fn inventory(&self) -> Result<Vec<Held>, StepError> {
         let mut all = Vec::new();
-        for id in files::ids_in(&self.layout.disks(), ".json")? {
-            let state = if self.get(id)?.is_some() {
-                "ready"
-            } else {
-                "unknown"
+        let mut ids = files::ids_in(&self.layout.disks(), ".json")?;
+        ids.extend(files::ids_in(&self.layout.disks(), ".qcow2")?);
+        ids.sort_unstable();
+        ids.dedup();
+        for id in ids {
+            let state = match (self.layout.disk(id).is_file(), self.get(id)?) {
+                (true, Some(_)) => "ready",
+                (true, None) => "unrecorded",
+                (false, _) => "unknown",
             };
             all.push(Held {
                 kind: ObjectKind::Disk,

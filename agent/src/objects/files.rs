@@ -142,6 +142,23 @@ pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> Result<Option<T>,
     })
 }
 
+/// Reads a record of an object; one that can't be understood is as good as none. So that one record that the file system damaged holds up
+/// neither its own object's repair nor all that else is on the host.
+pub(crate) fn read_or_lost<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StepError> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(storage("reading a record", path, &e)),
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(record) => Ok(Some(record)),
+        Err(error) => {
+            tracing::error!(path = %path.display(), %error, "a record is damaged: it counts as lost");
+            Ok(None)
+        }
+    }
+}
+
 /// Removes a file; one that isn't there is no error.
 pub(crate) fn remove_file(path: &Path) -> Result<(), StepError> {
     match fs::remove_file(path) {
@@ -189,6 +206,7 @@ mod tests {
         assert_eq!(read_record::<u32>(&path).unwrap(), Some(7));
         fs::write(&path, b"{").unwrap();
         assert_eq!(read_record::<u32>(&path).unwrap_err().code, "STORAGE");
+        assert_eq!(read_or_lost::<u32>(&path).unwrap(), None);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::qmp::{Qmp, QmpError};
 use super::run_state::{Ended, RunState};
 use super::spawn::{self, Streams, Surroundings, WhenDropped};
 use super::users::Users;
+use super::watching::runs_in;
 use crate::driver::{GuestSeen, SeenPower, StepError};
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, ResourceId};
@@ -115,7 +116,7 @@ impl Guests {
     }
 
     pub(crate) fn run_state(&self, id: ResourceId) -> Result<RunState, StepError> {
-        Ok(files::read_record(&instance::run_record(&self.layout, id))?.unwrap_or_default())
+        Ok(files::read_or_lost(&instance::run_record(&self.layout, id))?.unwrap_or_default())
     }
 
     pub(crate) fn write_run_state(&self, id: ResourceId, run: &RunState) -> Result<(), StepError> {
@@ -170,6 +171,8 @@ impl Guests {
         run.wanted = Power::On;
         self.write_run_state(id, &run)?;
         self.settle(id, &mut run).await?;
+        // Two of one guest never run.
+        self.end_strays(id, run.alive()).await?;
         if run.alive().is_some() {
             return Ok(false);
         }
@@ -208,10 +211,15 @@ impl Guests {
             self.held().remove(&id);
             self.write_run_state(id, run)?;
         }
-        if self.live(id).is_none() {
-            self.adopt(id, run).await?;
+        match self.live(id) {
+            // Its record was lost.
+            Some(live) if run.process.is_none() && runs_in(&live.process, &self.run_folder(id)) => {
+                run.process = Some(live.process.clone());
+                self.write_run_state(id, run)
+            }
+            Some(_) => Ok(()),
+            None => self.adopt(id, run).await,
         }
-        Ok(())
     }
 
     async fn launch(
@@ -360,8 +368,16 @@ impl Guests {
         } else if matches!(run.ended, Ended::Crashed(_) | Ended::WithTheMachine) {
             run.ended = Ended::Stopped;
         }
+        self.end_strays(id, run.alive()).await?;
         self.clear(id, &mut run).await?;
         self.tell(id, &run);
         Ok(())
+    }
+
+    /// The same for one that has no definition any more, and so no record: whatever runs of it is ended.
+    pub(crate) async fn end_all(&self, id: ResourceId) -> Result<(), StepError> {
+        self.end_strays(id, None).await?;
+        self.held().remove(&id);
+        self.remove_group(id).await
     }
 }

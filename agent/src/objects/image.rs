@@ -63,7 +63,7 @@ impl Images {
     }
 
     fn get(&self, id: ResourceId) -> Result<Option<Image>, StepError> {
-        files::read_record(&self.layout.image_record(id))
+        files::read_or_lost(&self.layout.image_record(id))
     }
 
     fn file(&self, sha256: &str) -> PathBuf {

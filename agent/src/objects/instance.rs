@@ -36,7 +36,7 @@ pub(crate) fn run_record(layout: &Layout, id: ResourceId) -> PathBuf {
 
 /// What an instance shall be, if it is here.
 pub(crate) fn definition(layout: &Layout, id: ResourceId) -> Result<Option<EnsureInstance>, StepError> {
-    files::read_record(&definition_record(layout, id))
+    files::read_or_lost(&definition_record(layout, id))
 }
 
 /// The tap of an instance's card; 14 characters of the 15 that Linux takes.
@@ -145,13 +145,15 @@ impl Instances {
             self.guests.write_run_state(id, &run)?;
             self.guests.stop(id, Stop::Hard, &context.cancel).await?;
             self.guests.remove_taps(&definition).await?;
+        } else {
+            self.guests.end_all(id).await?;
         }
         files::remove_folder(&self.layout().instance(id))?;
         Ok(said("the guest is off and gone"))
     }
 
     pub(crate) fn is_gone(&self, id: ResourceId) -> bool {
-        !self.layout().instance(id).exists()
+        !self.layout().instance(id).exists() && !self.guests.runs_anywhere(id)
     }
 
     pub(crate) async fn set_power(
@@ -161,8 +163,8 @@ impl Instances {
     ) -> Result<Effect, StepError> {
         let id = action.instance;
         let Some(definition) = self.get(id)? else {
-            // What isn't there doesn't run.
             return if action.power == Power::Off {
+                self.guests.end_all(id).await?;
                 Ok(said("the guest is off"))
             } else {
                 Err(StepError::not_defined())
@@ -189,7 +191,8 @@ impl Instances {
 
     pub(crate) fn observe_power(&self, action: &SetPower) -> Result<Seen, StepError> {
         let run = self.guests.run_state(action.instance)?;
-        let so = run.wanted == action.power && run.alive().is_some() == (action.power == Power::On);
+        let runs = run.alive().is_some() || self.guests.runs_anywhere(action.instance);
+        let so = run.wanted == action.power && runs == (action.power == Power::On);
         Ok(if so { Seen::StillSo } else { Seen::NotSo })
     }
 
@@ -268,11 +271,14 @@ impl Instances {
 
     pub(crate) fn inventory(&self) -> Result<Vec<Held>, StepError> {
         let mut all = Vec::new();
+        let mut running = self.guests.running();
         for id in files::ids_in(&self.layout().instances(), "")? {
+            let runs = running.remove(&id).is_some();
             // A folder without a definition was begun or is going: it is listed, so that it is found.
             let definition = self.get(id)?;
             let run = self.guests.run_state(id)?;
             let state = match (run.power(), &definition) {
+                (_, _) if runs => "running",
                 (_, None) | (SeenPower::Unknown, _) => "unknown",
                 (SeenPower::On, Some(_)) => "running",
                 (SeenPower::Off, Some(_)) => "stopped",
@@ -298,6 +304,15 @@ impl Instances {
                 facts,
             });
         }
+        // Without a folder.
+        all.extend(running.into_keys().map(|id| Held {
+            kind: ObjectKind::Instance,
+            id,
+            state: "running".to_owned(),
+            claims: Vec::new(),
+            generation: 0,
+            facts: BTreeMap::new(),
+        }));
         Ok(all)
     }
 }

@@ -7,7 +7,7 @@
 //! | `image`, `fetch`, `address`, `qcow2` | images: claims and files by digest, getting them, which URLs may be, what may be in them |
 //! | `disk` | root disks |
 //! | `instance`, `seed` | definitions of guests, and what cloud-init finds |
-//! | `guests`, `watching`, `taps`, `run_state`, `qemu`, `qmp`, `console` | guests' processes, what happens to them by itself, their taps, their record, QEMU's arguments and monitor, what they said |
+//! | `guests`, `watching`, `strays`, `taps`, `run_state`, `qemu`, `qmp`, `console` | guests' processes, what happens to them by itself, their taps, their record, QEMU's arguments and monitor, what they said |
 //! | `accel`, `cgroup`, `users`, `capacity` | what this machine can do |
 //! | `spawn`, `process`, `files`, `locks` | programs, processes, files and locks |
 
@@ -37,6 +37,7 @@ mod run_state;
 mod seed;
 mod settings;
 mod spawn;
+mod strays;
 mod taps;
 mod users;
 mod watching;

@@ -132,7 +132,7 @@ impl Networks {
 
     /// What it shall be, if it is here.
     pub(crate) fn get(&self, id: ResourceId) -> Result<Option<Network>, StepError> {
-        files::read_record(&self.record(id))
+        files::read_or_lost(&self.record(id))
     }
 
     pub(crate) fn ids(&self) -> Result<Vec<ResourceId>, StepError> {

@@ -72,6 +72,11 @@ pub(crate) fn confined() -> Vec<String> {
     .to_vec()
 }
 
+/// The argument by which a guest's process is known for its instance's.
+pub(crate) fn guest_name(id: ResourceId) -> String {
+    format!("guest={id}")
+}
+
 /// All arguments. The guest waits (`-S`) until it is told to go on, and QEMU stays when the guest ends, so that its end can be told.
 pub(crate) fn args(guest: &Guest<'_>) -> Vec<String> {
     let Guest { definition, .. } = guest;
@@ -79,7 +84,7 @@ pub(crate) fn args(guest: &Guest<'_>) -> Vec<String> {
     let mut args = confined();
     args.extend(machine(guest.accelerator));
     let mut add = |flag: &str, value: String| args.extend([flag.to_owned(), value]);
-    add("-name", format!("guest={id}"));
+    add("-name", guest_name(id));
     add("-uuid", id.to_string());
     add("-smp", definition.vcpus.to_string());
     add("-m", format!("{}M", definition.memory_mib));

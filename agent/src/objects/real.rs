@@ -286,6 +286,13 @@ impl RealDriver {
                 Err(error) => failed = Some(error),
             }
         }
+        for id in parts.guests.running().into_keys() {
+            let _lock = self.locks.take(ObjectKind::Instance, id).await;
+            match parts.guests.end_strays(id, None).await {
+                Ok(()) => stopped += 1,
+                Err(error) => failed = Some(error),
+            }
+        }
         for id in parts.networks.ids()? {
             let _lock = self.locks.take(ObjectKind::Network, id).await;
             if let Err(error) = parts.networks.take_down(id).await {

@@ -219,7 +219,7 @@ fn how_it_ended(event: &Event) -> Ended {
 }
 
 /// Whether a process is a QEMU in this folder of ours: a guest could point its socket to another's.
-fn runs_in(process: &ProcessId, folder: &Path) -> bool {
+pub(crate) fn runs_in(process: &ProcessId, folder: &Path) -> bool {
     let here = std::fs::read_link(process.proc("cwd"));
     here.is_ok_and(|here| folder.canonicalize().is_ok_and(|folder| here == folder))
 }

@@ -416,13 +416,18 @@ impl Plan {
         self.nics().into_iter().map(claim).collect()
     }
 
+    /// Of its image, which is on the host from then on.
+    pub async fn facts(&self, host: &Host) -> ImageFacts {
+        let effect = host.must(self.ensure_image()).await;
+        serde_json::from_value(effect.output).unwrap()
+    }
+
     /// All steps of a create but the last, which starts it.
     pub async fn define(&self, host: &Host) {
         for nic in self.nics() {
             host.must(self.ensure_network_of(&nic)).await;
         }
-        let effect = host.must(self.ensure_image()).await;
-        let facts: ImageFacts = serde_json::from_value(effect.output).unwrap();
+        let facts = self.facts(host).await;
         host.must(self.ensure_disk(&facts, 1)).await;
         host.must(Action::EnsureInstance(Box::new(self.definition())))
             .await;

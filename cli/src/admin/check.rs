@@ -118,6 +118,7 @@ async fn ask(store: &Store, identity: &Identity, host: &HostRow) -> Result<HostI
             .objects
             .into_iter()
             .map(|o| RawObject {
+                generation: o.generation,
                 kind: o.kind,
                 id: o.id,
                 claims: o.claims,

@@ -146,12 +146,19 @@ fn incomplete(host: &HostName, id: ResourceId, kind: Kind, disk_lost: bool, all:
 
 fn gather(host: &HostName, finding: &Finding<'_>, all: &mut All) {
     match finding {
+        // It has the file open that is no longer there: what is in it is lost only when it ends.
+        Finding::Missing {
+            objects,
+            runs: true,
+            disk_lost: true,
+            ..
+        } if !objects.contains(&ObjectKind::Instance) => {}
         Finding::Missing {
             id,
             resource,
-            objects,
+            disk_lost,
             ..
-        } => incomplete(host, *id, resource.kind, objects.contains(&ObjectKind::Disk), all),
+        } => incomplete(host, *id, resource.kind, *disk_lost, all),
         Finding::Runs { id, resource } => incomplete(host, *id, resource.kind, false, all),
         Finding::OfAnotherKind { .. } => {}
         Finding::Owned { object, absent } => {

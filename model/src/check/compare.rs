@@ -1,6 +1,6 @@
 //! One host's objects and claims against what Postgres says lives there.
 
-use super::{Check, HeldObject, HostInventory, Known, KnownResource, Violation};
+use super::{Check, HeldObject, HostInventory, Known, KnownResource, Part, Violation};
 use crate::ids::{HostName, ResourceId};
 use crate::kinds::Kind;
 use crate::step::ObjectKind;
@@ -99,6 +99,10 @@ pub(super) enum Finding<'a> {
         resource: &'a KnownResource,
         objects: Vec<ObjectKind>,
         claims: Vec<Object>,
+        /// The guest runs all the same.
+        runs: bool,
+        /// What was written to its disk is gone.
+        disk_lost: bool,
     },
     /// It runs, and was turned off.
     Runs {
@@ -109,7 +113,8 @@ pub(super) enum Finding<'a> {
 
 impl<'a> OneHost<'a> {
     pub(super) fn new(inventory: &'a HostInventory, known: &'a Known) -> Self {
-        let held = inventory.objects.iter().map(|o| ((o.kind, o.id), &o.claims));
+        let whole = inventory.objects.iter().filter(|o| o.part == Part::Whole);
+        let held = whole.map(|o| ((o.kind, o.id), &o.claims));
         Self {
             inventory,
             known,
@@ -188,10 +193,15 @@ impl<'a> OneHost<'a> {
         }
     }
 
+    fn has_content(&self, disk: ResourceId) -> bool {
+        let mut objects = self.inventory.objects.iter();
+        objects.any(|o| o.kind == ObjectKind::Disk && o.id == disk && o.part != Part::Rest)
+    }
+
     /// One that isn't running though it should may have ended by itself; what runs though it was turned off never does by itself.
     fn runs(&self, id: ResourceId, resource: &'a KnownResource) -> Option<Finding<'a>> {
         let mut objects = self.inventory.objects.iter();
-        let runs = resource.off && objects.any(|o| o.kind == ObjectKind::Instance && o.id == id && o.runs);
+        let runs = resource.off && objects.any(|o| is_guest(o, id));
         runs.then_some(Finding::Runs { id, resource })
     }
 
@@ -206,11 +216,13 @@ impl<'a> OneHost<'a> {
             .filter(|object| self.held.get(object).is_none_or(|claims| !claims.contains(&id)))
             .collect();
         let all = objects.is_empty() && claims.is_empty();
-        (!all).then_some(Finding::Missing {
+        (!all).then(|| Finding::Missing {
             id,
             resource,
             objects,
             claims,
+            runs: self.inventory.objects.iter().any(|o| is_guest(o, id)),
+            disk_lost: objects_of(resource.kind).contains(&ObjectKind::Disk) && !self.has_content(id),
         })
     }
 }
@@ -266,6 +278,8 @@ impl Finding<'_> {
                 resource,
                 objects,
                 claims,
+                runs,
+                ..
             } => {
                 let objects = objects.iter().map(|kind| format!("its {}", kind.as_str()));
                 let claims = claims
@@ -273,8 +287,9 @@ impl Finding<'_> {
                     .map(|(kind, object)| format!("its claim on the {} {object}", kind.as_str()));
                 let lacks: Vec<String> = objects.chain(claims).collect();
                 let text = format!(
-                    "host {host} lacks of the {} {id}: {}",
+                    "host {host} lacks of the {} {id}{}: {}",
                     resource.kind,
+                    if *runs { ", which runs" } else { "" },
                     lacks.join(", ")
                 );
                 says(Check::ObjectMissing, &[*id], text)
@@ -288,6 +303,11 @@ impl Finding<'_> {
             }
         }
     }
+}
+
+/// Whether it is this instance's guest, and runs.
+fn is_guest(object: &HeldObject, id: ResourceId) -> bool {
+    object.kind == ObjectKind::Instance && object.id == id && object.runs
 }
 
 /// Objects of its own that a resource has on the host where it lives, by its id.

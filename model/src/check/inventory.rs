@@ -46,6 +46,19 @@ pub struct HeldObject {
     pub claims: BTreeSet<ResourceId>,
     /// A guest that runs.
     pub runs: bool,
+    /// How much of it is there.
+    pub part: Part,
+}
+
+/// How much of an object is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All.
+    Whole,
+    /// What a user may have written to it, but not what the host knew of it.
+    Content,
+    /// Less: a disk or an image without its file, an instance without its definition.
+    Rest,
 }
 
 /// A job that a ledger has not finished.
@@ -75,9 +88,27 @@ pub struct RawObject {
     pub id: String,
     /// UUID texts.
     pub claims: Vec<String>,
-    /// `running`, `stopped`, `crashed`, `unknown` of an instance.
+    /// `running`, `stopped`, `crashed`, `unknown` of an instance; of what else there is `ready`, `unknown`, and `unrecorded` of a disk's
+    /// file of which its host has no record.
     #[serde(default)]
     pub state: String,
+    /// Of its content; 0 of an instance without a definition.
+    #[serde(default)]
+    pub generation: i64,
+}
+
+impl RawObject {
+    /// A network that isn't up is made so by its agent, and a guest of which nothing can be told is there.
+    fn part(&self, kind: ObjectKind) -> Part {
+        match (kind, self.state.as_str()) {
+            (ObjectKind::Disk, "unrecorded") => Part::Content,
+            (ObjectKind::Disk | ObjectKind::Image, "unknown") => Part::Rest,
+            (ObjectKind::Instance, _) if self.generation == 0 => Part::Rest,
+            (ObjectKind::Network | ObjectKind::Disk | ObjectKind::Image | ObjectKind::Instance, _) => {
+                Part::Whole
+            }
+        }
+    }
 }
 
 /// See [`RawInventory`].
@@ -116,11 +147,13 @@ impl RawInventory {
             text.parse().map_err(|_| InventoryError::Id(text.to_owned()))
         }
         let object = |o: &RawObject| {
+            let kind = ObjectKind::parse(&o.kind).ok_or_else(|| InventoryError::Kind(o.kind.clone()))?;
             Ok(HeldObject {
-                kind: ObjectKind::parse(&o.kind).ok_or_else(|| InventoryError::Kind(o.kind.clone()))?,
+                kind,
                 id: id(&o.id)?,
                 claims: o.claims.iter().map(|c| id(c)).collect::<Result<_, _>>()?,
                 runs: o.state == "running",
+                part: o.part(kind),
             })
         };
         Ok(HostInventory {
@@ -237,7 +270,11 @@ fn fences(inventory: &HostInventory, known: &Known, found: &mut Vec<Violation>) 
                 fence.0, known.last_fence.0
             );
             found.push(Violation::of_all(Check::FenceAhead, ids(), text));
-        } else if let Some(is) = known.resources.get(resource).filter(|r| r.fence < *fence) {
+        } else if let Some(is) = known
+            .resources
+            .get(resource)
+            .filter(|r| !r.stand_in && r.fence < *fence)
+        {
             let text = format!(
                 "host {host} accepted fence {} for {resource}, whose newest order has {}",
                 fence.0, is.fence.0

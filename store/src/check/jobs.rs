@@ -159,7 +159,7 @@ async fn hosts(tx: &mut Tx) -> Result<Vec<Violation>, StoreError> {
 async fn fences(tx: &mut Tx) -> Result<Vec<Violation>, StoreError> {
     let behind = sqlx::query!(
         r#"SELECT r.id, r.fence, max(j.fence) AS "newest!" FROM resources r JOIN jobs j ON j.resource_id = r.id
-           WHERE j.fence IS NOT NULL GROUP BY r.id, r.fence HAVING max(j.fence) > r.fence ORDER BY r.id"#
+           WHERE j.fence IS NOT NULL AND r.stand_in IS NULL GROUP BY r.id, r.fence HAVING max(j.fence) > r.fence ORDER BY r.id"#
     )
     .fetch_all(&mut **tx)
     .await?;

@@ -279,7 +279,8 @@ async fn apply(
              UPDATE resources r SET applied = q.spec, facts = coalesce(q.facts, r.facts),
                     observed_generation = CASE WHEN q.spec = r.spec THEN r.generation
                                                ELSE greatest(q.generation, r.observed_generation) END,
-                    reason = CASE WHEN q.generation > 0 THEN NULL ELSE r.reason END, updated_at = $5,
+                    reason = CASE WHEN q.generation > 0 OR (q.spec = r.spec AND r.reason ->> 'code' IS DISTINCT FROM 'DISK_LOST') THEN NULL
+                                  ELSE r.reason END, updated_at = $5,
                     observed = CASE WHEN q.observed IS NULL OR r.observed_at > q.observed_at THEN r.observed ELSE q.observed END,
                     observed_at = CASE WHEN q.observed IS NULL OR r.observed_at > q.observed_at THEN r.observed_at
                                        ELSE least(q.observed_at, $5) END

@@ -1,0 +1,134 @@
+//! Guests' processes that no record names: somebody removed a guest's folder, or all of the host's, while it ran.
+//!
+//! They are found by what they were started with and in: QEMU's argument with the instance's id, and the folder, which the kernel goes on
+//! calling by its name, with ` (deleted)` behind it, once it is gone.
+
+use super::files::storage;
+use super::guests::{Guests, QUITS_WITHIN};
+use super::process::ProcessId;
+use super::qemu;
+use crate::driver::StepError;
+use rhyzome_model::ids::ResourceId;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Behind the name of a folder that is gone, in proc(5)'s `cwd`.
+const DELETED: &str = " (deleted)";
+
+/// Every guest's process that runs in a folder below `instances`, there or gone.
+pub(super) fn running(instances: &Path) -> BTreeMap<ResourceId, Vec<ProcessId>> {
+    let mut all: BTreeMap<ResourceId, Vec<ProcessId>> = BTreeMap::new();
+    let instances = absolute(instances);
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for pid in entries.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok()) {
+        if let Some((id, process)) = guest_of(pid, &instances) {
+            all.entry(id).or_default().push(process);
+        }
+    }
+    all
+}
+
+/// With the links that lead to it resolved, whether it is there or not.
+fn absolute(folder: &Path) -> PathBuf {
+    let whole = folder.canonicalize().ok();
+    let by_parent = || {
+        let parent = folder.parent()?.canonicalize().ok()?;
+        Some(parent.join(folder.file_name()?))
+    };
+    whole.or_else(by_parent).unwrap_or_else(|| folder.to_owned())
+}
+
+fn guest_of(pid: i32, instances: &Path) -> Option<(ResourceId, ProcessId)> {
+    let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+    let cwd = cwd.to_str()?;
+    let folder = Path::new(cwd.strip_suffix(DELETED).unwrap_or(cwd));
+    let id: ResourceId = folder
+        .strip_prefix(instances)
+        .ok()?
+        .components()
+        .next()?
+        .as_os_str()
+        .to_str()?
+        .parse()
+        .ok()?;
+    let process = ProcessId::of(pid)?;
+    let arguments = fs::read(process.proc("cmdline")).ok()?;
+    let name = qemu::guest_name(id);
+    let is_its_own = arguments.split(|b| *b == 0).any(|a| a == name.as_bytes());
+    is_its_own.then_some((id, process))
+}
+
+impl Guests {
+    /// What runs of this host's guests, in folders that are there or gone.
+    pub(super) fn running(&self) -> BTreeMap<ResourceId, Vec<ProcessId>> {
+        running(&self.layout.instances())
+    }
+
+    /// Whether a guest of this instance runs, in a record or not.
+    pub(super) fn runs_anywhere(&self, id: ResourceId) -> bool {
+        self.running().contains_key(&id)
+    }
+
+    /// Ends every process of a guest but this one. The instance's lock is held.
+    pub(super) async fn end_strays(
+        &self,
+        id: ResourceId,
+        but_for: Option<&ProcessId>,
+    ) -> Result<(), StepError> {
+        for process in self.running().remove(&id).unwrap_or_default() {
+            if but_for == Some(&process) {
+                continue;
+            }
+            tracing::warn!(instance = %id, pid = process.pid, "a guest that no record names runs: it is ended");
+            process
+                .end(QUITS_WITHIN)
+                .await
+                .map_err(|e| storage("ending a guest", &self.run_folder(id), &e))?;
+            self.held().retain(|_, live| live.process != process);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_process_is_found_by_its_folder_there_and_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let instances = dir.path().join("instances");
+        let id = ResourceId::new();
+        let run = instances.join(id.to_string()).join("run");
+        fs::create_dir_all(&run).unwrap();
+        let start = |name: &str| {
+            Command::new("sh")
+                .args(["-c", "read line", "sh", name])
+                .current_dir(&run)
+                .stdin(Stdio::piped())
+                .spawn()
+                .unwrap()
+        };
+        let mut guest = start(&qemu::guest_name(id));
+        let mut other = start("somebody else's");
+        let pids = |found: &BTreeMap<ResourceId, Vec<ProcessId>>| -> Vec<u32> {
+            found
+                .values()
+                .flatten()
+                .map(|p| u32::try_from(p.pid).unwrap())
+                .collect()
+        };
+        assert_eq!(pids(&running(&instances)), [guest.id()]);
+        fs::remove_dir_all(&instances).unwrap();
+        let found = running(&instances);
+        assert_eq!(pids(&found), [guest.id()]);
+        assert!(found.contains_key(&id));
+        for child in [&mut guest, &mut other] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(running(&instances).is_empty());
+    }
+}
