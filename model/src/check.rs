@@ -19,7 +19,7 @@ mod list;
 pub use amiss::{Amiss, Owner, Stray, Wrong, amiss};
 pub use inventory::{
     HeldObject, HostInventory, InventoryError, Known, KnownJob, KnownResource, Moved, Part, RawFence,
-    RawInventory, RawJob, RawObject, Unfinished, compare,
+    RawInventory, RawJob, RawObject, RowOf, Unfinished, compare,
 };
 pub use list::{Check, Source};
 

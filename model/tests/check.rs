@@ -4,7 +4,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use rhyzome_model::check::{
     Amiss, Check, HeldObject, HostInventory, InventoryError, Known, KnownJob, KnownResource, Moved, Owner,
-    Part, RawInventory, RawObject, Stray, Unfinished, Wrong, amiss, compare,
+    Part, RawInventory, RawObject, RowOf, Stray, Unfinished, Wrong, amiss, compare,
 };
 use rhyzome_model::ids::{Fence, HostName, JobId, ResourceId};
 use rhyzome_model::kinds::Kind;
@@ -43,8 +43,7 @@ fn resource(kind: Kind, host: Option<&str>, refs: &[(u128, Kind)]) -> KnownResou
         off: false,
         fence: Fence(5),
         refs: refs.iter().map(|(to, kind)| (id(*to), *kind)).collect(),
-        stand_in: false,
-        in_doubt: false,
+        row: RowOf::Resource,
     }
 }
 
@@ -328,7 +327,7 @@ fn what_is_nobodys_is_turned_off_and_removed_with_all_that_it_claims() {
     // While a row stands in for it, it is nobody's still.
     let stand_in = KnownResource {
         applied: false,
-        stand_in: true,
+        row: RowOf::StandIn,
         ..resource(Kind::Instance, None, &[])
     };
     case.known.resources.insert(id(STRANGER), stand_in);
@@ -361,7 +360,7 @@ fn what_nobody_claims_is_removed_by_its_own_id() {
 #[test]
 fn what_lives_on_a_host_that_was_put_back_is_made_so_again() {
     let mut case = Case::new();
-    case.one().in_doubt = true;
+    case.one().row = RowOf::InDoubt;
     assert!(case.found().is_empty(), "nothing shows");
     let found = amiss(&case.hosts, &case.known);
     let wrongs: Vec<(&HostName, ResourceId, &Wrong)> =

@@ -4,7 +4,7 @@
 //! operators: whoever made it was none of ours.
 
 use super::compare::{Finding, Object, OneHost};
-use super::{HostInventory, Known};
+use super::{HostInventory, Known, RowOf};
 use crate::ids::{HostName, ResourceId};
 use crate::kinds::{Kind, Power};
 use crate::step::{Action, DropShared, ObjectKind, RemoveDisk, RemoveInstance, SetPower, Step};
@@ -117,7 +117,11 @@ pub fn amiss(inventories: &[HostInventory], known: &Known) -> Vec<Amiss> {
         // Nothing shows what it is older in.
         for (id, resource) in &known.resources {
             let here = resource.host.as_ref() == Some(&inventory.host);
-            if here && resource.applied && resource.in_doubt && known.is_still(*id, inventory.asked_at) {
+            if here
+                && resource.applied
+                && resource.row == RowOf::InDoubt
+                && known.is_still(*id, inventory.asked_at)
+            {
                 incomplete(&inventory.host, *id, resource.kind, false, &mut all);
             }
         }

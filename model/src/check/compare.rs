@@ -146,7 +146,7 @@ impl<'a> OneHost<'a> {
         if !self.known.is_still(id, self.inventory.asked_at) {
             return Standing::Moving;
         }
-        match self.known.resources.get(&id).filter(|r| !r.stand_in) {
+        match self.known.resources.get(&id).filter(|r| r.is_resource()) {
             None => Standing::Not(Absent::Unknown),
             Some(resource) => match &resource.host {
                 Some(host) if *host == self.inventory.host => Standing::Here(resource),
@@ -175,7 +175,7 @@ impl<'a> OneHost<'a> {
         let of = (object.kind, object.id);
         // The first claim may just be on its way, by a job of which nothing else tells.
         if object.claims.is_empty() && self.known.is_quiet(host, asked_at) {
-            let resource = self.known.resources.get(&object.id).filter(|r| !r.stand_in);
+            let resource = self.known.resources.get(&object.id).filter(|r| r.is_resource());
             found.push(Finding::Unclaimed { object: of, resource });
         }
         for holder in &object.claims {

@@ -205,10 +205,29 @@ pub struct KnownResource {
     pub fence: Fence,
     /// What it refers to.
     pub refs: BTreeMap<ResourceId, Kind>,
-    /// It is none, and only stands in for what a host holds of nobody.
-    pub stand_in: bool,
-    /// Its host was put back to an older copy of itself, and it was not made so again since.
-    pub in_doubt: bool,
+    /// What its row is.
+    pub row: RowOf,
+}
+
+/// What a row among the resources is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowOf {
+    /// A resource.
+    Resource,
+    /// A resource whose host was put back to an older copy of itself, and that was not made so again since.
+    InDoubt,
+    /// None: it stands in for what a host holds of nobody.
+    StandIn,
+}
+
+impl KnownResource {
+    /// Whether it is a resource, and nothing that stands in for one.
+    pub fn is_resource(&self) -> bool {
+        match self.row {
+            RowOf::Resource | RowOf::InDoubt => true,
+            RowOf::StandIn => false,
+        }
+    }
 }
 
 /// When something moved last.
@@ -273,7 +292,7 @@ fn fences(inventory: &HostInventory, known: &Known, found: &mut Vec<Violation>) 
         } else if let Some(is) = known
             .resources
             .get(resource)
-            .filter(|r| !r.stand_in && r.fence < *fence)
+            .filter(|r| r.is_resource() && r.fence < *fence)
         {
             let text = format!(
                 "host {host} accepted fence {} for {resource}, whose newest order has {}",

@@ -6,7 +6,7 @@ use crate::rows::{json, parse};
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
 use rhyzome_model::check::{
-    HostInventory, InventoryError, Known, KnownJob, KnownResource, Moved, RawInventory,
+    HostInventory, InventoryError, Known, KnownJob, KnownResource, Moved, RawInventory, RowOf,
 };
 use rhyzome_model::ids::{Fence, HostName, JobId, ResourceId};
 use rhyzome_model::kinds::Kind;
@@ -137,8 +137,11 @@ async fn resources(tx: &mut Tx) -> Result<BTreeMap<ResourceId, KnownResource>, S
                 off: r.off,
                 fence: Fence(r.fence),
                 refs: BTreeMap::new(),
-                stand_in: r.stand_in,
-                in_doubt: r.in_doubt,
+                row: match (r.stand_in, r.in_doubt) {
+                    (true, _) => RowOf::StandIn,
+                    (false, true) => RowOf::InDoubt,
+                    (false, false) => RowOf::Resource,
+                },
             },
         );
     }
