@@ -7,6 +7,8 @@
 //! A shared object (network, image) is held by claims: (object, claiming resource). Ensuring takes the claim, dropping
 //! gives it back, and with the last claim the object goes.
 
+mod read;
+
 use crate::ids::{ResourceId, TenantId};
 use crate::kinds::{ImageFormat, ImageSource, Power, RestartPolicy};
 use ipnet::Ipv4Net;
@@ -44,8 +46,8 @@ impl Step {
 }
 
 /// What an agent is asked to make so.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
 pub enum Action {
     /// The network is on this host, with this content unless a higher generation is there, and claimed.
     EnsureNetwork(EnsureNetwork),

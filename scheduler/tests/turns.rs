@@ -60,7 +60,7 @@ async fn instances(walk: &Walk, tenant: &TenantId, count: usize) {
         .map(|n| make::instance(tenant, &format!("x{n}"), "image", &format!("net{}", n % 8)))
         .collect();
     for chunk in requests.chunks(200) {
-        for answer in walk.store.accept_creates(chunk.to_vec()).await.unwrap() {
+        for answer in walk.store.accept_creates(chunk).await.unwrap() {
             answer.unwrap();
         }
     }
@@ -142,7 +142,7 @@ async fn what_waits_for_a_full_host_takes_no_turn() {
     let requests: Vec<_> = (0..300)
         .map(|n| make::instance(&tenant, &format!("x{n}"), "image", "net0"))
         .collect();
-    for answer in walk.store.accept_creates(requests).await.unwrap() {
+    for answer in walk.store.accept_creates(&requests).await.unwrap() {
         answer.unwrap();
     }
     let other = walk.hosts.iter().find(|h| **h != home).unwrap().clone();
@@ -178,7 +178,7 @@ async fn on_one_side(walk: &Walk, tenant: &TenantId, names: &str, count: usize) 
     let requests: Vec<_> = (0..count)
         .map(|n| make::create(tenant, Kind::Instance, &format!("{names}{n}"), &spec))
         .collect();
-    let answers = walk.store.accept_creates(requests).await.unwrap();
+    let answers = walk.store.accept_creates(&requests).await.unwrap();
     answers
         .into_iter()
         .map(|answer| answer.unwrap().accepted.job.unwrap().id)

@@ -209,8 +209,9 @@ impl Store {
         else {
             return Err(HostError::NotFound(name.clone()));
         };
+        // What is on it has something reserved there.
         let held = sqlx::query_scalar!(
-            r#"SELECT (SELECT count(*) FROM resources WHERE host = $1) + (SELECT count(*) FROM reservations WHERE host = $1)
+            r#"SELECT (SELECT count(*) FROM reservations WHERE host = $1)
                     + (SELECT count(*) FROM jobs WHERE (host = $1 OR pinned_host = $1) AND ended_at IS NULL) AS "n!""#,
             name.as_str()
         )
@@ -284,7 +285,9 @@ impl Store {
         let hosts = self.host_list().await?;
         let mut images: BTreeMap<HostName, BTreeSet<ResourceId>> = BTreeMap::new();
         let kept = sqlx::query!(
-            "SELECT v.resource_id, v.host FROM reservations v JOIN resources r ON r.id = v.resource_id WHERE r.kind = 'image'"
+            // From the few images on: there are as many reservations as instances.
+            "SELECT r.id AS resource_id, v.host FROM resources r
+             CROSS JOIN LATERAL (SELECT v.host FROM reservations v WHERE v.resource_id = r.id OFFSET 0) v WHERE r.kind = 'image'"
         )
         .fetch_all(&self.pool)
         .await?;

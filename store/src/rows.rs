@@ -8,6 +8,7 @@ use rhyzome_model::kinds::{Kind, PlanError};
 use rhyzome_model::problem::JobError;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sqlx::types::Json;
 use std::collections::BTreeMap;
 
 /// A resource, with the job that is first on it.
@@ -303,7 +304,5 @@ pub(crate) fn tags_json(tags: &BTreeMap<String, String>) -> Value {
     )
 }
 
-/// Steps as a JSON array.
-pub(crate) fn steps_json(steps: &[StepRow]) -> Value {
-    serde_json::to_value(steps).unwrap_or(Value::Array(Vec::new()))
-}
+/// Steps as a parameter: written as JSON at once, with no tree of values between.
+pub(crate) type Steps<'a> = Json<&'a [StepRow]>;

@@ -24,12 +24,7 @@ async fn one_key_is_one_job_however_often_it_is_sent() {
                 idempotency: make::key("k", 1),
                 ..make::network(&tenant, "n", "10.0.0.0/24")
             };
-            store
-                .accept_creates(vec![request])
-                .await
-                .unwrap()
-                .remove(0)
-                .unwrap()
+            store.accept_creates(&[request]).await.unwrap().remove(0).unwrap()
         })
     });
     let mut jobs = BTreeSet::new();
@@ -55,12 +50,12 @@ async fn the_same_names_in_opposite_order() {
                 if n % 2 == 1 {
                     names.reverse();
                 }
-                let batch = names
+                let batch: Vec<_> = names
                     .iter()
                     .map(|i| make::network(&tenant, &format!("n{i}"), "10.0.0.0/24"))
                     .collect();
                 store
-                    .accept_creates(batch)
+                    .accept_creates(&batch)
                     .await
                     .unwrap()
                     .into_iter()
@@ -85,13 +80,13 @@ async fn a_bad_request_never_fails_its_neighbours() {
     make::accepted(&store, make::image(&tenant, "i")).await;
     make::accepted(&store, make::instance(&tenant, "taken", "i", "n")).await;
     // The first is refused for its name, and held the address that the second asks for.
-    let batch = vec![
+    let batch: Vec<_> = vec![
         make::with_ip(&tenant, "taken", "i", "n", "10.0.0.6"),
         make::with_ip(&tenant, "good", "i", "n", "10.0.0.6"),
         make::instance(&tenant, "lost", "nothing", "n"),
         make::with_ip(&tenant, "gateway", "i", "n", "10.0.0.1"),
     ];
-    let answers = store.accept_creates(batch).await.unwrap();
+    let answers = store.accept_creates(&batch).await.unwrap();
     assert!(
         matches!(answers[0], Err(Refusal::NameTaken { .. })),
         "{:?}",
@@ -109,10 +104,10 @@ async fn a_bad_request_never_fails_its_neighbours() {
         answers[3]
     );
     // Of 5 addresses 2 are given: 3 go, the fourth finds none.
-    let batch = (0..4)
+    let batch: Vec<_> = (0..4)
         .map(|n| make::instance(&tenant, &format!("more{n}"), "i", "n"))
         .collect();
-    let answers = store.accept_creates(batch).await.unwrap();
+    let answers = store.accept_creates(&batch).await.unwrap();
     assert_eq!(answers.iter().filter(|a| a.is_ok()).count(), 3);
     assert!(
         answers

@@ -154,7 +154,7 @@ async fn what_is_accepted_is_told_once_and_what_is_refused_is_not() {
         make::network(&other, "n", "10.0.0.0/24"),
         make::network(&tenant, "n", "10.0.1.0/24"),
     ];
-    let made: Vec<_> = store.accept_creates(requests.clone()).await.unwrap();
+    let made: Vec<_> = store.accept_creates(&requests).await.unwrap();
     assert_eq!(
         made.iter().map(Result::is_ok).collect::<Vec<_>>(),
         [true, true, false]
@@ -322,12 +322,7 @@ async fn many_at_once_and_a_reader_beside_them() {
                 for n in 0..EACH {
                     let request = make::network(&tenant, &format!("n-{w}-{n}"), "10.0.0.0/24");
                     ids.push(request.id);
-                    store
-                        .accept_creates(vec![request])
-                        .await
-                        .unwrap()
-                        .remove(0)
-                        .unwrap();
+                    store.accept_creates(&[request]).await.unwrap().remove(0).unwrap();
                 }
                 ids
             })

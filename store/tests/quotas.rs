@@ -36,7 +36,7 @@ fn instance(tenant: &TenantId, name: &str) -> CreateRequest {
 
 /// `ok`, or why not, of each.
 async fn answers(store: &Store, requests: Vec<CreateRequest>) -> Vec<String> {
-    let answers = store.accept_creates(requests).await.unwrap();
+    let answers = store.accept_creates(&requests).await.unwrap();
     answers
         .into_iter()
         .map(|answer| match answer {

@@ -90,9 +90,8 @@ impl Worker {
 
     async fn accept(&self, requests: Vec<CreateRequest>) -> Vec<Answer> {
         let alone = requests.len() == 1;
-        let kept = if alone { Vec::new() } else { requests.clone() };
         fault::point(Point::AcceptCommit, Side::Before);
-        match self.store.accept_creates(requests).await {
+        match self.store.accept_creates(&requests).await {
             Ok(answers) => {
                 fault::point(Point::AcceptCommit, Side::After);
                 answers.into_iter().map(Ok).collect()
@@ -102,13 +101,13 @@ impl Worker {
             // each would wait for those before it.
             Err(error @ (StoreError::Unreachable(_) | StoreError::Held(_))) => {
                 let problem = Problem::from(error);
-                kept.iter().map(|_| Err(problem.clone())).collect()
+                requests.iter().map(|_| Err(problem.clone())).collect()
             }
             Err(error) => {
-                tracing::warn!(%error, requests = kept.len(), "a batch failed, each of its requests is accepted alone");
-                let mut answers = Vec::with_capacity(kept.len());
-                for request in kept {
-                    let answer = match self.store.accept_creates(vec![request]).await {
+                tracing::warn!(%error, requests = requests.len(), "a batch failed, each of its requests is accepted alone");
+                let mut answers = Vec::with_capacity(requests.len());
+                for request in requests {
+                    let answer = match self.store.accept_creates(&[request]).await {
                         Ok(mut one) => one.pop().ok_or_else(|| Problem::internal("accept", &"no answer")),
                         Err(error) => Err(error.into()),
                     };

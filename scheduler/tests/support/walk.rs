@@ -182,7 +182,7 @@ impl Walk {
             }
         };
         // Refused where what it refers to failed or goes: that is an answer too.
-        let _answer = self.store.accept_creates(vec![request]).await.unwrap();
+        let _answer = self.store.accept_creates(&[request]).await.unwrap();
     }
 
     async fn any(&mut self, kinds: &[Kind]) -> Option<ResourceRow> {

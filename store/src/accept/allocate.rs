@@ -125,7 +125,7 @@ impl Network {
         let start = self.next.max(address::usable(self.cidr).start) + self.search.searched;
         let span = self.search.window.min(self.size() - self.search.searched);
         self.search.searched += span;
-        self.search.window = (self.search.window * 4).min(8192);
+        self.search.window = (self.search.window * 4).clamp(16, 8192);
         address::candidates(self.cidr, self.gateway, start, span)
     }
 
@@ -160,10 +160,8 @@ fn note_wishes(networks: &mut BTreeMap<Uuid, Network>, entries: &mut [Entry]) {
     }
     for network in networks.values_mut() {
         network.search.used.extend(network.named_ips.iter().copied());
-        network.search.window = i64::try_from(network.automatic)
-            .unwrap_or(i64::MAX)
-            .saturating_mul(2)
-            .max(16);
+        // The cursor stands behind what was given out last, so that as many as are wanted are nearly always free there.
+        network.search.window = i64::try_from(network.automatic).unwrap_or(i64::MAX).max(1);
     }
 }
 

@@ -84,11 +84,11 @@ impl Store {
     /// Requests of one call must not share an idempotency key: the caller keeps a second one back until the first is answered.
     pub async fn accept_creates(
         &self,
-        requests: Vec<CreateRequest>,
+        requests: &[CreateRequest],
     ) -> Result<Vec<Result<Reply, Refusal>>, StoreError> {
         let mut answers: BTreeMap<ResourceId, Answer> = BTreeMap::new();
         let mut tries = 0;
-        self.earlier_replies(&requests, &mut answers).await?;
+        self.earlier_replies(requests, &mut answers).await?;
         loop {
             let left = requests
                 .iter()
@@ -103,7 +103,7 @@ impl Store {
                 Ok(Try::Without(refused)) => answers.extend(refused),
                 Ok(Try::KeyTaken) if tries < TRIES => {
                     tries += 1;
-                    self.earlier_replies(&requests, &mut answers).await?;
+                    self.earlier_replies(requests, &mut answers).await?;
                 }
                 Ok(Try::KeyTaken) => return Err(StoreError::row("idempotency", "a key stays in conflict")),
                 Err(StoreError::Conflict(_)) if tries < TRIES => tries += 1,

@@ -3,11 +3,12 @@
 use super::create::{Entry, LeaseRow};
 use super::types::{Accepted, Refusal};
 use crate::StoreError;
-use crate::rows::{ActiveJob, JobRow, ResourceRow, StepRow, steps_json, tags_json};
+use crate::rows::{ActiveJob, JobRow, ResourceRow, StepRow, tags_json};
 use chrono::{DateTime, TimeDelta, Utc};
 use rhyzome_model::ids::ResourceId;
 use rhyzome_model::job::{Action, Mode};
 use serde_json::Value;
+use sqlx::types::Json;
 use sqlx::{Postgres, Transaction};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -35,7 +36,7 @@ pub(super) async fn insert_resources(
     let kinds: Vec<String> = order.iter().map(|e| e.request.kind.to_string()).collect();
     let names: Vec<String> = order.iter().map(|e| e.request.name.clone()).collect();
     let tags: Vec<Value> = order.iter().map(|e| tags_json(&e.request.tags)).collect();
-    let specs: Vec<Value> = order.iter().map(|e| e.spec.clone()).collect();
+    let specs: Vec<Json<&Value>> = order.iter().map(|e| Json(&e.spec)).collect();
     let publics: Vec<bool> = order.iter().map(|e| e.request.public).collect();
     let asked = order.iter().map(|e| e.asks()).collect::<Result<Vec<_>, _>>()?;
     let vcpus: Vec<i64> = asked.iter().map(|a| a.vcpus).collect();
@@ -55,7 +56,7 @@ pub(super) async fn insert_resources(
         &kinds,
         &names,
         &tags,
-        &specs,
+        &specs as &[Json<&Value>],
         &publics,
         &vcpus,
         &memory,
@@ -106,9 +107,9 @@ pub(super) async fn insert_rest(
     let tenants: Vec<String> = live.iter().map(|e| e.request.tenant.to_string()).collect();
     let kinds: Vec<String> = live.iter().map(|e| e.request.kind.to_string()).collect();
     let names: Vec<String> = live.iter().map(|e| e.request.name.clone()).collect();
-    let specs: Vec<Value> = live.iter().map(|e| e.spec.clone()).collect();
+    let specs: Vec<Json<&Value>> = live.iter().map(|e| Json(&e.spec)).collect();
     let states: Vec<String> = live.iter().map(|e| e.state.to_string()).collect();
-    let steps: Vec<Value> = live.iter().map(|e| steps_json(&pending(e))).collect();
+    let steps: Vec<Json<Vec<StepRow>>> = live.iter().map(|e| Json(pending(e))).collect();
     let deadlines: Vec<DateTime<Utc>> = live
         .iter()
         .map(|e| now + TimeDelta::seconds(e.request.origin.deadline_s))
@@ -156,7 +157,7 @@ pub(super) async fn insert_rest(
     let mut key_path = Vec::new();
     let mut key_key = Vec::new();
     let mut key_hash: Vec<Vec<u8>> = Vec::new();
-    let mut key_reply: Vec<Value> = Vec::new();
+    let mut key_reply: Vec<Json<Accepted>> = Vec::new();
     for entry in &keyed {
         if let Some(key) = &entry.request.idempotency {
             key_tenant.push(entry.request.tenant.to_string());
@@ -164,9 +165,7 @@ pub(super) async fn insert_rest(
             key_path.push(key.path.clone());
             key_key.push(key.key.clone());
             key_hash.push(key.body_hash.to_vec());
-            key_reply.push(
-                serde_json::to_value(accepted(entry, now)).map_err(|e| StoreError::row("idempotency", e))?,
-            );
+            key_reply.push(Json(accepted(entry, now)));
         }
     }
 
@@ -206,9 +205,9 @@ pub(super) async fn insert_rest(
         &kinds,
         &resource_ids,
         &names,
-        &specs,
+        &specs as &[Json<&Value>],
         &states,
-        &steps,
+        &steps as &[Json<Vec<StepRow>>],
         &deadlines,
         &actors,
         &traces,
@@ -226,7 +225,7 @@ pub(super) async fn insert_rest(
         &key_path,
         &key_key,
         &key_hash,
-        &key_reply,
+        &key_reply as &[Json<Accepted>],
         &lease_instance as &[Option<Uuid>],
         &lease_position
     )

@@ -2,7 +2,7 @@
 
 use crate::StoreError;
 use crate::accept::{Accepted, IdempotencyKey, Origin};
-use crate::rows::{JobRow, ResourceRow, StepRow, json};
+use crate::rows::{JobRow, ResourceRow, StepRow, Steps, json};
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState};
@@ -10,6 +10,7 @@ use rhyzome_model::kinds::Kind;
 use rhyzome_model::step::Step;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sqlx::types::Json;
 use sqlx::{Postgres, Transaction};
 
 /// A job as it is inserted, first in no line yet.
@@ -124,7 +125,7 @@ pub(super) async fn insert_job(
         new.generation,
         new.spec,
         new.state.as_str(),
-        crate::rows::steps_json(&new.steps),
+        Json(new.steps.as_slice()) as Steps<'_>,
         due,
         new.deadline,
         new.origin.actor,

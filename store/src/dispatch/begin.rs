@@ -21,23 +21,32 @@ impl Store {
     /// stand in the way of the tenant's others.
     pub async fn dispatch_begin(&self, limits: DispatchLimits) -> Result<Option<DispatchTx>, StoreError> {
         let mut tx = self.pool.begin().await?;
-        // Locked first and read after, in a statement with a snapshot of its own: an end that committed in between is seen.
+        // Locked first and read after, in a statement with a snapshot of its own: an end that committed in between is seen. Whether a job
+        // needs a turn is asked in the words of the index `jobs_turn`, and in no others: what is due is then never read whole.
         let mut taken = sqlx::query!(
             r#"WITH t AS (
                    SELECT t.id, t.running, greatest($2 - t.running, 0)::bigint AS free FROM tenants t
                    WHERE (SELECT true FROM set_backs LIMIT 1) IS NULL
-                     AND (SELECT true FROM jobs j WHERE j.tenant = t.id AND j.due <= now() LIMIT 1)
+                     AND coalesce(
+                         (SELECT true FROM jobs j WHERE j.tenant = t.id AND j.due <= now()
+                            AND CASE WHEN j.holds_slot OR j.mode = 'undo' OR j.state = 'undoing' OR j.cancel_requested_at IS NOT NULL
+                                     THEN 0 ELSE 1 END = 1 LIMIT 1),
+                         (SELECT true FROM jobs j WHERE j.tenant = t.id AND j.due <= now()
+                            AND CASE WHEN j.holds_slot OR j.mode = 'undo' OR j.state = 'undoing' OR j.cancel_requested_at IS NOT NULL
+                                     THEN 0 ELSE 1 END = 0 LIMIT 1))
                ), share AS (
                    SELECT greatest($1 / greatest(count(*), 1), 1) AS n FROM t
                ), due AS MATERIALIZED (
                    SELECT j.id, j.turn FROM t CROSS JOIN share CROSS JOIN LATERAL (
                        (SELECT j.id, j.due, 0::bigint AS turn FROM jobs j WHERE j.tenant = t.id AND j.due <= now()
-                          AND (j.holds_slot OR j.mode = 'undo' OR j.state = 'undoing' OR j.cancel_requested_at IS NOT NULL)
+                          AND CASE WHEN j.holds_slot OR j.mode = 'undo' OR j.state = 'undoing' OR j.cancel_requested_at IS NOT NULL
+                                   THEN 0 ELSE 1 END = 0
                         ORDER BY j.due LIMIT share.n)
                        UNION ALL
                        (SELECT j.id, j.due, t.running + row_number() OVER (ORDER BY j.due, j.seq) AS turn FROM jobs j
                         WHERE j.tenant = t.id AND j.due <= now()
-                          AND NOT (j.holds_slot OR j.mode = 'undo' OR j.state = 'undoing' OR j.cancel_requested_at IS NOT NULL)
+                          AND CASE WHEN j.holds_slot OR j.mode = 'undo' OR j.state = 'undoing' OR j.cancel_requested_at IS NOT NULL
+                                   THEN 0 ELSE 1 END = 1
                           AND (SELECT true FROM resources r JOIN hosts h ON h.name = r.host
                                WHERE r.id = j.resource_id AND h.orders_out >= $3 LIMIT 1) IS NULL
                           AND (j.action <> 'create' OR
@@ -135,6 +144,11 @@ impl Store {
         Ok(Some(DispatchTx {
             tx,
             limits,
+            places: jobs
+                .iter()
+                .enumerate()
+                .map(|(place, job)| (job.id, place))
+                .collect(),
             jobs,
             refs,
             leases,

@@ -51,9 +51,9 @@ impl DispatchTx {
     }
 
     pub(super) fn job(&self, id: JobId) -> Result<&DueJob, StoreError> {
-        self.jobs
-            .iter()
-            .find(|j| j.id == id)
+        self.places
+            .get(&id)
+            .and_then(|place| self.jobs.get(*place))
             .ok_or_else(|| StoreError::row("jobs", format!("decision about {id}, which is not in the batch")))
     }
 

@@ -154,6 +154,8 @@ pub struct DispatchTx {
     limits: DispatchLimits,
     /// The jobs, in turn.
     pub jobs: Vec<DueJob>,
+    /// Where each of them stands.
+    places: BTreeMap<JobId, usize>,
     /// What their resources refer to, by referrer.
     pub refs: BTreeMap<ResourceId, Vec<RefRow>>,
     /// Their resources' leases, by instance.

@@ -3,12 +3,16 @@
 use super::commit::takes_slot;
 use super::{DispatchOutcome, DispatchTx, NewOrder, OrderRow};
 use crate::StoreError;
+use crate::rows::StepRow;
 use rhyzome_model::ids::JobId;
 use rhyzome_model::job::Mode;
 use rhyzome_model::kinds::Demand;
-use serde_json::Value;
+use sqlx::types::Json;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
+
+/// Between the frozen steps of an order in a parameter: a record separator, which JSON has only escaped (RFC 8259, 7).
+const BETWEEN: &str = "\u{1e}";
 
 struct HostLock {
     address: String,
@@ -224,23 +228,11 @@ impl DispatchTx {
         let modes: Vec<String> = written.iter().map(|o| o.mode.to_string()).collect();
         let verdicts: Vec<Option<String>> =
             written.iter().map(|o| o.verdict.map(|v| v.to_string())).collect();
-        let frozen: Vec<Value> = written
-            .iter()
-            .map(|o| Value::Array(o.frozen.iter().cloned().map(Value::String).collect()))
-            .collect();
-        let steps: Vec<Option<Value>> = written
-            .iter()
-            .map(|o| {
-                o.names.as_ref().map(|names| {
-                    crate::rows::steps_json(
-                        &names
-                            .iter()
-                            .map(|n| crate::rows::StepRow::pending(n))
-                            .collect::<Vec<_>>(),
-                    )
-                })
-            })
-            .collect();
+        // Arrays of different lengths can't be one array; as text, with a character between that no JSON text has, they cost little.
+        let frozen: Vec<String> = written.iter().map(|o| o.frozen.join(BETWEEN)).collect();
+        let pending = |names: &Vec<String>| Json(names.iter().map(|n| StepRow::pending(n)).collect());
+        let steps: Vec<Option<Json<Vec<StepRow>>>> =
+            written.iter().map(|o| o.names.as_ref().map(pending)).collect();
         let epochs: Vec<i64> = written
             .iter()
             .map(|o| hosts.get(o.host.as_str()).map_or(0, |h| h.epoch))
@@ -249,13 +241,13 @@ impl DispatchTx {
         let rows = sqlx::query!(
             r#"WITH q AS (
                    SELECT *, nextval('fences') AS fence
-                   FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::jsonb[], $7::int8[])
+                   FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[], $7::int8[])
                         AS q(id, host, mode, verdict, frozen, steps, epoch)
                ), j AS (
                    UPDATE jobs j SET state = CASE WHEN j.state = 'undoing' THEN 'undoing' ELSE 'running' END, host = q.host, fence = q.fence,
                           first_fence = CASE WHEN j.host IS NULL THEN q.fence ELSE coalesce(j.first_fence, q.fence) END,
                           epoch = q.epoch, mode = q.mode, verdict = q.verdict,
-                          frozen = ARRAY(SELECT jsonb_array_elements_text(q.frozen)), steps = coalesce(q.steps, j.steps),
+                          frozen = string_to_array(q.frozen, chr(30)), steps = coalesce(q.steps, j.steps),
                           attempt = j.attempt + 1, due = NULL, dispatched_at = now(), holds_slot = j.holds_slot OR q.mode = 'forward',
                           waiting = NULL,
                           started_at = coalesce(j.started_at, now())
@@ -273,7 +265,7 @@ impl DispatchTx {
             &modes,
             &verdicts as &[Option<String>],
             &frozen,
-            &steps as &[Option<Value>],
+            &steps as &[Option<Json<Vec<StepRow>>>],
             &epochs
         )
         .fetch_all(&mut *self.tx)

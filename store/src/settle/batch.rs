@@ -4,7 +4,7 @@ use super::books::Books;
 use super::ends::{End, apply_ends_with, forget_abandoned};
 use crate::changes::{self, Change};
 use crate::dispatch::Exclusion;
-use crate::rows::{StepRow, Waiting, json, parse, steps_json};
+use crate::rows::{StepRow, Steps, Waiting, json, parse};
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
 use rhyzome_model::change::What;
@@ -13,6 +13,7 @@ use rhyzome_model::job::{Action, JobState, Mode, Verdict};
 use rhyzome_model::kinds::Kind;
 use rhyzome_model::problem::JobError;
 use serde_json::Value;
+use sqlx::types::Json;
 use sqlx::{Postgres, Transaction};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -158,12 +159,13 @@ impl Store {
         )
         .fetch_one(&mut *tx)
         .await?;
+        // Not `ended_at IS NULL`: indices of all open jobs answer to that.
         let rows = sqlx::query!(
             r#"SELECT j.id, j.tenant, j.kind, j.action, j.resource_id, j.generation, j.spec, r.applied, j.state, j.fence, j.epoch, j.host, j.pinned_host IS NOT NULL AS "pinned!", j.mode,
                       j.verdict, j.error, j.failures, j.excluded, j.holds_slot, j.dispatched_at IS NOT NULL AS "order_out!", j.steps, j.waiting,
                       j.cancel_requested_at, j.created_at
                FROM jobs j JOIN resources r ON r.id = j.resource_id
-               WHERE j.id = ANY($1) AND j.ended_at IS NULL ORDER BY j.id FOR NO KEY UPDATE OF j"#,
+               WHERE j.id = ANY($1) AND j.state NOT IN ('succeeded', 'failed', 'cancelled') ORDER BY j.id FOR NO KEY UPDATE OF j"#,
             &ids
         )
         .fetch_all(&mut *tx)
@@ -319,13 +321,13 @@ async fn write_progress(
     }
     let ids: Vec<Uuid> = progress.iter().map(|p| p.0.0).collect();
     let states: Vec<String> = progress.iter().map(|p| p.1.to_string()).collect();
-    let steps: Vec<Value> = progress.iter().map(|p| steps_json(&p.2)).collect();
+    let steps: Vec<Steps<'_>> = progress.iter().map(|p| Json(p.2.as_slice())).collect();
     sqlx::query!(
         "UPDATE jobs j SET state = q.state, steps = q.steps
          FROM unnest($1::uuid[], $2::text[], $3::jsonb[]) AS q(id, state, steps) WHERE j.id = q.id",
         &ids,
         &states,
-        &steps
+        &steps as &[Steps<'_>]
     )
     .execute(&mut **tx)
     .await?;
@@ -336,7 +338,7 @@ async fn write_progress(
 struct Again {
     id: Uuid,
     state: &'static str,
-    steps: Option<Value>,
+    steps: Option<Vec<StepRow>>,
     due: DateTime<Utc>,
     failures: i32,
     waiting: Option<Value>,
@@ -361,7 +363,7 @@ impl Again {
         Ok(Self {
             id: job.0,
             state: state.as_str(),
-            steps: steps.as_deref().map(steps_json),
+            steps,
             due,
             failures,
             waiting: waiting.map(|w| value(serde_json::to_value(w))).transpose()?,
@@ -376,7 +378,7 @@ async fn write_agains(tx: &mut Transaction<'_, Postgres>, agains: &[Again]) -> R
     }
     let ids: Vec<Uuid> = agains.iter().map(|a| a.id).collect();
     let states: Vec<String> = agains.iter().map(|a| a.state.to_owned()).collect();
-    let steps: Vec<Option<Value>> = agains.iter().map(|a| a.steps.clone()).collect();
+    let steps: Vec<Option<Steps<'_>>> = agains.iter().map(|a| a.steps.as_deref().map(Json)).collect();
     let dues: Vec<DateTime<Utc>> = agains.iter().map(|a| a.due).collect();
     let failures: Vec<i32> = agains.iter().map(|a| a.failures).collect();
     let waiting: Vec<Option<Value>> = agains.iter().map(|a| a.waiting.clone()).collect();
@@ -389,7 +391,7 @@ async fn write_agains(tx: &mut Transaction<'_, Postgres>, agains: &[Again]) -> R
          WHERE j.id = q.id",
         &ids,
         &states,
-        &steps as &[Option<Value>],
+        &steps as &[Option<Steps<'_>>],
         &dues,
         &failures,
         &waiting as &[Option<Value>],
@@ -438,7 +440,7 @@ async fn write_releases(tx: &mut Transaction<'_, Postgres>, releases: &[Release]
         return Ok(());
     }
     let ids: Vec<Uuid> = releases.iter().map(|r| r.0.0).collect();
-    let steps: Vec<Value> = releases.iter().map(|r| steps_json(&r.1)).collect();
+    let steps: Vec<Steps<'_>> = releases.iter().map(|r| Json(r.1.as_slice())).collect();
     let excluded: Vec<Value> = releases
         .iter()
         .map(|r| serde_json::to_value(&r.2).map_err(|e| StoreError::row("jobs", e)))
@@ -454,7 +456,7 @@ async fn write_releases(tx: &mut Transaction<'_, Postgres>, releases: &[Release]
          )
          UPDATE job_resources o SET active = false FROM j WHERE o.job_id = j.id",
         &ids,
-        &steps,
+        &steps as &[Steps<'_>],
         &excluded,
         &dues
     )

@@ -281,7 +281,8 @@ async fn drop_reservations(
     Ok(())
 }
 
-/// Copies of images that nothing on the host needs any more. Dispatch brings a copy under the host's lock, which is held here.
+/// Copies of images that nothing on the host needs any more: what is on it has something reserved there. Dispatch brings a copy under the
+/// host's lock, which is held here.
 async fn drop_copies(
     tx: &mut Transaction<'_, Postgres>,
     left: &[(Uuid, String)],
@@ -297,8 +298,9 @@ async fn drop_copies(
                       JOIN resource_refs f ON f.from_id = q.id JOIN resources i ON i.id = f.to_id AND i.kind = 'image')
            DELETE FROM reservations v USING q, resources i
            WHERE v.resource_id = q.image AND v.host = q.host AND i.id = q.image AND i.host IS DISTINCT FROM q.host
-             AND NOT EXISTS (SELECT FROM resource_refs f JOIN resources r ON r.id = f.from_id
-                             WHERE f.to_id = q.image AND r.host = q.host)
+             AND NOT EXISTS (SELECT FROM reservations o CROSS JOIN LATERAL (
+                                 SELECT FROM resource_refs f WHERE f.from_id = o.resource_id AND f.to_id = q.image OFFSET 0) f
+                             WHERE o.host = q.host)
            RETURNING v.host, v.vcpus, v.memory_mib, v.disk_gib"#,
         &ids,
         &hosts

@@ -3,13 +3,14 @@
 use super::books::Books;
 use crate::StoreError;
 use crate::changes::{self, Change};
-use crate::rows::{StepRow, steps_json};
+use crate::rows::{StepRow, Steps};
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState};
 use rhyzome_model::kinds::{Demand, Kind};
 use rhyzome_model::problem::JobError;
 use serde_json::Value;
+use sqlx::types::Json;
 use sqlx::{Postgres, Transaction};
 use uuid::Uuid;
 
@@ -212,7 +213,7 @@ async fn end_jobs(
                 .map_err(|e| StoreError::row("jobs", e))
         })
         .collect::<Result<_, _>>()?;
-    let steps: Vec<Option<Value>> = ends.iter().map(|e| e.steps.as_deref().map(steps_json)).collect();
+    let steps: Vec<Option<Steps<'_>>> = ends.iter().map(|e| e.steps.as_deref().map(Json)).collect();
     sqlx::query!(
         "WITH j AS (
              UPDATE jobs j SET state = q.state, error = q.error, steps = coalesce(q.steps, j.steps), ended_at = $5, due = NULL,
@@ -224,7 +225,7 @@ async fn end_jobs(
         &ids,
         &states,
         &errors as &[Option<Value>],
-        &steps as &[Option<Value>],
+        &steps as &[Option<Steps<'_>>],
         now
     )
     .execute(&mut **tx)
@@ -243,12 +244,12 @@ async fn apply(
     let mut ids = Vec::new();
     let mut specs = Vec::new();
     let mut generations = Vec::new();
-    let mut facts: Vec<Option<Value>> = Vec::new();
+    let mut facts: Vec<Option<Json<&Value>>> = Vec::new();
     let mut metered = Vec::new();
     let mut vcpus = Vec::new();
     let mut memory = Vec::new();
     let mut disk = Vec::new();
-    let mut observed: Vec<Option<Value>> = Vec::new();
+    let mut observed: Vec<Option<Json<&Value>>> = Vec::new();
     let mut observed_at: Vec<Option<DateTime<Utc>>> = Vec::new();
     for end in ends {
         if let Effect::Applied {
@@ -260,12 +261,12 @@ async fn apply(
             ..
         } = &end.effect
         {
-            observed.push(seen.as_ref().map(|s| s.0.clone()));
+            observed.push(seen.as_ref().map(|s| Json(&s.0)));
             observed_at.push(seen.as_ref().map(|s| s.1));
             ids.push(end.resource.0);
-            specs.push(spec.clone());
+            specs.push(Json(spec));
             generations.push(*generation);
-            facts.push(found.clone());
+            facts.push(found.as_ref().map(Json));
             metered.push(meter.is_some());
             let demand = meter.unwrap_or_default();
             vcpus.push(demand.vcpus);
@@ -293,15 +294,15 @@ async fn apply(
          SELECT id, tenant, kind, vcpus, memory_mib, disk_gib, $5 FROM r WHERE metered
          ON CONFLICT (resource_id) WHERE closed_at IS NULL DO NOTHING",
         &ids,
-        &specs,
+        &specs as &[Json<&Value>],
         &generations,
-        &facts as &[Option<Value>],
+        &facts as &[Option<Json<&Value>>],
         now,
         &metered,
         &vcpus,
         &memory,
         &disk,
-        &observed as &[Option<Value>],
+        &observed as &[Option<Json<&Value>>],
         &observed_at as &[Option<DateTime<Utc>>]
     )
     .execute(&mut **tx)
@@ -418,15 +419,22 @@ pub(crate) async fn wake(
     removed: &[Uuid],
 ) -> Result<(), StoreError> {
     sqlx::query!(
+        // From what is given to what hangs on it, each by its index: merged into one join (`OFFSET 0` forbids it), all that is open may
+        // be read instead.
         "WITH c AS MATERIALIZED (
-             SELECT o.job_id FROM job_resources o WHERE o.resource_id = ANY($1)
+             SELECT o.job_id FROM unnest($1::uuid[]) AS e(id)
+             CROSS JOIN LATERAL (SELECT o.job_id FROM job_resources o WHERE o.resource_id = e.id OFFSET 0) o
              UNION
-             SELECT o.job_id FROM resource_refs f JOIN job_resources o ON o.resource_id = f.from_id WHERE f.to_id = ANY($1)
+             SELECT o.job_id FROM unnest($1::uuid[]) AS e(id)
+             CROSS JOIN LATERAL (SELECT f.from_id FROM resource_refs f WHERE f.to_id = e.id OFFSET 0) f
+             CROSS JOIN LATERAL (SELECT o.job_id FROM job_resources o WHERE o.resource_id = f.from_id OFFSET 0) o
              UNION
-             SELECT o.job_id FROM resource_refs f JOIN job_resources o ON o.resource_id = f.to_id WHERE f.from_id = ANY($2)
+             SELECT o.job_id FROM unnest($2::uuid[]) AS e(id)
+             CROSS JOIN LATERAL (SELECT f.to_id FROM resource_refs f WHERE f.from_id = e.id OFFSET 0) f
+             CROSS JOIN LATERAL (SELECT o.job_id FROM job_resources o WHERE o.resource_id = f.to_id OFFSET 0) o
          ), w AS (
              SELECT j.id FROM jobs j
-             WHERE j.id = ANY(ARRAY(SELECT job_id FROM c)) AND j.ended_at IS NULL AND j.host IS NULL
+             WHERE j.id = ANY(ARRAY(SELECT job_id FROM c)) AND j.host IS NULL
                AND (j.state = 'blocked' OR (j.state = 'queued' AND j.due <= clock_timestamp()))
              ORDER BY j.id FOR NO KEY UPDATE
          )

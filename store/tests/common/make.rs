@@ -108,7 +108,7 @@ pub fn key(name: &str, body: u8) -> Option<IdempotencyKey> {
 /// Accepts one create that must be accepted.
 pub async fn accepted(store: &Store, request: CreateRequest) -> Accepted {
     store
-        .accept_creates(vec![request])
+        .accept_creates(&[request])
         .await
         .unwrap()
         .remove(0)

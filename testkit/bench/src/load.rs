@@ -22,8 +22,10 @@ use crate::usage::{self, Usage};
 /// RFC 7240.
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const WAIT: &str = "wait=30";
-/// The scheduler's count of ends is looked at so often: it decides how exactly the end of the load is known.
-const LOOK: Duration = Duration::from_millis(25);
+/// The scheduler's count of ends is looked at so often when the end is near: it decides how exactly that is known.
+const LOOK_LEAST: Duration = Duration::from_millis(25);
+/// And so often before: each look costs the scheduler a millisecond, which counts as its own.
+const LOOK_MOST: Duration = Duration::from_millis(250);
 /// So long without a job that ends, and REST is asked what they wait for.
 const STALLED: Duration = Duration::from_mins(1);
 /// So long, and REST is asked whether the count is wrong (a scheduler was started again).
@@ -272,8 +274,9 @@ impl Watcher<'_> {
     /// When the last job was done, after the beginning; and the metrics of then.
     async fn until_done(&mut self, scraper: &mut Scraper) -> Result<(Duration, Metrics)> {
         let (mut last, mut moved, mut told) = (0.0, Instant::now(), Instant::now());
+        let mut look = LOOK_LEAST;
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(look).await;
             let metrics = scraper.read().await?;
             let now = Instant::now();
             let ended = |outcome| {
@@ -289,6 +292,11 @@ impl Watcher<'_> {
             if all_accepted && done >= accepted {
                 return Ok((now - self.began, metrics));
             }
+            look = if all_accepted {
+                next_look((accepted - done) * (now - self.began).as_secs_f64() / done)
+            } else {
+                LOOK_MOST
+            };
             if done > last {
                 (last, moved) = (done, now);
             }
@@ -384,6 +392,13 @@ fn between(job: &Value, from: &str, to: &str) -> Result<f64> {
         text.parse().with_context(|| format!("{name} of a job"))
     };
     Ok((at(to)? - at(from)?).as_seconds_f64() * 1e3)
+}
+
+/// After a part of what the rest will take, in seconds: no number where nothing is done yet.
+fn next_look(rest_s: f64) -> Duration {
+    Duration::try_from_secs_f64(rest_s / 8.0)
+        .unwrap_or(LOOK_MOST)
+        .clamp(LOOK_LEAST, LOOK_MOST)
 }
 
 /// The nearest rank, of values in ascending order.

@@ -1,0 +1,242 @@
+//! What a job's way reads does not grow with what else is open: dispatch and settle, on a database with 24,000 open jobs.
+//!
+//! As in `sweep.rs` the server's own counters tell what the very statements read. Their plans are made once for each connection, so
+//! that the moment matters: while the tables were empty, when they are full and nobody has counted them, and after that.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use common::make;
+use rhyzome_model::ids::JobId;
+use rhyzome_model::job::JobState;
+use rhyzome_store::Store;
+use rhyzome_store::dispatch::DispatchLimits;
+use rhyzome_store::settle::{Effect, End, OpenJob, Settlement};
+
+const RUNNING: i64 = 10_000;
+const DUE: i64 = 8_000;
+const BLOCKED: i64 = 6_000;
+const ENDED: i64 = 10_000;
+/// Jobs of one call.
+const BATCH: i64 = 50;
+/// Rows of one table, of a batch: each job is found, locked, read, changed, and so is what hangs on it.
+const READ_MOST: i64 = 10 * BATCH;
+
+const TABLES: [&str; 7] = [
+    "jobs",
+    "job_resources",
+    "resources",
+    "resource_refs",
+    "reservations",
+    "leases",
+    "network_homes",
+];
+
+async fn run(store: &Store, sql: &str) {
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
+        .execute(store.pool())
+        .await
+        .unwrap();
+}
+
+async fn empty() -> Store {
+    let store = common::store().await;
+    make::tenant(&store, "demo").await;
+    make::host(&store, "host-1", 1_000_000).await;
+    for table in TABLES {
+        run(
+            &store,
+            &format!("ALTER TABLE {table} SET (autovacuum_enabled = off)"),
+        )
+        .await;
+    }
+    store
+}
+
+/// A session as ours are; one, so that its counters tell what it read.
+async fn ours(store: &Store) -> Store {
+    let options = store.pool().connect_options();
+    Store::connect((*options).clone(), 1).await.unwrap()
+}
+
+/// Instances on one network, with an open job each, and such whose job has ended; or a part of them.
+async fn fill(store: &Store, part: i64) {
+    run(
+        store,
+        "INSERT INTO resources (id, tenant, kind, name, spec, applied)
+         VALUES ('00000000-0000-7000-8000-000000000001', 'demo', 'network', 'lan', '{}', '{}') ON CONFLICT DO NOTHING;
+         INSERT INTO network_homes (network_id, host) VALUES ('00000000-0000-7000-8000-000000000001', 'host-1') ON CONFLICT DO NOTHING",
+    )
+    .await;
+    let sorts = [
+        ("running", RUNNING, "'host-1'", "now()", "NULL", "NULL"),
+        (
+            "queued",
+            DUE,
+            "NULL",
+            "NULL",
+            "now() - interval '1 hour' + n * interval '1 ms'",
+            "NULL",
+        ),
+        ("blocked", BLOCKED, "NULL", "NULL", "NULL", "NULL"),
+        ("succeeded", ENDED, "'host-1'", "NULL", "NULL", "now()"),
+    ];
+    for (state, count, host, dispatched, due, ended) in sorts {
+        run(
+            store,
+            &format!(
+                "WITH r AS (
+                     INSERT INTO resources (id, tenant, kind, name, spec, host)
+                     SELECT gen_random_uuid(), 'demo', 'instance', '{state}-{part}-' || n, '{{}}', {host} FROM generate_series(1, {count} / {part}) AS n
+                     RETURNING id, name, host
+                 ), f AS (
+                     INSERT INTO resource_refs (from_id, to_id, pointer)
+                     SELECT id, '00000000-0000-7000-8000-000000000001', '/interfaces/0/network' FROM r
+                 ), v AS (
+                     INSERT INTO reservations (resource_id, host, vcpus, memory_mib, disk_gib)
+                     SELECT id, host, 0, 0, 0 FROM r WHERE host IS NOT NULL
+                 ), j AS (
+                     INSERT INTO jobs (id, tenant, kind, action, resource_id, resource_name, generation, spec, state, host, first_fence,
+                                       fence, epoch, dispatched_at, due, ended_at, actor, trace_id, traceparent)
+                     SELECT gen_random_uuid(), 'demo', 'instance', 'create', id, name, 1, '{{}}', '{state}', {host}, 1,
+                            1, 1, {dispatched}, {due}, {ended}, 'tester', repeat('0', 32), '00-0-0-01'
+                     FROM (SELECT *, row_number() OVER () AS n FROM r) r
+                     RETURNING resource_id, seq, id, ended_at, host
+                 )
+                 INSERT INTO job_resources (resource_id, seq, job_id, active)
+                 SELECT resource_id, seq, id, host IS NOT NULL FROM j WHERE ended_at IS NULL"
+            ),
+        )
+        .await;
+    }
+    run(
+        store,
+        "UPDATE hosts SET orders_out = (SELECT count(*) FROM jobs WHERE dispatched_at IS NOT NULL)",
+    )
+    .await;
+}
+
+/// Rows of a table that this session read so far: by its indexes, and by scans.
+async fn read_of(store: &Store, table: &str) -> (i64, i64) {
+    sqlx::query("SELECT pg_stat_force_next_flush()")
+        .execute(store.pool())
+        .await
+        .unwrap();
+    sqlx::query_as(
+        "SELECT coalesce((SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = $1), 0)::bigint,
+                (SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = $1)",
+    )
+    .bind(table)
+    .fetch_one(store.pool())
+    .await
+    .unwrap()
+}
+
+struct Meter(Vec<(i64, i64)>);
+
+impl Meter {
+    async fn start(store: &Store) -> Self {
+        let mut before = Vec::new();
+        for table in TABLES {
+            before.push(read_of(store, table).await);
+        }
+        Self(before)
+    }
+
+    async fn end(self, store: &Store, what: &str) {
+        for (table, before) in TABLES.iter().zip(self.0) {
+            let after = read_of(store, table).await;
+            let (by_index, by_scan) = (after.0 - before.0, after.1 - before.1);
+            assert!(by_index <= READ_MOST, "{what} read {by_index} rows of {table}");
+            assert_eq!(by_scan, 0, "{what} scanned {table}");
+        }
+    }
+}
+
+fn limits() -> DispatchLimits {
+    DispatchLimits {
+        batch: BATCH,
+        tenant_cap: 1_000_000,
+        host_cap: 1_000_000,
+    }
+}
+
+fn end_of(job: &OpenJob) -> End {
+    End {
+        job: job.id,
+        tenant: job.tenant.clone(),
+        kind: job.kind,
+        action: job.action,
+        resource: job.resource,
+        state: JobState::Failed,
+        error: None,
+        steps: None,
+        host: job.host.clone(),
+        held_slot: job.holds_slot,
+        order_out: job.order_out,
+        answered: None,
+        created_at: job.created_at,
+        networks: Vec::new(),
+        effect: Effect::NotChanged {
+            reason: None,
+            reserve: None,
+        },
+    }
+}
+
+/// Settles some of what runs, and dispatches some of what is due, within what they may read.
+async fn on_the_way(store: &Store) {
+    let jobs: Vec<JobId> = sqlx::query_scalar("SELECT id FROM jobs WHERE state = 'running' LIMIT $1")
+        .bind(BATCH)
+        .fetch_all(store.pool())
+        .await
+        .unwrap()
+        .into_iter()
+        .map(JobId)
+        .collect();
+
+    let meter = Meter::start(store).await;
+    let tx = store.settle_begin(&jobs).await.unwrap();
+    assert_eq!(tx.jobs.len(), jobs.len());
+    let ends = tx.jobs.iter().map(|job| Settlement::End(end_of(job))).collect();
+    let settled = tx.commit(ends).await.unwrap();
+    assert_eq!(settled.ended.len(), jobs.len());
+    meter.end(store, "settle").await;
+
+    let meter = Meter::start(store).await;
+    let batch = store
+        .dispatch_begin(limits())
+        .await
+        .unwrap()
+        .expect("some are due");
+    assert_eq!(batch.jobs.len() as i64, BATCH);
+    drop(batch);
+    meter.end(store, "dispatch").await;
+}
+
+#[tokio::test]
+async fn with_plans_that_were_made_when_there_was_little() {
+    let store = ours(&empty().await).await;
+    assert!(store.dispatch_begin(limits()).await.unwrap().is_none());
+    assert!(store.settle_begin(&[JobId::new()]).await.unwrap().jobs.is_empty());
+    fill(&store, 100).await;
+    on_the_way(&store).await;
+    fill(&store, 1).await;
+    on_the_way(&store).await;
+}
+
+#[tokio::test]
+async fn with_plans_that_were_made_before_anybody_counted() {
+    let store = empty().await;
+    fill(&store, 1).await;
+    on_the_way(&ours(&store).await).await;
+}
+
+#[tokio::test]
+async fn with_plans_by_statistics() {
+    let store = empty().await;
+    fill(&store, 1).await;
+    run(&store, "VACUUM ANALYZE").await;
+    on_the_way(&ours(&store).await).await;
+}
