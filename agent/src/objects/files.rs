@@ -126,12 +126,18 @@ pub(crate) fn write_record<T: Serialize>(path: &Path, record: &T) -> Result<(), 
     write_atomic(path, &bytes, 0o600)
 }
 
+fn bytes_of(path: &Path) -> Result<Option<Vec<u8>>, StepError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(storage("reading a record", path, &e)),
+    }
+}
+
 /// Reads a record; none where there is no file.
 pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StepError> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(storage("reading a record", path, &e)),
+    let Some(bytes) = bytes_of(path)? else {
+        return Ok(None);
     };
     serde_json::from_slice(&bytes).map(Some).map_err(|e| {
         storage(
@@ -145,10 +151,8 @@ pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> Result<Option<T>,
 /// Reads a record of an object; one that can't be understood is as good as none. So that one record that the file system damaged holds up
 /// neither its own object's repair nor all that else is on the host.
 pub(crate) fn read_or_lost<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StepError> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(storage("reading a record", path, &e)),
+    let Some(bytes) = bytes_of(path)? else {
+        return Ok(None);
     };
     match serde_json::from_slice(&bytes) {
         Ok(record) => Ok(Some(record)),
