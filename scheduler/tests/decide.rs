@@ -11,7 +11,7 @@ use rhyzome_scheduler::decide::{
     Around, Next, ToPlace, decide, held_back, unplannable, wait_for_room, wait_to_grow,
 };
 use rhyzome_scheduler::place::grow;
-use rhyzome_store::dispatch::{Decision, DueJob, Exclusion, NewOrder, RefRow};
+use rhyzome_store::dispatch::{Decision, DueJob, Exclusion, NewOrder, RefRow, Wanted};
 use rhyzome_store::leases::LeaseView;
 use rhyzome_store::rows::Waiting;
 use rhyzome_store::settle::Effect;
@@ -36,7 +36,7 @@ fn job(action: Action) -> DueJob {
     let made = action != Action::Create;
     DueJob {
         pinned_host: None,
-        deleting: false,
+        wanted: Wanted::Kept,
         id: JobId::new(),
         tenant: TenantId::from("demo"),
         kind: Kind::Instance,
@@ -243,7 +243,7 @@ fn its_host_has_the_word() {
             j.mode = Mode::Undo;
             j.verdict = Some(Verdict::Cancelled);
             j.state = JobState::Undoing;
-            j.deleting = true;
+            j.wanted = Wanted::Gone;
             j.failures = 1;
         })
     };
@@ -312,7 +312,7 @@ fn its_host_has_the_word() {
         ),
         (
             "a change that failed and isn't deleted is taken back for as long as it takes",
-            with(in_vain(Action::Update), |j| j.deleting = false),
+            with(in_vain(Action::Update), |j| j.wanted = Wanted::Kept),
             "order undo cancelled at host-1, 1 steps, -",
         ),
         (

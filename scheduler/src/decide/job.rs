@@ -9,7 +9,7 @@ use rhyzome_model::ids::HostName;
 use rhyzome_model::job::{Action, JobState, Mode, Verdict};
 use rhyzome_model::kinds::{Kind, PlanError, Venue};
 use rhyzome_model::problem::JobError;
-use rhyzome_store::dispatch::{Decision, DueJob, NewOrder};
+use rhyzome_store::dispatch::{Decision, DueJob, NewOrder, Wanted};
 use rhyzome_store::settle::{Effect, End};
 
 /// A job is looked at again after this while its host can't be reached.
@@ -49,7 +49,7 @@ fn on_host(job: &DueJob, host: &HostName, around: &Around<'_>) -> Decision {
 
 /// Whether taking a change back was tried in vain, and its resource is being deleted: that takes back all of it.
 fn moot(job: &DueJob) -> bool {
-    job.deleting
+    job.wanted == Wanted::Gone
         && job.state == JobState::Undoing
         && !matches!(job.action, Action::Create | Action::Delete)
         && job.failures > 0

@@ -1,6 +1,6 @@
 //! Locks and reads a batch of due jobs.
 
-use super::{DispatchLimits, DispatchTx, DueJob, RefRow};
+use super::{DispatchLimits, DispatchTx, DueJob, RefRow, Wanted};
 use crate::leases::LeaseView;
 use crate::rows::{json, parse};
 use crate::{Store, StoreError};
@@ -134,7 +134,7 @@ impl Store {
                 traceparent: r.traceparent,
                 created_at: r.created_at,
                 earlier_open: r.earlier_open,
-                deleting: r.deleting,
+                wanted: if r.deleting { Wanted::Gone } else { Wanted::Kept },
                 referrers: r.referrers,
             });
         }

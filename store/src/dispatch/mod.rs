@@ -52,6 +52,15 @@ pub struct Exclusion {
     pub until: DateTime<Utc>,
 }
 
+/// What is intended with a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// It stays.
+    Kept,
+    /// Its deletion was accepted.
+    Gone,
+}
+
 /// A job that something is due with, locked.
 #[derive(Clone, Debug)]
 pub struct DueJob {
@@ -119,8 +128,8 @@ pub struct DueJob {
     pub created_at: DateTime<Utc>,
     /// An earlier job on the same resource is open.
     pub earlier_open: bool,
-    /// Its resource is being deleted.
-    pub deleting: bool,
+    /// What is intended with its resource.
+    pub wanted: Wanted,
     /// Resources that refer to this one, still.
     pub referrers: i64,
 }

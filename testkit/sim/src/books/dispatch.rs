@@ -6,7 +6,7 @@ use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState, Mode};
 use rhyzome_model::kinds::{Demand, Kind};
 use rhyzome_store::dispatch::{
-    Decision, DispatchLimits, DispatchOutcome, DueJob, NewOrder, OrderRow, RefRow,
+    Decision, DispatchLimits, DispatchOutcome, DueJob, NewOrder, OrderRow, RefRow, Wanted,
 };
 use rhyzome_store::leases::LeaseView;
 use rhyzome_store::rows::StepRow;
@@ -111,7 +111,7 @@ impl Books {
             .is_some_and(|line| line.range(..job.seq).next().is_some());
         Some(DueJob {
             pinned_host: None,
-            deleting: false,
+            wanted: Wanted::Kept,
             id,
             tenant: job.tenant.clone(),
             kind: job.kind,
