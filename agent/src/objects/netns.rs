@@ -193,6 +193,14 @@ fn forward_outside() -> Result<(), StepError> {
     Ok(())
 }
 
+/// One that is gone when its turn comes is gone all the same: with one end of a pair the kernel takes the other, in its own time.
+async fn delete_link(namespace: Option<&str>, name: &str) -> Result<(), StepError> {
+    match ip_batch(namespace, &[format!("link del dev {name}")]).await {
+        Err(error) if links(namespace).await?.iter().any(|l| l.ifname == name) => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// The pair that leads out. Made anew where one end is missing.
 async fn connect(names: &Names) -> Result<(), StepError> {
     let inside = links(Some(&names.namespace))
@@ -200,16 +208,14 @@ async fn connect(names: &Names) -> Result<(), StepError> {
         .iter()
         .any(|l| l.ifname == UPLINK);
     let outside = links(None).await?.iter().any(|l| l.ifname == names.veth);
-    let mut lines = Vec::new();
     if inside && outside {
         return Ok(());
     }
     if outside {
-        lines.push(format!("link del dev {}", names.veth));
+        delete_link(None, &names.veth).await?;
     }
-    ip_batch(None, &lines).await?;
-    if inside && !outside {
-        ip_batch(Some(&names.namespace), &[format!("link del dev {UPLINK}")]).await?;
+    if inside {
+        delete_link(Some(&names.namespace), UPLINK).await?;
     }
     ip_batch(
         None,
@@ -294,7 +300,7 @@ pub(crate) async fn remove(names: &Names) -> Result<(), StepError> {
     )
     .await?;
     if links(None).await?.iter().any(|l| l.ifname == names.veth) {
-        ip_batch(None, &[format!("link del dev {}", names.veth)]).await?;
+        delete_link(None, &names.veth).await?;
     }
     if is_there(names) {
         ip(argv!["netns", "del", names.namespace]).await?;
