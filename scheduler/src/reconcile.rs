@@ -5,7 +5,6 @@ use crate::Context;
 use crate::amends::{Amends, amends};
 use crate::dispatch::notify;
 use rhyzome_model::check::{Amiss, HostInventory};
-use rhyzome_model::ids::JobId;
 use rhyzome_runtime::trace::TraceParent;
 use rhyzome_store::StoreError;
 use rhyzome_store::accept::Origin;
@@ -58,20 +57,14 @@ async fn mend(context: &Context, amiss: &Amiss, noted: &Noted) -> Result<Option<
         Amends::Quarantine(until) => store.accept_quarantine(amiss, until, &origin).await,
         Amends::TurnOff => store.accept_clearing(amiss, amiss.quarantine(), &origin).await,
         Amends::Clear => store.accept_clearing(amiss, amiss.removal(), &origin).await,
-        Amends::RemoveStandIn => remove(context, amiss, &origin).await,
+        Amends::RemoveStandIn => {
+            // One that was never in quarantine, because no scheduler ran, or that runs again, comes into it first.
+            match store.accept_quarantine(amiss, noted.now, &origin).await? {
+                Some(quarantined) => Ok(Some(quarantined)),
+                None => store.accept_removal(amiss, &origin).await,
+            }
+        }
     }
-}
-
-/// As an operator would delete it.
-async fn remove(context: &Context, amiss: &Amiss, origin: &Origin) -> Result<Option<Mended>, StoreError> {
-    let store = &context.store;
-    let until = store.now().await?;
-    // One that was never in quarantine, because no scheduler ran, gets its row now.
-    let quarantined = store.accept_quarantine(amiss, until, origin).await?;
-    if quarantined.as_ref().is_some_and(|q| q.job.is_some()) {
-        return Ok(quarantined);
-    }
-    store.accept_removal(amiss, JobId::new(), origin).await
 }
 
 fn origin(context: &Context) -> Origin {

@@ -425,10 +425,7 @@ async fn what_nobody_owns_is_turned_off_kept_and_then_removed() {
         .await;
     assert!(again.unwrap().is_none());
 
-    let removal = walk
-        .store
-        .accept_removal(&at_rest, JobId::new(), &make::origin())
-        .await;
+    let removal = walk.store.accept_removal(&at_rest, &make::origin()).await;
     let removal = row(removal.unwrap()).unwrap();
     assert_eq!(removal.action, Action::Delete);
     let order = order_of(&mut walk, removal.id).await;

@@ -31,7 +31,7 @@ pub(crate) struct Disk {
     pub(crate) size_gib: u32,
 }
 
-fn not_ours(path: &Path, why: &str) -> StepError {
+fn damaged(path: &Path, why: &dyn std::fmt::Display) -> StepError {
     StepError::new(
         ErrorClass::Permanent,
         "DISK_DAMAGED",
@@ -65,13 +65,12 @@ impl Disks {
         images: &Images,
         owner: Option<Identity>,
     ) -> Result<Option<u32>, StepError> {
-        if let Some(disk) = self.get(action.disk)?
-            && disk.image_sha256 == action.image_sha256
-        {
+        let is = match self.get(action.disk)? {
+            Some(disk) => Some(disk),
+            None => self.take_in(action, owner)?,
+        };
+        if let Some(disk) = is.filter(|disk| disk.image_sha256 == action.image_sha256) {
             return Ok((disk.size_gib < action.size_gib).then_some(action.size_gib));
-        }
-        if let Some(size_gib) = self.size_of_file(action.disk)? {
-            return self.take_in(action, size_gib, owner);
         }
         let Some(image) = images.by_digest(&action.image_sha256)? else {
             return Err(StepError::new(
@@ -109,19 +108,19 @@ impl Disks {
             .last_chunk::<8>()
             .map_or(0, |bytes| u64::from_be_bytes(*bytes));
         match read {
-            Ok(()) if header.starts_with(b"QFI\xfb") => Ok(u32::try_from(size / GIB).ok()),
-            Ok(()) => Err(not_ours(&path, "it is no qcow2")),
-            Err(e) => Err(not_ours(&path, &e.to_string())),
+            Ok(()) if header.starts_with(b"QFI\xfb") => u32::try_from(size / GIB)
+                .map(Some)
+                .map_err(|e| damaged(&path, &e)),
+            Ok(()) => Err(damaged(&path, &"it is no qcow2")),
+            Err(e) => Err(damaged(&path, &e)),
         }
     }
 
-    /// A file whose record was lost stays as it is: what was written to it is the user's.
-    fn take_in(
-        &self,
-        action: &EnsureDisk,
-        size_gib: u32,
-        owner: Option<Identity>,
-    ) -> Result<Option<u32>, StepError> {
+    /// A file whose record was lost stays as it is, and gets one: what was written to it is the user's. None where there is no file.
+    fn take_in(&self, action: &EnsureDisk, owner: Option<Identity>) -> Result<Option<Disk>, StepError> {
+        let Some(size_gib) = self.size_of_file(action.disk)? else {
+            return Ok(None);
+        };
         files::give(&self.layout.disk(action.disk), owner)?;
         let record = Disk {
             image_sha256: action.image_sha256.clone(),
@@ -129,7 +128,7 @@ impl Disks {
             size_gib,
         };
         files::write_record(&self.layout.disk_record(action.disk), &record)?;
-        Ok((size_gib < action.size_gib).then_some(action.size_gib))
+        Ok(Some(record))
     }
 
     async fn create(&self, action: &EnsureDisk, owner: Option<Identity>) -> Result<(), StepError> {

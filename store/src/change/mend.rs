@@ -51,12 +51,16 @@ impl Store {
             .ops()
             .step_names(Action::Repair, applied, Some(applied))
             .map_err(|e| StoreError::row("resources", e))?;
-        let job = JobId::new();
+        let steps = names.iter().map(|s| StepRow::pending(s)).collect();
+        let new = NewJob {
+            steps,
+            ..on(&before, Action::Repair, origin, now)
+        };
         if disk_lost {
             let reason = json!({
                 "code": "DISK_LOST",
                 "detail": "Its host no longer had its disk. It is made anew from its image; what was written to it is lost.",
-                "job": job,
+                "job": new.id,
             });
             sqlx::query!(
                 "UPDATE resources SET reason = $2, updated_at = $3 WHERE id = $1",
@@ -67,16 +71,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         }
-        let steps = names.iter().map(|s| StepRow::pending(s)).collect();
-        let new = NewJob {
-            id: job,
-            spec: applied,
-            steps,
-            pinned: None,
-            ..on(&before, Action::Repair, origin, now)
-        };
-        let row = insert_job(&mut tx, new).await?;
-        tried(&mut tx, amiss, now).await?;
+        let row = begin(&mut tx, amiss, new).await?;
         finish(tx, before.id, Some(row)).await.map(Some)
     }
 
@@ -102,7 +97,8 @@ impl Store {
         if !owns(&amiss.wrong) || stand_in(&mut tx, before.id).await?.is_some() {
             return Ok(None);
         }
-        let row = to_host(&mut tx, &before, amiss, steps, Action::Repair, origin, now).await?;
+        let new = there(amiss, steps, on(&before, Action::Repair, origin, now));
+        let row = begin(&mut tx, amiss, new).await?;
         finish(tx, before.id, Some(row)).await.map(Some)
     }
 
@@ -141,7 +137,8 @@ impl Store {
         let row = if off.is_empty() {
             None
         } else {
-            Some(to_host(&mut tx, &before, amiss, off, Action::Stop, origin, now).await?)
+            let new = there(amiss, off, on(&before, Action::Stop, origin, now));
+            Some(begin(&mut tx, amiss, new).await?)
         };
         if row.is_none() && !made {
             tx.commit().await?;
@@ -151,12 +148,7 @@ impl Store {
     }
 
     /// Deletes what stands in for something on a host, and that with it. Nothing where it is being deleted already.
-    pub async fn accept_removal(
-        &self,
-        amiss: &Amiss,
-        job: JobId,
-        origin: &Origin,
-    ) -> Result<Option<Mended>, StoreError> {
+    pub async fn accept_removal(&self, amiss: &Amiss, origin: &Origin) -> Result<Option<Mended>, StoreError> {
         let mut tx = self.pool.begin().await?;
         let Some((before, now)) = at_rest(&mut tx, amiss).await? else {
             return Ok(None);
@@ -175,15 +167,11 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         let new = NewJob {
-            id: job,
             generation: before.generation + 1,
             deadline: None,
-            steps: stands.pending(),
-            pinned: Some(stands),
             ..on(&before, Action::Delete, origin, now)
         };
-        let row = insert_job(&mut tx, new).await?;
-        tried(&mut tx, amiss, now).await?;
+        let row = begin(&mut tx, amiss, there(amiss, stands.steps, new)).await?;
         finish(tx, before.id, Some(row)).await.map(Some)
     }
 
@@ -265,34 +253,27 @@ fn on<'a>(before: &'a ResourceRow, action: Action, origin: &'a Origin, now: Date
     }
 }
 
-async fn to_host(
-    tx: &mut Transaction<'_, Postgres>,
-    before: &ResourceRow,
-    amiss: &Amiss,
-    steps: Vec<Step>,
-    action: Action,
-    origin: &Origin,
-    now: DateTime<Utc>,
-) -> Result<JobRow, StoreError> {
+/// The same, with steps that are done on the host that something is amiss on.
+fn there<'a>(amiss: &Amiss, steps: Vec<Step>, new: NewJob<'a>) -> NewJob<'a> {
     let pinned = Pinned {
         host: amiss.host.clone(),
         steps,
     };
-    let new = NewJob {
+    NewJob {
         steps: pinned.pending(),
         pinned: Some(pinned),
-        ..on(before, action, origin, now)
-    };
-    let row = insert_job(tx, new).await?;
-    tried(tx, amiss, now).await?;
-    Ok(row)
+        ..new
+    }
 }
 
-async fn tried(
+/// Inserts the job, and counts the try.
+async fn begin(
     tx: &mut Transaction<'_, Postgres>,
     amiss: &Amiss,
-    now: DateTime<Utc>,
-) -> Result<(), StoreError> {
+    new: NewJob<'_>,
+) -> Result<JobRow, StoreError> {
+    let now = new.now;
+    let row = insert_job(tx, new).await?;
     sqlx::query!(
         "UPDATE amiss SET tries = tries + 1, tried_at = $3 WHERE host = $1 AND resource_id = $2",
         amiss.host.as_str(),
@@ -301,7 +282,7 @@ async fn tried(
     )
     .execute(&mut **tx)
     .await?;
-    Ok(())
+    Ok(row)
 }
 
 async fn insert_stand_in(
