@@ -1,6 +1,7 @@
 //! What a user reads when something is wrong: faults of a document, and the problem (RFC 9457) of a refused request or a
 //! failed job. Text for users and text for operators are separate fields.
 
+use crate::ids::JobId;
 use serde::{Deserialize, Serialize};
 
 /// One fault of a request's document.
@@ -52,5 +53,10 @@ impl JobError {
             host: None,
             retryable: false,
         }
+    }
+
+    /// As the `reason` of the resource that the job was about: `{code, detail, job}`.
+    pub fn reason(&self, job: JobId) -> serde_json::Value {
+        serde_json::json!({ "code": self.code, "detail": self.detail, "job": job })
     }
 }

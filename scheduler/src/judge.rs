@@ -270,9 +270,9 @@ fn came_to_nothing(job: &OpenJob, error: Option<&JobError>) -> Result<Effect, Ju
     if job.pinned {
         return Ok(elsewhere());
     }
-    let reason = error.map(|e| serde_json::json!({ "code": e.code, "detail": e.detail, "job": job.id }));
+    let reason = error.map(|e| e.reason(job.id));
     if job.applied.is_none() {
-        let cancelled = || serde_json::json!({ "code": "CANCELLED", "detail": "Its create was cancelled.", "job": job.id });
+        let cancelled = || JobError::new("CANCELLED", "Its create was cancelled.").reason(job.id);
         return Ok(Effect::NotMade {
             reason: reason.unwrap_or_else(cancelled),
         });

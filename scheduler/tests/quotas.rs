@@ -6,17 +6,14 @@ mod support;
 
 use rhyzome_model::ids::{JobId, ResourceId};
 use rhyzome_model::job::Action;
-use rhyzome_model::problem::JobError;
 use rhyzome_model::quota::{Dimension, Limits};
 use rhyzome_proto::event::OutcomeKind;
 use rhyzome_store::accept::Refusal;
-use rhyzome_store::dispatch::OrderRow;
 use std::collections::BTreeSet;
-use support::agent::{Luck, report};
-use support::checks::check_within;
+use support::agent::Luck;
 use support::common::make;
-use support::furnished::{changed, furnished, instance, job, order_of, resource};
-use support::walk::{LIMITS, Walk};
+use support::furnished::{changed, check, ends, furnished, instance, job, order_of, resource};
+use support::walk::Walk;
 
 const ENOUGH: i64 = 1000;
 
@@ -42,17 +39,6 @@ async fn limit(walk: &Walk, vcpus: i64) {
 
 async fn used(walk: &Walk) -> i64 {
     walk.store.quotas_of(&walk.tenants[0]).await.unwrap()[&Dimension::Vcpus].used
-}
-
-async fn check(walk: &Walk, what: &str) {
-    check_within(&walk.store, LIMITS.tenant_cap.into(), what).await;
-}
-
-async fn ends(walk: &mut Walk, job: JobId, order: &OrderRow, kind: OutcomeKind) {
-    let error = JobError::new("BAD_LUCK", "It went wrong");
-    let failed = kind != OutcomeKind::Succeeded;
-    let report = report(order, Some(kind), failed, failed.then_some(&error));
-    assert_eq!(walk.settle_one(job, &report).await, 1);
 }
 
 #[tokio::test]

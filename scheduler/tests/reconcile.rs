@@ -16,14 +16,13 @@ use rhyzome_store::accept::Refusal;
 use rhyzome_store::amiss::Noted;
 use rhyzome_store::change::Mended;
 use rhyzome_store::dispatch::OrderRow;
-use rhyzome_store::hosts::{Greeting, Hello};
 use rhyzome_store::rows::JobRow;
+use rhyzome_store::watches::{Greeting, Hello};
 use std::collections::BTreeMap;
 use support::agent::{Luck, report};
-use support::checks::check_within;
 use support::common::make;
-use support::furnished::{changed, furnished, instance, job, order_of, resource};
-use support::walk::{LIMITS, Walk};
+use support::furnished::{changed, check, ends, furnished, instance, job, order_of, resource};
+use support::walk::Walk;
 
 /// An instance, made.
 async fn made() -> (Walk, ResourceId, HostName) {
@@ -35,17 +34,6 @@ async fn made() -> (Walk, ResourceId, HostName) {
     let id = job(&walk, create).await.resource_id;
     let host = resource(&walk, id).await.host.unwrap();
     (walk, id, host)
-}
-
-async fn check(walk: &Walk, what: &str) {
-    check_within(&walk.store, LIMITS.tenant_cap.into(), what).await;
-}
-
-async fn ends(walk: &mut Walk, job: JobId, order: &OrderRow, kind: OutcomeKind) {
-    let error = JobError::new("BAD_LUCK", "It went wrong");
-    let failed = kind != OutcomeKind::Succeeded;
-    let report = report(order, Some(kind), failed, failed.then_some(&error));
-    assert_eq!(walk.settle_one(job, &report).await, 1);
 }
 
 fn incomplete(host: &HostName, id: ResourceId, disk_lost: bool) -> Amiss {

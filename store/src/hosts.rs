@@ -1,4 +1,4 @@
-//! Hosts: rows that operators add, watches as row leases in database time, what agents report.
+//! Hosts: rows that operators add, and what agents report. Who watches them: `watches`.
 
 use crate::rows::json;
 use crate::{Store, StoreError};
@@ -7,7 +7,6 @@ use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_model::kinds::Demand;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sqlx::{Postgres, Transaction};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A hypervisor host.
@@ -52,67 +51,6 @@ pub struct ClusterView {
     pub homes: BTreeMap<ResourceId, HostName>,
 }
 
-/// A watch that this process holds.
-#[derive(Clone, Debug)]
-pub struct WatchLease {
-    /// The host.
-    pub host: HostName,
-    /// HOST:PORT of its agent.
-    pub address: String,
-    /// As known.
-    pub epoch: i64,
-    /// As known.
-    pub ledger_id: Option<String>,
-    /// The lowest first fence among the open jobs that have this host, and the abandoned ones that may have left something there;
-    /// above all drawn, if there is none.
-    pub floor: i64,
-    /// Whether something of abandoned jobs may be there.
-    pub left_behind: bool,
-    /// Whether the owner had it before: else the host counts as unheard until it is greeted.
-    pub held: Held,
-}
-
-/// What an agent says of its host's ledger when it is watched.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hello {
-    /// Made with the ledger.
-    pub ledger_id: String,
-    /// As it was last told; 0 if never.
-    pub epoch: i64,
-    /// The highest fence that it ever accepted.
-    pub max_fence: i64,
-    /// [`Store::host_answered`], read before the agent was asked.
-    pub answered: i64,
-}
-
-/// Since when an owner has a watch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
-    /// It goes on, even if it had expired in between: nobody else took it.
-    Before,
-    /// It was free, or another's.
-    JustNow,
-}
-
-/// What a hello of an agent led to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Greeting {
-    /// This is the epoch to tell.
-    Epoch {
-        /// It.
-        epoch: i64,
-        /// The fence that the agent has answered to and knows no longer: its ledger was set back, and counts as a new one.
-        behind: Option<i64>,
-    },
-    /// The agent knows a fence above the sequence: Postgres was set back. Nothing is told.
-    SetBack {
-        /// The agent's.
-        seen: i64,
-        /// The sequence's.
-        last: i64,
-    },
-}
-
 /// Why a host could not be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -141,6 +79,15 @@ pub enum HostError {
 impl From<sqlx::Error> for HostError {
     fn from(e: sqlx::Error) -> Self {
         Self::Store(e.into())
+    }
+}
+
+/// Whether there was such a host to change.
+fn found(name: &HostName, changed: u64) -> Result<(), HostError> {
+    if changed == 0 {
+        Err(HostError::NotFound(name.clone()))
+    } else {
+        Ok(())
     }
 }
 
@@ -174,11 +121,7 @@ impl Store {
         )
         .execute(&self.pool)
         .await?;
-        if done.rows_affected() == 0 {
-            Err(HostError::NotFound(name.clone()))
-        } else {
-            Ok(())
-        }
+        found(name, done.rows_affected())
     }
 
     /// Nothing new is placed on a cordoned host, and nothing is mended there; what is there goes on.
@@ -190,11 +133,7 @@ impl Store {
         )
         .execute(&self.pool)
         .await?;
-        if done.rows_affected() == 0 {
-            Err(HostError::NotFound(name.clone()))
-        } else {
-            Ok(())
-        }
+        found(name, done.rows_affected())
     }
 
     /// Removes a host that holds nothing, and raises its epoch for good.
@@ -306,157 +245,6 @@ impl Store {
         Ok(ClusterView { hosts, images, homes })
     }
 
-    /// Takes and keeps watches: those that this owner holds, and up to `more` that nobody does. A lease that isn't renewed in time is lost.
-    pub async fn watch_take(
-        &self,
-        owner: &str,
-        lease_s: f64,
-        more: i64,
-    ) -> Result<Vec<WatchLease>, StoreError> {
-        // Dispatch locks a host's row before it draws a fence for it, and holds it to the commit; so does the update here: no
-        // fence below the floors read after it can still be committed.
-        let mut tx = self.pool.begin().await?;
-        let rows = sqlx::query!(
-            r#"WITH mine AS (
-                   SELECT name FROM hosts WHERE watch_owner = $1 ORDER BY name FOR NO KEY UPDATE
-               ), free AS (
-                   SELECT name FROM hosts WHERE watch_owner IS DISTINCT FROM $1 AND coalesce(watch_until <= now(), true)
-                   ORDER BY name LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
-               )
-               UPDATE hosts h SET watch_owner = $1, watch_until = now() + make_interval(secs => $2),
-                      watch_up = CASE WHEN h.name IN (SELECT name FROM mine) THEN h.watch_up ELSE false END
-               WHERE h.name IN (SELECT name FROM mine UNION SELECT name FROM free)
-               RETURNING h.name, h.address, h.epoch, h.ledger_id, h.name IN (SELECT name FROM mine) AS "kept!""#,
-            owner,
-            lease_s,
-            more
-        )
-        .fetch_all(&mut *tx)
-        .await?;
-        let names: Vec<String> = rows.iter().map(|r| r.name.clone()).collect();
-        let next = sqlx::query_scalar!(
-            r#"SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END AS "next!" FROM fences"#
-        )
-        .fetch_one(&mut *tx)
-        .await?;
-        let floors: BTreeMap<String, i64> = sqlx::query!(
-            r#"SELECT q.host AS "host!", min(q.first_fence) AS "floor!" FROM (
-                   SELECT host, first_fence FROM jobs WHERE ended_at IS NULL AND first_fence IS NOT NULL AND host = ANY($1)
-                   UNION ALL
-                   SELECT host, first_fence FROM abandoned WHERE host = ANY($1)) q GROUP BY q.host"#,
-            &names
-        )
-        .fetch_all(&mut *tx)
-        .await?
-        .into_iter()
-        .map(|r| (r.host, r.floor))
-        .collect();
-        let behind: BTreeSet<String> =
-            sqlx::query_scalar!("SELECT DISTINCT host FROM abandoned WHERE host = ANY($1)", &names)
-                .fetch_all(&mut *tx)
-                .await?
-                .into_iter()
-                .collect();
-        tx.commit().await?;
-        Ok(rows
-            .into_iter()
-            .map(|r| WatchLease {
-                left_behind: behind.contains(&r.name),
-                floor: floors.get(&r.name).copied().unwrap_or(next),
-                host: HostName(r.name),
-                address: r.address,
-                epoch: r.epoch,
-                ledger_id: r.ledger_id,
-                held: if r.kept { Held::Before } else { Held::JustNow },
-            })
-            .collect())
-    }
-
-    /// Gives every watch back: of a stack whose schedulers have all ended, so that no host seems watched that isn't.
-    pub async fn watch_release_all(&self) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
-        watch_anew(&mut tx).await?;
-        Ok(tx.commit().await?)
-    }
-
-    /// Gives every watch of an owner back: it stops.
-    pub async fn watch_release(&self, owner: &str) -> Result<(), StoreError> {
-        sqlx::query!(
-            "UPDATE hosts SET watch_owner = NULL, watch_until = NULL, watch_up = false WHERE watch_owner = $1",
-            owner
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(())
-    }
-
-    /// A watch is up or broke off.
-    pub async fn watch_set(&self, owner: &str, host: &HostName, up: Watch) -> Result<(), StoreError> {
-        sqlx::query!(
-            "UPDATE hosts SET watch_up = $3, seen_at = CASE WHEN $3 THEN now() ELSE seen_at END WHERE name = $1 AND watch_owner = $2",
-            host.as_str(),
-            owner,
-            matches!(up, Watch::Up)
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(())
-    }
-
-    /// The highest fence of the host's epoch that its agent has answered with an end; 0 if there is none.
-    pub async fn host_answered(&self, host: &HostName) -> Result<i64, StoreError> {
-        let answered = sqlx::query_scalar!("SELECT answered_fence FROM hosts WHERE name = $1", host.as_str())
-            .fetch_optional(&self.pool)
-            .await?;
-        Ok(answered.unwrap_or(0))
-    }
-
-    /// Answers an agent's hello: raises the epoch where the ledger is new. An epoch that the agent knows and we don't is taken over:
-    /// it is ours of before the database was set back.
-    ///
-    /// A ledger that knows less than its agent has answered to was set back: it is as good as a new one.
-    ///
-    /// A fence above the sequence is noted as a set-back, and every watch is taken anew, so that all agents say what they know.
-    pub async fn host_greet(&self, host: &HostName, hello: &Hello) -> Result<Greeting, StoreError> {
-        let mut tx = self.pool.begin().await?;
-        let last = sqlx::query_scalar!(
-            r#"SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS "last!" FROM fences"#
-        )
-        .fetch_one(&mut *tx)
-        .await?;
-        let seen = hello.max_fence;
-        if seen > last {
-            crate::set_back::note(&mut tx, host, seen, last).await?;
-            tx.commit().await?;
-            return Ok(Greeting::SetBack { seen, last });
-        }
-        // An answer that is an end waits for the ledger; what a hello says doesn't.
-        let row = sqlx::query!(
-            r#"WITH known AS (
-                   SELECT h.name, h.ledger_id IS NOT DISTINCT FROM $2 AS same, $3 < least($5, h.answered_fence) AS older, h.answered_fence
-                   FROM hosts h WHERE h.name = $1 FOR NO KEY UPDATE
-               )
-               UPDATE hosts h SET epoch = greatest(h.epoch, $4) + CASE WHEN k.same AND NOT k.older THEN 0 ELSE 1 END,
-                      answered_fence = CASE WHEN k.same AND NOT k.older THEN h.answered_fence ELSE 0 END,
-                      put_back_at = CASE WHEN k.same AND k.older THEN now() ELSE h.put_back_at END,
-                      ledger_id = $2, max_fence = $3
-               FROM known k WHERE h.name = k.name
-               RETURNING h.epoch, k.answered_fence AS "answered!", k.same AND k.older AS "older!""#,
-            host.as_str(),
-            hello.ledger_id,
-            seen,
-            hello.epoch,
-            hello.answered
-        )
-        .fetch_one(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(Greeting::Epoch {
-            epoch: row.epoch,
-            behind: row.older.then_some(row.answered),
-        })
-    }
-
     /// What a host has, as its agent says. Where that is less than what is reserved, it is so with open eyes.
     pub async fn host_capacity(
         &self,
@@ -497,24 +285,4 @@ impl Store {
         .await?;
         Ok(())
     }
-}
-
-/// Whether an agent is heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Watch {
-    /// It is.
-    Up,
-    /// It isn't.
-    Down,
-}
-
-/// No watch is held any more: each host is greeted again before anything goes to it.
-pub(crate) async fn watch_anew(tx: &mut Transaction<'_, Postgres>) -> Result<(), StoreError> {
-    sqlx::query!(
-        "WITH l AS (SELECT name FROM hosts ORDER BY name FOR NO KEY UPDATE)
-         UPDATE hosts h SET watch_owner = NULL, watch_until = NULL, watch_up = false FROM l WHERE l.name = h.name"
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
 }

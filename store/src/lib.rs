@@ -25,6 +25,7 @@ pub mod set_back;
 pub mod settle;
 pub mod sweep;
 pub mod tenants;
+pub mod watches;
 
 pub use config::{DatabaseConfig, DatabaseConfigError};
 pub use error::StoreError;

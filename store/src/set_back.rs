@@ -38,7 +38,7 @@ pub(crate) async fn note(
     .fetch_one(&mut **tx)
     .await?;
     if first {
-        crate::hosts::watch_anew(tx).await?;
+        crate::watches::watch_anew(tx).await?;
     }
     Ok(())
 }
@@ -71,7 +71,7 @@ impl Store {
         .fetch_one(&mut *tx)
         .await?;
         sqlx::query!("DELETE FROM set_backs").execute(&mut *tx).await?;
-        crate::hosts::watch_anew(&mut tx).await?;
+        crate::watches::watch_anew(&mut tx).await?;
         sqlx::query!(
             "INSERT INTO audit (tenant, actor, action) VALUES ('system', $1, 'set_back_clear')",
             actor

@@ -8,6 +8,7 @@
 mod common;
 
 use common::make;
+use common::reads::{ours, read_of};
 use rhyzome_model::ids::JobId;
 use rhyzome_model::job::JobState;
 use rhyzome_store::Store;
@@ -52,12 +53,6 @@ async fn empty() -> Store {
         .await;
     }
     store
-}
-
-/// A session as ours are; one, so that its counters tell what it read.
-async fn ours(store: &Store) -> Store {
-    let options = store.pool().connect_options();
-    Store::connect((*options).clone(), 1).await.unwrap()
 }
 
 /// Instances on one network, with an open job each, and such whose job has ended; or a part of them.
@@ -115,22 +110,6 @@ async fn fill(store: &Store, part: i64) {
         "UPDATE hosts SET orders_out = (SELECT count(*) FROM jobs WHERE dispatched_at IS NOT NULL)",
     )
     .await;
-}
-
-/// Rows of a table that this session read so far: by its indexes, and by scans.
-async fn read_of(store: &Store, table: &str) -> (i64, i64) {
-    sqlx::query("SELECT pg_stat_force_next_flush()")
-        .execute(store.pool())
-        .await
-        .unwrap();
-    sqlx::query_as(
-        "SELECT coalesce((SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = $1), 0)::bigint,
-                (SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = $1)",
-    )
-    .bind(table)
-    .fetch_one(store.pool())
-    .await
-    .unwrap()
 }
 
 struct Meter(Vec<(i64, i64)>);

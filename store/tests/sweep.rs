@@ -9,6 +9,7 @@ mod common;
 
 use chrono::{TimeDelta, Utc};
 use common::make;
+use common::reads::{ours, read_of};
 use rhyzome_model::ids::JobId;
 use rhyzome_store::Store;
 use rhyzome_store::backlog::MOST;
@@ -117,27 +118,6 @@ async fn full() -> Store {
     )
     .await;
     ours(&store).await
-}
-
-async fn ours(store: &Store) -> Store {
-    let options = store.pool().connect_options();
-    Store::connect((*options).clone(), 1).await.unwrap()
-}
-
-/// Rows of a table that this session read so far: by its indexes, and by scans.
-async fn read_of(store: &Store, table: &str) -> (i64, i64) {
-    sqlx::query("SELECT pg_stat_force_next_flush()")
-        .execute(store.pool())
-        .await
-        .unwrap();
-    sqlx::query_as(
-        "SELECT coalesce((SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = $1), 0)::bigint,
-                (SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = $1)",
-    )
-    .bind(table)
-    .fetch_one(store.pool())
-    .await
-    .unwrap()
 }
 
 const TABLES: [&str; 6] = [

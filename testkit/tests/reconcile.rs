@@ -31,6 +31,11 @@ fn comes_to_hold(stack: &Stack) {
     });
 }
 
+/// The id of an instance that was made.
+async fn made(rest: &Rest, name: &str, spec: &Value) -> String {
+    text(&rest.make("instances", &unique(name), spec.clone()).await, "/id")
+}
+
 async fn jobs_of(rest: &Rest, id: &str) -> Vec<Value> {
     rest.all(&format!("/v1/jobs?target={id}")).await
 }
@@ -63,16 +68,10 @@ async fn what_a_host_lost_is_made_again_and_the_user_is_told_what_that_cost() {
     let host = agent.hosts()[0].clone();
     let network = rest.network(&unique("net")).await;
     let spec = small_instance_on(&network, &name);
-    let kept = text(
-        &rest.make("instances", &unique("kept"), spec.clone()).await,
-        "/id",
-    );
+    let kept = made(&rest, "kept", &spec).await;
     let without = std::fs::read(agent.effects()).unwrap();
-    let lost = text(
-        &rest.make("instances", &unique("lost"), spec.clone()).await,
-        "/id",
-    );
-    let off = text(&rest.make("instances", &unique("off"), spec).await, "/id");
+    let lost = made(&rest, "lost", &spec).await;
+    let off = made(&rest, "off", &spec).await;
     let stopped = rest.act(&format!("/v1/instances/{off}/stop")).await.accepted();
     rest.succeed(&stopped.job).await;
 
@@ -105,11 +104,8 @@ async fn a_delete_does_not_wait_for_a_repair_that_cannot_succeed() {
     let network = rest.network(&unique("net")).await;
     let before = std::fs::read(agent.effects()).unwrap_or_default();
     let spec = small_instance_on(&network, &name);
-    let lost = text(
-        &rest.make("instances", &unique("lost"), spec.clone()).await,
-        "/id",
-    );
-    let broken = text(&rest.make("instances", &unique("broken"), spec).await, "/id");
+    let lost = made(&rest, "lost", &spec).await;
+    let broken = made(&rest, "broken", &spec).await;
 
     // The one is tried again and again by its worker, the other fails for good.
     agent
@@ -152,11 +148,8 @@ async fn what_comes_back_from_the_dead_is_turned_off_and_removed_in_time() {
     let host = agent.hosts()[0].clone();
     let network = rest.network(&unique("net")).await;
     let spec = small_instance_on(&network, &name);
-    let kept = text(
-        &rest.make("instances", &unique("kept"), spec.clone()).await,
-        "/id",
-    );
-    let dead = text(&rest.make("instances", &unique("dead"), spec).await, "/id");
+    let kept = made(&rest, "kept", &spec).await;
+    let dead = made(&rest, "dead", &spec).await;
     let with = std::fs::read(agent.effects()).unwrap();
     rest.remove("instances", &dead).await;
     assert_eq!(held(&stack, &host, &dead), []);
@@ -190,12 +183,7 @@ async fn an_operator_sees_what_is_in_quarantine_and_may_remove_it() {
     let mut agent = Agent::start(&stack, &name, 1, AgentSize::default());
     let host = agent.hosts()[0].clone();
     let network = rest.network(&unique("net")).await;
-    let dead = text(
-        &rest
-            .make("instances", &unique("dead"), small_instance_on(&network, &name))
-            .await,
-        "/id",
-    );
+    let dead = made(&rest, "dead", &small_instance_on(&network, &name)).await;
     let with = std::fs::read(agent.effects()).unwrap();
     rest.remove("instances", &dead).await;
     agent.put_back(&with);

@@ -34,7 +34,7 @@ pub(super) fn too_late(job: &DueJob, around: &Around<'_>) -> JobError {
 
 /// An end without an order: it did nothing on any host.
 pub(super) fn ended(job: &DueJob, state: JobState, error: JobError) -> End {
-    let reason = serde_json::json!({ "code": error.code, "detail": error.detail, "job": job.id });
+    let reason = error.reason(job.id);
     let effect = if job.applied.is_none() && job.action != Action::Delete {
         // What an abandoned job may have left on a host keeps what it holds there.
         Effect::NotChanged {
@@ -60,7 +60,7 @@ pub(super) fn given_up(job: &DueJob) -> End {
         "ABANDONED",
         "Taking it back didn't work, and is not gone on with: what it changed is being deleted.",
     );
-    let reason = serde_json::json!({ "code": error.code, "detail": error.detail, "job": job.id });
+    let reason = error.reason(job.id);
     let state = if cancelled {
         JobState::Cancelled
     } else {

@@ -1,11 +1,14 @@
 //! Hosts with room, an image and a network, for the tests that begin with an instance.
 
-use super::agent::Luck;
+use super::agent::{Luck, report};
+use super::checks::check_within;
 use super::common::make;
-use super::walk::Walk;
+use super::walk::{LIMITS, Walk};
 use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::Action;
 use rhyzome_model::kinds::Demand;
+use rhyzome_model::problem::JobError;
+use rhyzome_proto::event::OutcomeKind;
 use rhyzome_store::dispatch::OrderRow;
 use rhyzome_store::rows::{JobRow, ResourceRow};
 use serde_json::json;
@@ -72,4 +75,17 @@ pub async fn changed(walk: &mut Walk, id: ResourceId, action: Action, vcpus: i64
     walk.store.accept_change(&change).await.unwrap().unwrap();
     let order = order_of(walk, job).await;
     (job, order)
+}
+
+/// The books hold, and no tenant runs more than it may.
+pub async fn check(walk: &Walk, what: &str) {
+    check_within(&walk.store, LIMITS.tenant_cap.into(), what).await;
+}
+
+/// An order ends so; that settles its job.
+pub async fn ends(walk: &mut Walk, job: JobId, order: &OrderRow, kind: OutcomeKind) {
+    let error = JobError::new("BAD_LUCK", "It went wrong");
+    let failed = kind != OutcomeKind::Succeeded;
+    let report = report(order, Some(kind), failed, failed.then_some(&error));
+    assert_eq!(walk.settle_one(job, &report).await, 1);
 }

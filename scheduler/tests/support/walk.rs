@@ -18,10 +18,10 @@ use rhyzome_scheduler::judge::{Moment, judge, poisoned};
 use rhyzome_scheduler::place::{View, grow};
 use rhyzome_store::Store;
 use rhyzome_store::dispatch::{Decision, DispatchLimits, NewOrder, OrderRow};
-use rhyzome_store::hosts::Watch;
 use rhyzome_store::resources::{Page, ResourceFilter, Scope};
 use rhyzome_store::rows::ResourceRow;
 use rhyzome_store::sweep::Place;
+use rhyzome_store::watches::Watch;
 use std::collections::BTreeMap;
 
 pub const LIMITS: DispatchLimits = DispatchLimits {

@@ -254,16 +254,14 @@ fn on<'a>(before: &'a ResourceRow, action: Action, origin: &'a Origin, now: Date
 }
 
 /// The same, with steps that are done on the host that something is amiss on.
-fn there<'a>(amiss: &Amiss, steps: Vec<Step>, new: NewJob<'a>) -> NewJob<'a> {
+fn there<'a>(amiss: &Amiss, steps: Vec<Step>, mut new: NewJob<'a>) -> NewJob<'a> {
     let pinned = Pinned {
         host: amiss.host.clone(),
         steps,
     };
-    NewJob {
-        steps: pinned.pending(),
-        pinned: Some(pinned),
-        ..new
-    }
+    new.steps = pinned.pending();
+    new.pinned = Some(pinned);
+    new
 }
 
 /// Inserts the job, and counts the try.

@@ -224,7 +224,7 @@ fn end(job: &OpenJob) -> End {
             },
         )
     };
-    let reason = serde_json::json!({ "code": error.code, "detail": error.detail, "job": job.id });
+    let reason = error.reason(job.id);
     End {
         job: job.id,
         tenant: job.tenant.clone(),

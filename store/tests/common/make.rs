@@ -6,8 +6,8 @@ use rhyzome_model::kinds::{Demand, Kind};
 use rhyzome_store::Store;
 use rhyzome_store::accept::{Accepted, CreateRequest, IdempotencyKey, Origin};
 use rhyzome_store::change::{ChangeRequest, Work};
-use rhyzome_store::hosts::Watch;
 use rhyzome_store::rows::ResourceRow;
+use rhyzome_store::watches::Watch;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 pub mod make;
+pub mod reads;
 
 use rhyzome_store::Store;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
