@@ -84,11 +84,12 @@ pub fn shown(input: &ShownInput) -> ResourceState {
         // A deletion is never taken back, so it shows from its acceptance on, whatever else still runs.
         (true, _, _) | (false, _, Some(Action::Delete)) => ResourceState::Deleting,
         // Until the first success nothing else is true, not even while a start or an update waits behind the create.
-        (false, false, Some(_)) | (false, true, Some(Action::Create)) => ResourceState::Creating,
-        // Never made and nothing under way: the create ended badly.
-        (false, false, None) => ResourceState::Failed,
-        // The only change with a word of its own.
-        (false, true, Some(Action::Stop)) => ResourceState::Stopping,
+        (false, false, Some(Action::Create | Action::Start | Action::Reboot | Action::Update))
+        | (false, true, Some(Action::Create)) => ResourceState::Creating,
+        // Never made and nothing under way, or no more than what clears away the rest: the create ended badly.
+        (false, false, None | Some(Action::Repair)) => ResourceState::Failed,
+        // The only change with a word of its own. Of what was never made here: what is in quarantine, on its way off.
+        (false, _, Some(Action::Stop)) => ResourceState::Stopping,
         (false, true, Some(Action::Start | Action::Reboot | Action::Update | Action::Repair)) => {
             ResourceState::Updating
         }

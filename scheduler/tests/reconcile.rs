@@ -459,7 +459,7 @@ async fn an_operator_may_remove_what_is_in_quarantine_at_once() {
 }
 
 #[tokio::test]
-async fn what_stands_in_for_something_goes_with_it() {
+async fn what_stands_in_for_something_goes_with_it_and_with_its_host() {
     let (walk, one, host) = made().await;
     let mut found = stray(&host, ResourceId::new(), Owner::Nobody, one);
     if let Wrong::Stray(stray) = &mut found.wrong {
@@ -489,6 +489,11 @@ async fn what_stands_in_for_something_goes_with_it() {
     let second = walk.store.accept_quarantine(&twin, now, &make::origin()).await;
     assert!(second.unwrap().is_some(), "now the other's turn");
     check(&walk, "one stands in").await;
+
+    // A host that is removed says what stays on it, that nobody is going to look at.
+    let stays = walk.store.host_remove(&elsewhere).await.unwrap();
+    assert_eq!(stays, [format!("quarantined-{}", found.resource)]);
+    assert_eq!(walk.store.stand_ins_gone().await.unwrap().len(), 1);
 }
 
 #[tokio::test]

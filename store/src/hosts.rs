@@ -136,8 +136,9 @@ impl Store {
         found(name, done.rows_affected())
     }
 
-    /// Removes a host that holds nothing, and raises its epoch for good.
-    pub async fn host_remove(&self, name: &HostName) -> Result<(), HostError> {
+    /// Removes a host that holds nothing, and raises its epoch for good. Says by name what was in quarantine there: it stays where it is,
+    /// and the rows that stand in for it go.
+    pub async fn host_remove(&self, name: &HostName) -> Result<Vec<String>, HostError> {
         let mut tx = self.pool.begin().await?;
         let Some(host) = sqlx::query!(
             "SELECT epoch FROM hosts WHERE name = $1 FOR UPDATE",
@@ -169,11 +170,17 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
+        let in_quarantine = sqlx::query_scalar!(
+            "SELECT name FROM resources WHERE stand_in IS NOT NULL AND stand_in ->> 'host' = $1 ORDER BY name",
+            name.as_str()
+        )
+        .fetch_all(&mut *tx)
+        .await?;
         sqlx::query!("DELETE FROM hosts WHERE name = $1", name.as_str())
             .execute(&mut *tx)
             .await?;
         tx.commit().await?;
-        Ok(())
+        Ok(in_quarantine)
     }
 
     /// Every host, by name.

@@ -46,8 +46,14 @@ pub(crate) async fn run(store: &Store, tls: &TlsConfig, task: &HostTask) -> Resu
             println!("host {name} takes new resources again");
         }
         HostTask::Remove { name } => {
-            store.host_remove(&HostName(name.clone())).await?;
+            let in_quarantine = store.host_remove(&HostName(name.clone())).await?;
             println!("host {name} is removed");
+            if !in_quarantine.is_empty() {
+                println!(
+                    "What was in quarantine there stays on it, and nobody looks at it any more: {}",
+                    in_quarantine.join(", ")
+                );
+            }
         }
     }
     Ok(())
