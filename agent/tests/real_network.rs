@@ -11,6 +11,7 @@ use rhyzome_model::ids::{JobId, ResourceId};
 use rhyzome_model::step::{Action, EnsureNetwork};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,6 +280,43 @@ async fn dnsmasq_is_kept_alive_adopted_and_told_of_changes() {
         }
     }
     assert!(!folder.exists());
+}
+
+/// A namespace whose name was deleted by hand lives on with what runs in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_lost_its_name_gets_it_back_and_the_network_stays_one() {
+    if !can_be_real() {
+        return;
+    }
+    let host = Host::new().await;
+    let one = Plan::new(ResourceId::new(), ResourceId::new(), 61);
+    let two = Plan {
+        network: one.network,
+        ..Plan::new(ResourceId::new(), ResourceId::new(), 62)
+    };
+    host.must(one.ensure_network()).await;
+    let namespace = host.namespace(one.network).await;
+    let file = Path::new("/run/netns").join(&namespace);
+    let inode = |file: &Path| std::fs::metadata(file).map(|m| m.ino());
+    let first = inode(&file).unwrap();
+
+    // The next guest's step finds it, or the agent's own look before that; with no step at all the look does.
+    run("ip", &["netns", "del", &namespace]);
+    host.must(two.ensure_network()).await;
+    assert_eq!(inode(&file).unwrap(), first);
+    run("ip", &["netns", "del", &namespace]);
+    let until = tokio::time::Instant::now() + real_support::PATIENCE;
+    while inode(&file).ok() != Some(first) {
+        assert!(tokio::time::Instant::now() < until, "its name never came back");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+
+    for plan in [&one, &two] {
+        for action in plan.drop_networks() {
+            host.must(action).await;
+        }
+    }
+    assert!(!file.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

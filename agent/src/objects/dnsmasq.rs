@@ -239,9 +239,15 @@ pub(crate) fn is_so(folder: &Path, service: &Service<'_>) -> Result<bool, StepEr
     Ok(known && running.is_some_and(|r| r.process.is_alive() && r.args == args(service, &upstream())))
 }
 
+/// Its process, while it runs.
+pub(crate) fn process(folder: &Path) -> Option<ProcessId> {
+    let running = files::read_record::<Running>(&record(folder)).ok().flatten()?;
+    running.process.is_alive().then_some(running.process)
+}
+
 /// Whether it runs.
 pub(crate) fn is_alive(folder: &Path) -> bool {
-    files::read_record::<Running>(&record(folder)).is_ok_and(|r| r.is_some_and(|r| r.process.is_alive()))
+    process(folder).is_some()
 }
 
 /// Ends it, and any other dnsmasq inside this namespace of ours (one that was started and not yet recorded).

@@ -15,6 +15,7 @@ pub(crate) use tap::{attach_tap, make_tap, remove_tap};
 
 use super::filter::{rules_inside, rules_outside};
 use super::names::{NAMES, Names, TRANSFER_PREFIX, Wanted, choose_transfer};
+use super::process::ProcessId;
 use super::spawn::{self, Surroundings, argv};
 use crate::driver::StepError;
 use ipnet::Ipv4Net;
@@ -23,7 +24,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The bridge, inside.
@@ -128,6 +129,19 @@ pub(crate) async fn is_so(names: &Names, wanted: &Wanted) -> Result<bool, StepEr
 pub(crate) fn is_there(names: &Names) -> bool {
     nix::sys::statfs::statfs(&names.file())
         .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::NSFS_MAGIC)
+}
+
+/// Gives the namespace that a process of ours runs in its name again: somebody deleted that, and what runs inside goes on.
+pub(crate) async fn name_again(names: &Names, process: &ProcessId) -> Result<(), StepError> {
+    let of = |path: PathBuf| std::fs::read_link(path).ok();
+    let its = of(process.proc("ns/net"));
+    if is_there(names) || its.is_none() || its == of("/proc/self/ns/net".into()) {
+        return Ok(());
+    }
+    super::files::remove_file(&names.file())?;
+    ip(argv!["netns", "attach", names.namespace, process.pid])
+        .await
+        .map(drop)
 }
 
 /// Makes it so, whatever half of it is there.

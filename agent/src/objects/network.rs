@@ -181,6 +181,10 @@ impl Networks {
             return Ok(());
         }
         let names = self.names(network.network);
+        // Another namespace would be a second network beside the one that guests are in.
+        if let Some(inside) = dnsmasq::process(&self.layout.network(network.network)) {
+            netns::name_again(&names, &inside).await?;
+        }
         let wanted = self.wanted(&names, &mut network).await?;
         if !netns::is_so(&names, &wanted).await? {
             netns::ensure(&names, &wanted).await?;
@@ -301,11 +305,10 @@ impl Networks {
         }
     }
 
-    /// Whether its dnsmasq has ended though it shouldn't have.
-    pub(crate) fn lost_dnsmasq(&self, id: ResourceId) -> bool {
+    /// Whether its dnsmasq has ended, or its namespace has lost its name, though neither should have.
+    pub(crate) fn lost_half(&self, id: ResourceId) -> bool {
         self.networking == Networking::Bridge
-            && netns::is_there(&self.names(id))
-            && !dnsmasq::is_alive(&self.layout.network(id))
+            && netns::is_there(&self.names(id)) != dnsmasq::is_alive(&self.layout.network(id))
     }
 
     pub(crate) fn inventory(&self) -> Result<Vec<Held>, StepError> {

@@ -27,7 +27,7 @@ pub(super) async fn look(parts: &Parts, locks: &Locks, layout: &Layout) -> Vec<S
         return errors;
     }
     for id in parts.networks.ids().unwrap_or_default() {
-        if parts.networks.lost_dnsmasq(id) {
+        if parts.networks.lost_half(id) {
             let _lock = locks.take(ObjectKind::Network, id).await;
             errors.extend(parts.networks.revive(id).await.err());
         }
