@@ -134,6 +134,20 @@ async fn a_guest_whose_records_are_lost_is_found_and_never_runs_twice() {
     host.must(plan.power(Power::On)).await;
     assert_eq!(running(plan.instance), [first]);
 
+    // Its seed alone: it is seen to lack it, and gets it again as it runs.
+    let generation = async || {
+        let held = host.driver().inventory(&real_support::name()).await.unwrap();
+        let guest = held.into_iter().find(|h| h.kind == ObjectKind::Instance).unwrap();
+        guest.generation
+    };
+    let defined = generation().await;
+    assert_ne!(defined, 0);
+    std::fs::remove_file(folder.join("seed.img")).unwrap();
+    assert_eq!(generation().await, 0);
+    plan.define(&host).await;
+    assert_eq!(generation().await, defined);
+    assert_eq!(running(plan.instance), [first]);
+
     // Its folder, once with its agent there and once while it is away.
     for away in [false, true] {
         let lost = running(plan.instance);

@@ -78,6 +78,10 @@ impl Instances {
         definition(self.layout(), id)
     }
 
+    fn is_seeded(&self, id: ResourceId) -> bool {
+        self.layout().instance(id).join(SEED).is_file()
+    }
+
     pub(crate) async fn ensure(&self, action: &EnsureInstance) -> Result<Effect, StepError> {
         let id = action.instance;
         let before = self.get(id)?;
@@ -133,8 +137,7 @@ impl Instances {
     }
 
     pub(crate) fn observe(&self, action: &EnsureInstance) -> Result<Seen, StepError> {
-        let seeded = self.layout().instance(action.instance).join(SEED).is_file();
-        let so = seeded && self.get(action.instance)?.as_ref() == Some(action);
+        let so = self.is_seeded(action.instance) && self.get(action.instance)?.as_ref() == Some(action);
         Ok(if so { Seen::StillSo } else { Seen::NotSo })
     }
 
@@ -300,7 +303,10 @@ impl Instances {
                 id,
                 state: state.to_owned(),
                 claims: Vec::new(),
-                generation: definition.map_or(0, |d| d.generation),
+                // Without its seed it is as good as not defined.
+                generation: definition
+                    .filter(|_| self.is_seeded(id))
+                    .map_or(0, |d| d.generation),
                 facts,
             });
         }

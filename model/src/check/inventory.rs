@@ -92,7 +92,7 @@ pub struct RawObject {
     /// file of which its host has no record.
     #[serde(default)]
     pub state: String,
-    /// Of its content; 0 of an instance without a definition.
+    /// Of its content; 0 of an instance without a definition, or without the seed that belongs to it.
     #[serde(default)]
     pub generation: i64,
 }
