@@ -57,8 +57,8 @@ pub async fn run(context: Context) {
         }
         loop {
             match round(&context, &mut view).await {
-                Ok(Round::Progress) => pause.reset(),
-                Ok(Round::Nothing) => {
+                Ok(Round::More) => pause.reset(),
+                Ok(Round::Last) => {
                     pause.reset();
                     break;
                 }
@@ -76,9 +76,10 @@ pub async fn run(context: Context) {
     }
 }
 
+/// Whether another round at once may find more to do.
 enum Round {
-    Progress,
-    Nothing,
+    More,
+    Last,
 }
 
 async fn round(context: &Context, view: &mut View) -> Result<Round, StoreError> {
@@ -89,7 +90,7 @@ async fn round(context: &Context, view: &mut View) -> Result<Round, StoreError> 
         host_cap: context.config.host_orders_cap,
     };
     let Some(batch) = context.store.dispatch_begin(limits).await? else {
-        return Ok(Round::Nothing);
+        return Ok(Round::Last);
     };
     let due = Due {
         jobs: &batch.jobs,
@@ -102,6 +103,7 @@ async fn round(context: &Context, view: &mut View) -> Result<Round, StoreError> 
     metrics::histogram!("rhyzome_dispatch_batch_size").record(batch.jobs.len() as f64);
     let decisions = decide_all(&context.store, view, &due).await?;
     let decided = decisions.len();
+    let more = batch.more;
     fault::point(Point::DispatchCommit, Side::Before);
     let outcome = batch.commit(decisions).await?;
     fault::point(Point::DispatchCommit, Side::After);
@@ -110,11 +112,12 @@ async fn round(context: &Context, view: &mut View) -> Result<Round, StoreError> 
         view.forget();
     }
     publish(context, outcome).await;
-    // What was left waits for another's commit or for a slot: the next wake-up or scan takes it up.
-    Ok(if left == decided {
-        Round::Nothing
+    // Where all was left, it waits for another's commit or for a slot: the next wake-up or scan takes it up. What became due meanwhile
+    // has a wake-up of its own.
+    Ok(if left == decided || (left == 0 && !more) {
+        Round::Last
     } else {
-        Round::Progress
+        Round::More
     })
 }
 

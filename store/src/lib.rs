@@ -31,7 +31,7 @@ pub use config::{DatabaseConfig, DatabaseConfigError};
 pub use error::StoreError;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::{Connection, PgPool, Postgres, Transaction};
 use std::time::Duration;
 
 /// The migrations, in order; `rhyzome migrate` runs them.
@@ -47,6 +47,22 @@ pub(crate) async fn plan_as_survey(tx: &mut Transaction<'_, Postgres>) -> Result
     Ok(())
 }
 
+/// Every connection is tested when it is given back; so soon after that it is taken as it is, and a round trip is saved.
+const FRESH: Duration = Duration::from_secs(1);
+
+fn pool_of(max_connections: u32) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(Duration::from_secs(10))
+        .test_before_acquire(false)
+        .before_acquire(|connection, since| {
+            Box::pin(async move {
+                // One that the server has closed since isn't used: another is made.
+                Ok(since.idle_for < FRESH || connection.ping().await.is_ok())
+            })
+        })
+}
+
 /// A pool of connections to the one database.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -56,9 +72,7 @@ pub struct Store {
 impl Store {
     /// Connects; fails at once where the database can't be reached.
     pub async fn connect(options: PgConnectOptions, max_connections: u32) -> Result<Self, StoreError> {
-        let pool = PgPoolOptions::new()
-            .max_connections(max_connections)
-            .acquire_timeout(Duration::from_secs(10))
+        let pool = pool_of(max_connections)
             .connect_with(session::of(options))
             .await?;
         Ok(Self { pool })
@@ -66,10 +80,7 @@ impl Store {
 
     /// A pool that connects when it is first used: for processes that start before their database.
     pub fn connect_lazy(options: PgConnectOptions, max_connections: u32) -> Self {
-        let pool = PgPoolOptions::new()
-            .max_connections(max_connections)
-            .acquire_timeout(Duration::from_secs(10))
-            .connect_lazy_with(session::of(options));
+        let pool = pool_of(max_connections).connect_lazy_with(session::of(options));
         Self { pool }
     }
 

@@ -56,7 +56,7 @@ impl Store {
                         ORDER BY j.due, j.seq LIMIT least(share.n, t.free))
                    ) j ORDER BY j.turn, j.due LIMIT $1
                )
-               SELECT j.id, due.turn AS "turn!" FROM due JOIN jobs j ON j.id = due.id JOIN resources r ON r.id = j.resource_id
+               SELECT j.id, due.turn AS "turn!", (SELECT count(*) FROM due) >= (SELECT n FROM share) AS "more!" FROM due JOIN jobs j ON j.id = due.id JOIN resources r ON r.id = j.resource_id
                WHERE j.due <= now()
                FOR NO KEY UPDATE OF j, r SKIP LOCKED"#,
             limits.batch,
@@ -66,6 +66,7 @@ impl Store {
         .fetch_all(&mut *tx)
         .await?;
         taken.sort_by_key(|r| r.turn);
+        let more = taken.first().is_some_and(|r| r.more);
         let ids: Vec<Uuid> = taken.into_iter().map(|r| r.id).collect();
         if ids.is_empty() {
             return Ok(None);
@@ -144,6 +145,7 @@ impl Store {
         Ok(Some(DispatchTx {
             tx,
             limits,
+            more,
             places: jobs
                 .iter()
                 .enumerate()

@@ -161,6 +161,8 @@ pub struct RefRow {
 pub struct DispatchTx {
     tx: Transaction<'static, Postgres>,
     limits: DispatchLimits,
+    /// A tenant may have had more that was due than its share of the batch.
+    pub more: bool,
     /// The jobs, in turn.
     pub jobs: Vec<DueJob>,
     /// Where each of them stands.
