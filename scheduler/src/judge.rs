@@ -3,23 +3,24 @@
 //!
 //! A report counts only while an order of the job is out, and with that order's fence. Ends and `undoing` are the agent's word; the worker hands it on.
 
+mod effect;
+mod steps;
+
 use crate::backoff;
 use crate::config::SchedulerConfig;
-use crate::made::made_so;
 use chrono::{DateTime, TimeDelta, Utc};
-use rhyzome_model::ids::{Fence, ResourceId};
+use effect::{applied, came_to_nothing, elsewhere, networks};
+use rhyzome_model::ids::Fence;
 use rhyzome_model::job::{Action, JobState, Mode, Verdict};
-use rhyzome_model::kinds::{Demand, Kind, PlanError, kept_gib};
+use rhyzome_model::kinds::PlanError;
 use rhyzome_model::problem::JobError;
-use rhyzome_model::step::ImageFacts;
 use rhyzome_proto::convert::WireError;
-use rhyzome_proto::event::{OutcomeKind, Report, StepResult, StepState};
+use rhyzome_proto::event::{OutcomeKind, Report};
 use rhyzome_runtime::fault::{self, Mutant};
 use rhyzome_store::dispatch::Exclusion;
 use rhyzome_store::rows::{StepRow, Waiting};
-use rhyzome_store::settle::{Effect, End, Kept, OpenJob, Settlement};
-use serde::Deserialize;
-use serde_json::Value;
+use rhyzome_store::settle::{Effect, End, OpenJob, Settlement};
+use steps::steps_of;
 
 /// Why a report can't be judged.
 #[derive(Debug, thiserror::Error)]
@@ -139,162 +140,6 @@ fn phase(job: &OpenJob, report: &Report) -> JobState {
     } else {
         JobState::Running
     }
-}
-
-/// Steps as shown: what was reported, over the names of what has not begun. An older report never takes back what a newer one said.
-fn steps_of(job: &OpenJob, report: &Report) -> Vec<StepRow> {
-    let reported: Vec<StepRow> = report.steps.iter().map(step_row).collect();
-    let settled = |steps: &[StepRow]| {
-        steps
-            .iter()
-            .filter(|s| s.state != "pending" && s.state != "running")
-            .count()
-    };
-    if report.outcome.is_none() && settled(&reported) < settled(&job.steps) {
-        return job.steps.clone();
-    }
-    let forward: Vec<&StepRow> = reported.iter().filter(|s| !s.name.starts_with("undo_")).collect();
-    let names: Vec<&StepRow> = job
-        .steps
-        .iter()
-        .filter(|s| !s.name.starts_with("undo_"))
-        .collect();
-    let mut steps: Vec<StepRow> = forward.iter().map(|s| (*s).clone()).collect();
-    steps.extend(
-        names
-            .iter()
-            .skip(forward.len())
-            .map(|s| StepRow::pending(&s.name)),
-    );
-    steps.extend(reported.iter().filter(|s| s.name.starts_with("undo_")).cloned());
-    steps
-}
-
-fn step_row(step: &StepResult) -> StepRow {
-    let state = match step.state() {
-        StepState::Unspecified => "pending",
-        StepState::Running => "running",
-        StepState::Succeeded => "succeeded",
-        StepState::Failed => "failed",
-        StepState::Undone => "undone",
-    };
-    let time = |ms: i64| (ms > 0).then(|| DateTime::from_timestamp_millis(ms)).flatten();
-    StepRow {
-        name: step.name.clone(),
-        state: state.to_owned(),
-        started_at: time(step.started_at_ms),
-        ended_at: time(step.ended_at_ms),
-        detail: (!step.detail.is_empty()).then(|| step.detail.clone()),
-    }
-}
-
-fn output<T: for<'a> Deserialize<'a>>(report: &Report, name: &str) -> Option<T> {
-    report
-        .steps
-        .iter()
-        .filter(|s| s.name == name && !s.output.is_empty())
-        .find_map(|s| serde_json::from_slice(&s.output).ok())
-}
-
-fn applied(job: &OpenJob, report: &Report) -> Result<Effect, JudgeError> {
-    let (spec, generation) = made_so(
-        job.kind,
-        job.action,
-        &job.spec,
-        job.applied.as_ref(),
-        job.generation,
-    )?;
-    let demand = job.kind.ops().demand(&spec)?;
-    let facts: Option<ImageFacts> = match job.kind {
-        Kind::Image => output(report, "ensure_image"),
-        Kind::Network | Kind::Instance => None,
-    };
-    let reserve = match (job.kind, &facts) {
-        (Kind::Image, Some(facts)) => Some(Kept {
-            disk_gib: Some(kept_gib(facts)),
-            ..Kept::default()
-        }),
-        (Kind::Image | Kind::Network, _) => None,
-        (Kind::Instance, _) => kept_reservation(job, &job.spec)?,
-    };
-    Ok(Effect::Applied {
-        observed: powered(job.action, report, &spec),
-        spec,
-        generation,
-        facts: facts
-            .map(serde_json::to_value)
-            .transpose()
-            .map_err(|e| WireError::Broken(e.to_string()))?,
-        reserve,
-        metered: Some(demand),
-    })
-}
-
-/// What an update leaves reserved: its own demand, no longer the larger of before and after. Only what an update can change is judged
-/// here; the disk stays as it was reserved.
-fn kept_reservation(job: &OpenJob, spec: &Value) -> Result<Option<Kept>, JudgeError> {
-    if job.action != Action::Update {
-        return Ok(None);
-    }
-    let demand = job.kind.ops().demand(spec)?;
-    let kept = Kept {
-        vcpus: Some(demand.vcpus),
-        memory_mib: Some(demand.memory_mib),
-        disk_gib: None,
-    };
-    Ok((demand != Demand::default()).then_some(kept))
-}
-
-/// A step that set the power saw it set when it ended; what an agent saw since then is newer. What is newly defined is off.
-fn powered(action: Action, report: &Report, spec: &Value) -> Option<(Value, DateTime<Utc>)> {
-    let power = spec.get("power")?.as_str()?;
-    let sets = |step: &&StepResult| match step.name.as_str() {
-        "set_power" | "reboot" => true,
-        "ensure_instance" => action == Action::Create,
-        _ => false,
-    };
-    let ended_at_ms = report.steps.iter().rev().find(sets)?.ended_at_ms;
-    let observed = serde_json::json!({ "power": power, "detail": "", "metrics": {} });
-    Some((observed, DateTime::from_timestamp_millis(ended_at_ms)?))
-}
-
-/// What was done on a host that isn't its resource's changes nothing of that.
-fn elsewhere() -> Effect {
-    Effect::NotChanged {
-        reason: None,
-        reserve: None,
-    }
-}
-
-fn came_to_nothing(job: &OpenJob, error: Option<&JobError>) -> Result<Effect, JudgeError> {
-    if job.pinned {
-        return Ok(elsewhere());
-    }
-    let reason = error.map(|e| e.reason(job.id));
-    if job.applied.is_none() {
-        let cancelled = || JobError::new("CANCELLED", "Its create was cancelled.").reason(job.id);
-        return Ok(Effect::NotMade {
-            reason: reason.unwrap_or_else(cancelled),
-        });
-    }
-    let reserve = job
-        .applied
-        .as_ref()
-        .map(|spec| kept_reservation(job, spec))
-        .transpose()?
-        .flatten();
-    Ok(Effect::NotChanged { reason, reserve })
-}
-
-/// Networks that the host told something about: `{network, namespace}` as the output of `ensure_network`.
-fn networks(report: &Report) -> Vec<(ResourceId, Value)> {
-    report
-        .steps
-        .iter()
-        .filter(|s| s.name == "ensure_network" && !s.output.is_empty())
-        .filter_map(|s| serde_json::from_slice::<Value>(&s.output).ok())
-        .filter_map(|facts| Some((facts.get("network")?.as_str()?.parse().ok()?, facts)))
-        .collect()
 }
 
 fn released(job: &OpenJob, error: Option<&JobError>, moment: Moment<'_>) -> Settlement {

@@ -34,18 +34,12 @@ pub(super) fn too_late(job: &DueJob, around: &Around<'_>) -> JobError {
 
 /// An end without an order: it did nothing on any host.
 pub(super) fn ended(job: &DueJob, state: JobState, error: JobError) -> End {
-    let reason = error.reason(job.id);
-    let effect = if job.applied.is_none() && job.action != Action::Delete {
-        // What an abandoned job may have left on a host keeps what it holds there.
-        Effect::NotChanged {
-            reason: Some(reason),
-            reserve: None,
-        }
-    } else {
-        Effect::NotChanged {
-            reason: (state == JobState::Failed).then_some(reason),
-            reserve: None,
-        }
+    // What was never made says why, also where that was a cancel.
+    let told = state == JobState::Failed || (job.applied.is_none() && job.action != Action::Delete);
+    // Nothing is given back: what an abandoned job may have left on a host keeps what it holds there.
+    let effect = Effect::NotChanged {
+        reason: told.then(|| error.reason(job.id)),
+        reserve: None,
     };
     End {
         error: (state == JobState::Failed).then_some(error),
