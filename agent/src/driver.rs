@@ -34,6 +34,10 @@ pub struct StepError {
 
 /// See [`StepError::not_defined`].
 const NOT_DEFINED: &str = "NOT_DEFINED";
+/// See [`StepError::disk_missing`].
+const DISK_MISSING: &str = "DISK_MISSING";
+/// See [`StepError::missing`].
+const MISSING: &str = "MISSING";
 
 impl StepError {
     /// An error of a class; `detail` is for users.
@@ -55,9 +59,27 @@ impl StepError {
         )
     }
 
-    /// Whether it is [`StepError::not_defined`].
-    pub fn is_not_defined(&self) -> bool {
-        self.code == NOT_DEFINED
+    /// Of an instance whose disk its host doesn't have.
+    pub fn disk_missing() -> Self {
+        Self::new(
+            ErrorClass::Permanent,
+            DISK_MISSING,
+            "the instance's disk is not on the host",
+        )
+    }
+
+    /// Of what an instance needs and its host doesn't have.
+    pub fn missing(what: &str) -> Self {
+        Self::new(
+            ErrorClass::Unavailable,
+            MISSING,
+            format!("The {what} isn't on the host yet."),
+        )
+    }
+
+    /// Whether it is of an instance that its host lost, or of which it lost what it needs: nothing but a repair makes that whole.
+    pub fn is_of_a_loss(&self) -> bool {
+        [NOT_DEFINED, DISK_MISSING, MISSING].contains(&self.code.as_str())
     }
 
     /// Of an image that a host doesn't get though another has it: its bytes are known to be good, so the fault is this host's, or lies

@@ -218,21 +218,26 @@ async fn an_undo_cancels_an_effect_that_listens() {
 /// What its host lost has no power to be put back; the same going forward is a failure.
 #[tokio::test]
 async fn the_power_of_what_is_not_there_is_not_taken_back() {
-    let (agent, job) = (Agent::new().await, Job::new());
-    for step in ["set_power", "undo_set_power"] {
-        agent.driver.script(step, Script::Fail(StepError::not_defined()));
-    }
-    assert_eq!(agent.kind(&job.order(1)).await, OutcomeKind::StepFailed);
-    let undone = agent.apply(&job.undo(2, Verdict::Cancelled)).await;
-    assert_eq!(kind(&undone), OutcomeKind::Cancelled);
-    let power = undone.steps.iter().find(|s| s.name == "undo_set_power").unwrap();
-    assert_eq!(
-        (power.state(), power.detail.as_str()),
+    for (lost, says) in [
         (
-            StepState::Undone,
-            "the instance is not on the host: nothing is to be taken back"
-        )
-    );
+            StepError::not_defined(),
+            "the instance is not on the host: nothing is to be taken back",
+        ),
+        (
+            StepError::disk_missing(),
+            "the instance's disk is not on the host: nothing is to be taken back",
+        ),
+    ] {
+        let (agent, job) = (Agent::new().await, Job::new());
+        for step in ["set_power", "undo_set_power"] {
+            agent.driver.script(step, Script::Fail(lost.clone()));
+        }
+        assert_eq!(agent.kind(&job.order(1)).await, OutcomeKind::StepFailed);
+        let undone = agent.apply(&job.undo(2, Verdict::Cancelled)).await;
+        assert_eq!(kind(&undone), OutcomeKind::Cancelled);
+        let power = undone.steps.iter().find(|s| s.name == "undo_set_power").unwrap();
+        assert_eq!((power.state(), power.detail.as_str()), (StepState::Undone, says));
+    }
 }
 
 #[tokio::test]

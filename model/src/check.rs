@@ -7,6 +7,7 @@
 //! | `inventory` | what hosts hold against what Postgres says; pure |
 //! | `compare` | one host's inventory, object by object |
 //! | `amiss` | what of that is to be mended, by resource; pure |
+//! | `older` | hosts that were put back to an older copy of themselves; pure |
 //!
 //! Invariants 9, 10 and 13 are about moments (an ack, a watcher, a restart) and leave nothing behind that could be read; 2 and 11 are
 //! constraints and a way to recover. No check has their numbers, and their counts stay 0.
@@ -15,6 +16,7 @@ mod amiss;
 mod compare;
 mod inventory;
 mod list;
+mod older;
 
 pub use amiss::{Amiss, Owner, Stray, Wrong, amiss};
 pub use inventory::{
@@ -22,6 +24,7 @@ pub use inventory::{
     RawInventory, RawJob, RawObject, RowOf, Unfinished, compare,
 };
 pub use list::{Check, Source};
+pub use older::{Answered, Older, older};
 
 use crate::ids::HostName;
 use serde::ser::SerializeStruct;

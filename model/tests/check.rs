@@ -3,10 +3,10 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rhyzome_model::check::{
-    Amiss, Check, HeldObject, HostInventory, InventoryError, Known, KnownJob, KnownResource, Moved, Owner,
-    Part, RawInventory, RawObject, RowOf, Stray, Unfinished, Wrong, amiss, compare,
+    Amiss, Answered, Check, HeldObject, HostInventory, InventoryError, Known, KnownJob, KnownResource, Moved,
+    Older, Owner, Part, RawInventory, RawObject, RowOf, Stray, Unfinished, Wrong, amiss, compare, older,
 };
-use rhyzome_model::ids::{Fence, HostName, JobId, ResourceId};
+use rhyzome_model::ids::{Epoch, Fence, HostName, JobId, ResourceId};
 use rhyzome_model::kinds::Kind;
 use rhyzome_model::step::ObjectKind;
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,6 +59,7 @@ impl Case {
             host: name.into(),
             asked_at: asked_at(),
             objects,
+            epoch: Epoch(1),
             fences: BTreeMap::new(),
             unfinished: Vec::new(),
         };
@@ -481,6 +482,62 @@ fn jobs_of_ledgers_are_committed_and_open() {
         case.hosts[1].unfinished.push(Unfinished { job });
         case.known.jobs.extend(known.map(|k| (job, k)));
         assert_eq!(case.found(), check.into_iter().collect(), "{known:?}");
+    }
+}
+
+/// A host whose ledger knows less than it answered, which is none of what is on it.
+#[test]
+fn a_ledger_that_forgot_what_it_answered_is_an_older_one() {
+    let at = |ms| asked_at() + TimeDelta::milliseconds(ms);
+    let found = |change: &dyn Fn(&mut Case)| {
+        let mut case = Case::new();
+        let answered = Answered {
+            host: "h1".into(),
+            epoch: Epoch(1),
+            fence: Fence(7),
+        };
+        case.known.answered.insert(id(ONE), answered);
+        change(&mut case);
+        older(&case.hosts, &case.known)
+    };
+    let h1 = [Older {
+        host: "h1".into(),
+        epoch: Epoch(1),
+    }];
+    let knows = |case: &mut Case, fence| case.hosts[0].fences = BTreeMap::from([(id(ONE), Fence(fence))]);
+    assert_eq!(found(&|c| knows(c, 6)), h1);
+    assert_eq!(found(&|c| knows(c, 7)), []);
+    assert_eq!(
+        found(&|_| {}),
+        [],
+        "what was forgotten, or is at work, says nothing"
+    );
+    let of = |moved: Moved| {
+        found(&|c| {
+            knows(c, 6);
+            c.known.moved.insert(id(ONE), moved);
+        })
+    };
+    assert_eq!(of(Moved::Open), []);
+    assert_eq!(of(Moved::Ended(at(0))), []);
+    assert_eq!(of(Moved::Ended(at(-1))), h1);
+    let answered_by = |host: &str, epoch| {
+        found(&|c| {
+            knows(c, 6);
+            let answered = c.known.answered.get_mut(&id(ONE)).unwrap();
+            (answered.host, answered.epoch) = (host.into(), Epoch(epoch));
+        })
+    };
+    assert_eq!(answered_by("h2", 1), []);
+    assert_eq!(answered_by("h1", 0), [], "that ledger counts as another already");
+
+    let job = JobId::new();
+    for (ended_at, is) in [(Some(at(-1)), true), (Some(at(0)), false), (None, false)] {
+        let found = found(&|c| {
+            c.hosts[0].unfinished.push(Unfinished { job });
+            c.known.jobs.insert(job, KnownJob { ended_at });
+        });
+        assert_eq!(!found.is_empty(), is, "{ended_at:?}");
     }
 }
 

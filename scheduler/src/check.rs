@@ -4,7 +4,7 @@
 //! it (`reconcile`).
 
 use crate::Context;
-use crate::reconcile::reconcile;
+use crate::reconcile::{put_back, reconcile};
 use rhyzome_model::check::{HostInventory, Invariant, Violation};
 use rhyzome_model::ids::HostName;
 use rhyzome_store::StoreError;
@@ -45,10 +45,12 @@ async fn look(context: &Context, interval: Duration) -> Result<(), StoreError> {
         let Checked {
             mut violations,
             amiss,
+            older,
         } = checked;
         violations.extend(carried(&last, &looked.not_looked, &violations));
         tell(&last, &violations);
         store.check_done(&violations).await?;
+        put_back(context, &older).await?;
         reconcile(context, &looked.inventories, &amiss).await?;
     }
     show(&store.check_last().await?);

@@ -45,7 +45,7 @@ async fn ask(context: &Context, host: &HostName, mut client: AgentClient<Channel
 }
 
 /// As it is kept.
-pub(crate) fn document(inventory: &Inventory) -> Value {
+pub fn document(inventory: &Inventory) -> Value {
     let objects: Vec<Value> = inventory
         .objects
         .iter()

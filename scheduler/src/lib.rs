@@ -16,6 +16,7 @@
 //! | `sweep` | quiet orders, deadlines, streams that went, old rows |
 //! | `check` | the books, checked now and then |
 //! | `reconcile` | what the check finds amiss on hosts is mended |
+//! | `mend` | what is asked for of what is amiss |
 //! | `amends` | when what is amiss is mended, and how; pure |
 //! | `hosts` | watches of agents: capacity, load, epoch |
 //! | `guests` | what agents say of guests, written together |
@@ -31,11 +32,12 @@ pub mod decide;
 pub mod dispatch;
 mod guests;
 pub mod hosts;
-mod inventory;
+pub mod inventory;
 pub mod judge;
 pub mod left_behind;
 pub mod lookout;
 pub mod made;
+pub mod mend;
 pub mod order;
 pub mod place;
 pub mod poison;

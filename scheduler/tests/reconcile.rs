@@ -5,8 +5,8 @@
 
 mod support;
 
-use rhyzome_model::check::{Amiss, HeldObject, HostInventory, Owner, Part, Stray, Wrong};
-use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
+use rhyzome_model::check::{Amiss, HeldObject, HostInventory, Older, Owner, Part, Stray, Wrong};
+use rhyzome_model::ids::{Epoch, Fence, HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState};
 use rhyzome_model::kinds::Kind;
 use rhyzome_model::problem::JobError;
@@ -67,6 +67,7 @@ async fn noted(walk: &Walk, hosts: &[&HostName], found: &[Amiss]) -> Noted {
         host: (*host).clone(),
         asked_at,
         objects: Vec::new(),
+        epoch: Epoch(1),
         fences: BTreeMap::new(),
         unfinished: Vec::new(),
     };
@@ -329,6 +330,57 @@ async fn all_that_lives_on_a_host_that_was_put_back_is_made_so_again() {
     assert_eq!(make::count(&walk.store, doubt).await, 0, "all of it was made so");
 }
 
+/// Where the highest fence doesn't show it, because an order that wasn't answered yet had a higher one, the first look does.
+#[tokio::test]
+async fn a_host_that_was_put_back_and_knows_a_higher_fence_is_noticed_all_the_same() {
+    let (mut walk, id, host) = made().await;
+    let hello = |epoch, max_fence| Hello {
+        ledger_id: "ledger".to_owned(),
+        epoch,
+        max_fence,
+        answered: i64::MAX,
+    };
+    let epoch_of = |greeting| match greeting {
+        Greeting::Epoch { epoch, behind: None } => epoch,
+        other => panic!("{other:?}"),
+    };
+    let epoch = epoch_of(walk.store.host_greet(&host, &hello(0, 1)).await.unwrap());
+    let (stop, order) = changed(&mut walk, id, Action::Stop, 1).await;
+    ends(&mut walk, stop, &order, OutcomeKind::Succeeded).await;
+    let fences = |fence: i64| BTreeMap::from([(id, Fence(fence))]);
+    let look = async |epoch: i64, fences| HostInventory {
+        host: host.clone(),
+        asked_at: walk.store.now().await.unwrap(),
+        epoch: Epoch(epoch),
+        objects: Vec::new(),
+        fences,
+        unfinished: Vec::new(),
+    };
+    let older = async |look| walk.store.check_all(&[look]).await.unwrap().older;
+    assert_eq!(older(look(epoch, fences(order.fence)).await).await, []);
+    let found = older(look(epoch, fences(order.fence - 1)).await).await;
+    assert_eq!(
+        found,
+        [Older {
+            host: host.clone(),
+            epoch: Epoch(epoch)
+        }]
+    );
+    assert!(walk.store.host_older(&host, Epoch(epoch)).await.unwrap());
+    assert!(
+        !walk.store.host_older(&host, Epoch(epoch)).await.unwrap(),
+        "once is enough"
+    );
+    let up =
+        "SELECT count(*) FROM hosts WHERE put_back_at IS NOT NULL AND NOT watch_up AND watch_owner IS NULL";
+    assert_eq!(make::count(&walk.store, up).await, 1, "it is greeted anew");
+    let greeted = walk.store.host_greet(&host, &hello(epoch, order.fence)).await;
+    assert_eq!(epoch_of(greeted.unwrap()), epoch + 1);
+    let again = look(epoch + 1, fences(order.fence - 1)).await;
+    assert_eq!(older(again).await, [], "what it answered was of another epoch");
+    assert_eq!(in_doubt(&walk, &host).await, [incomplete(&host, id, false)]);
+}
+
 /// What is to be mended of an instance on a host that holds all that it should.
 async fn in_doubt(walk: &Walk, host: &HostName) -> Vec<Amiss> {
     let all: Vec<(uuid::Uuid, String)> = sqlx::query_as("SELECT id, kind FROM resources ORDER BY kind")
@@ -362,6 +414,7 @@ async fn in_doubt(walk: &Walk, host: &HostName) -> Vec<Amiss> {
         host: host.clone(),
         asked_at: walk.store.now().await.unwrap(),
         objects,
+        epoch: Epoch(1),
         fences: BTreeMap::new(),
         unfinished: Vec::new(),
     };

@@ -1,7 +1,7 @@
 //! Watches of hosts: row leases in database time, and how an agent is greeted under one.
 
 use crate::{Store, StoreError};
-use rhyzome_model::ids::HostName;
+use rhyzome_model::ids::{Epoch, HostName};
 use sqlx::{Postgres, Transaction};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -170,6 +170,20 @@ impl Store {
             .fetch_optional(&self.pool)
             .await?;
         Ok(answered.unwrap_or(0))
+    }
+
+    /// A host's ledger was seen to be older than what its agent answered in an epoch: it counts as a new one, and its agent is greeted
+    /// anew. False where that is known already.
+    pub async fn host_older(&self, host: &HostName, epoch: Epoch) -> Result<bool, StoreError> {
+        let done = sqlx::query!(
+            "UPDATE hosts SET epoch = epoch + 1, answered_fence = 0, put_back_at = now(), watch_owner = NULL, watch_until = NULL, watch_up = false
+             WHERE name = $1 AND epoch = $2 AND NOT EXISTS (SELECT FROM set_backs)",
+            host.as_str(),
+            epoch.0
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(done.rows_affected() == 1)
     }
 
     /// Answers an agent's hello: raises the epoch where the ledger is new. An epoch that the agent knows and we don't is taken over:

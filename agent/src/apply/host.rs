@@ -47,7 +47,9 @@ impl Engine {
                 }
                 if epoch > known {
                     tx.write(host, &Change::Epoch(epoch));
-                    for op in live.running.values() {
+                    let mut running: Vec<_> = live.running.iter().collect();
+                    running.sort_by_key(|(resource, _)| **resource);
+                    for (_, op) in running {
                         op.doom(Fate::Superseded);
                         superseded.push(op.clone());
                     }

@@ -153,8 +153,9 @@ impl Engine {
         let made = self.driver.make_so(&call.context, action).await;
         fault::point(Point::Effect, Side::After);
         let made = match (made, call.context.direction) {
-            // An instance that the host lost has no power to be put back; else its undo, and all that comes after it, would wait for ever.
-            (Err(error), Direction::Undo) if error.is_not_defined() => Ok(Effect {
+            // What the host lost, or lost a part of, can't be put back as it was but by a repair; and that, and all that comes after the
+            // undo, would wait for ever.
+            (Err(error), Direction::Undo) if error.is_of_a_loss() => Ok(Effect {
                 detail: format!("{}: nothing is to be taken back", error.detail),
                 ..Effect::default()
             }),

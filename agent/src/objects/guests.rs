@@ -229,11 +229,7 @@ impl Guests {
         run: &mut RunState,
     ) -> Result<(), StepError> {
         let Some(disk) = self.disks.get(id)? else {
-            return Err(StepError::new(
-                ErrorClass::Permanent,
-                "DISK_MISSING",
-                "the instance's disk is not on the host",
-            ));
+            return Err(StepError::disk_missing());
         };
         let identity = self.users.of(&self.owner, id);
         let folder = self.run_folder(id);

@@ -3,13 +3,16 @@
 use super::service::Offered;
 use crate::apply::{Books, Engine};
 use crate::driver::{Capacity, GuestSeen, Held, Load, StepError};
-use rhyzome_model::ids::{Fence, HostName};
+use rhyzome_model::ids::{Fence, HostName, JobId};
 use rhyzome_proto::agent::{
     self, Heartbeat, HeldFence, HeldJob, HeldObject, HostCapacity, HostHello, Inventory,
 };
 
-/// All of a host.
-pub(super) async fn inventory(engine: &Engine, host: &HostName) -> Result<Inventory, StepError> {
+/// All of a host, in order: what didn't change is told the same each time.
+///
+/// # Errors
+/// The driver can't tell.
+pub async fn inventory(engine: &Engine, host: &HostName) -> Result<Inventory, StepError> {
     let at_ms = engine.now_ms();
     let (books, held) = engine.inventory(host).await?;
     let mut resources: Vec<HeldFence> = books
@@ -21,16 +24,20 @@ pub(super) async fn inventory(engine: &Engine, host: &HostName) -> Result<Invent
         })
         .collect();
     resources.sort_by(|a, b| a.id.cmp(&b.id));
-    let jobs = books.jobs.iter().map(|(id, phase)| HeldJob {
+    let job = |(id, phase): &(JobId, &str)| HeldJob {
         id: id.to_string(),
         phase: (*phase).to_owned(),
-    });
+    };
+    let mut jobs: Vec<HeldJob> = books.jobs.iter().map(job).collect();
+    jobs.sort_by(|a, b| a.id.cmp(&b.id));
+    let mut objects: Vec<HeldObject> = held.into_iter().map(object).collect();
+    objects.sort_by(|a, b| (&a.kind, &a.id).cmp(&(&b.kind, &b.id)));
     Ok(Inventory {
         host: host.to_string(),
         epoch: books.epoch.0,
-        objects: held.into_iter().map(object).collect(),
+        objects,
         resources,
-        jobs: jobs.collect(),
+        jobs,
         at_ms,
     })
 }
@@ -47,7 +54,7 @@ fn object(held: Held) -> HeldObject {
 }
 
 /// First on a watch.
-pub(super) fn hello(host: &HostName, books: &Books) -> HostHello {
+pub fn hello(host: &HostName, books: &Books) -> HostHello {
     HostHello {
         host: host.to_string(),
         ledger_id: books.ledger_id.to_string(),

@@ -17,4 +17,5 @@ mod service;
 mod watch;
 
 pub use guests::GuestHub;
+pub use inventory::{hello, inventory};
 pub use service::{Offered, Service, WatchSettings, status};

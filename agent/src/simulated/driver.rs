@@ -100,6 +100,16 @@ impl SimulatedDriver {
         }
     }
 
+    /// Other hosts, in memory, that hold what these hold now.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        let worlds = self.worlds.iter().map(|(host, world)| {
+            let world = world.lock().unwrap_or_else(PoisonError::into_inner);
+            (host.clone(), world.clone())
+        });
+        Self::with(self.settings.clone(), None, worlds.collect(), 16)
+    }
+
     fn world(&self, host: &HostName) -> Result<MutexGuard<'_, World>, StepError> {
         let unknown = || {
             StepError::new(

@@ -55,14 +55,6 @@ struct SimulatedInstance {
     rebooted_by: Option<JobId>,
 }
 
-fn missing(code: &str, what: &str) -> StepError {
-    StepError::new(
-        ErrorClass::Unavailable,
-        code,
-        format!("The {what} isn't on the host yet."),
-    )
-}
-
 fn no_room(what: &str) -> StepError {
     StepError::new(
         ErrorClass::NoRoom,
@@ -96,8 +88,14 @@ impl World {
             Action::EnsureImage(a) => self.check_image(a),
             Action::EnsureDisk(a) => self.check_disk(a, size),
             Action::EnsureInstance(a) => self.check_instance(a, size),
-            Action::SetPower(a) if a.power == Power::On && !self.instances.contains_key(&a.instance) => {
-                Err(StepError::not_defined())
+            Action::SetPower(a) if a.power == Power::On => {
+                if !self.instances.contains_key(&a.instance) {
+                    Err(StepError::not_defined())
+                } else if self.disks.contains_key(&a.instance) {
+                    Ok(())
+                } else {
+                    Err(StepError::disk_missing())
+                }
             }
             Action::Reboot(a) => match self.instances.get(&a.instance).map(|i| i.power) {
                 None => Err(StepError::not_defined()),
@@ -150,7 +148,7 @@ impl World {
 
     fn check_disk(&self, action: &EnsureDisk, size: Size) -> Result<(), StepError> {
         if !self.images.contains_key(&action.image) {
-            return Err(missing("IMAGE_MISSING", "image"));
+            return Err(StepError::missing("image"));
         }
         let before = self
             .disks
@@ -174,7 +172,7 @@ impl World {
             .iter()
             .any(|nic| !self.networks.contains_key(&nic.network))
         {
-            return Err(missing("NETWORK_MISSING", "network"));
+            return Err(StepError::missing("network"));
         }
         let before = self.instances.get(&action.instance);
         let (vcpus, memory) = before.map_or((0, 0), |i| (u64::from(i.is.vcpus), u64::from(i.is.memory_mib)));

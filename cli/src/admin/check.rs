@@ -114,6 +114,7 @@ async fn ask(store: &Store, identity: &Identity, host: &HostRow) -> Result<HostI
     let asked_at = store.now().await?;
     let reply = host::ask(identity, host).await?;
     let raw = RawInventory {
+        epoch: reply.epoch,
         objects: reply
             .objects
             .into_iter()

@@ -11,8 +11,8 @@
 //! drawn when it is read later, and a job of a ledger is a committed one.
 
 use super::compare::OneHost;
-use super::{Check, Violation};
-use crate::ids::{Fence, HostName, JobId, ResourceId};
+use super::{Answered, Check, Violation};
+use crate::ids::{Epoch, Fence, HostName, JobId, ResourceId};
 use crate::kinds::Kind;
 use crate::step::ObjectKind;
 use chrono::{DateTime, Utc};
@@ -27,6 +27,8 @@ pub struct HostInventory {
     pub host: HostName,
     /// By the database's clock, before the agent was asked.
     pub asked_at: DateTime<Utc>,
+    /// The host's epoch, as its agent knew it; 0 where it didn't say.
+    pub epoch: Epoch,
     /// What is there.
     pub objects: Vec<HeldObject>,
     /// The highest fence of each resource.
@@ -71,6 +73,9 @@ pub struct Unfinished {
 /// An inventory as agents write it: ids and kinds are texts still.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RawInventory {
+    /// The host's.
+    #[serde(default)]
+    pub epoch: i64,
     /// What is there.
     pub objects: Vec<RawObject>,
     /// The highest fence of each resource.
@@ -159,6 +164,7 @@ impl RawInventory {
         Ok(HostInventory {
             host,
             asked_at,
+            epoch: Epoch(self.epoch),
             objects: self.objects.iter().map(object).collect::<Result<_, _>>()?,
             fences: self
                 .resources
@@ -188,6 +194,8 @@ pub struct Known {
     pub hosts_moved: BTreeMap<HostName, Moved>,
     /// The jobs that ledgers have not finished, as far as they are there.
     pub jobs: BTreeMap<JobId, KnownJob>,
+    /// The answers by which resources' newest orders ended.
+    pub answered: BTreeMap<ResourceId, Answered>,
 }
 
 /// A resource, as Postgres has it.
@@ -214,7 +222,8 @@ pub struct KnownResource {
 pub enum RowOf {
     /// A resource.
     Resource,
-    /// A resource whose host was put back to an older copy of itself, and that was not made so again since.
+    /// A resource that may not be as it was applied, whatever shows: its host was put back to an older copy of itself, or a repair of it
+    /// came to nothing, and it was not made so again since.
     InDoubt,
     /// None: it stands in for what a host holds of nobody.
     StandIn,

@@ -6,9 +6,9 @@ use crate::rows::{json, parse};
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
 use rhyzome_model::check::{
-    HostInventory, InventoryError, Known, KnownJob, KnownResource, Moved, RawInventory, RowOf,
+    Answered, HostInventory, InventoryError, Known, KnownJob, KnownResource, Moved, RawInventory, RowOf,
 };
-use rhyzome_model::ids::{Fence, HostName, JobId, ResourceId};
+use rhyzome_model::ids::{Epoch, Fence, HostName, JobId, ResourceId};
 use rhyzome_model::kinds::Kind;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -105,6 +105,7 @@ pub(super) async fn read(tx: &mut Tx, inventories: &[HostInventory]) -> Result<K
         .into_iter()
         .map(|r| (JobId(r.id), KnownJob { ended_at: r.ended_at }))
         .collect();
+    known.answered = answered(tx).await?;
     // A sequence stands outside of snapshots and only rises: read last, it accuses nobody.
     let last = sqlx::query_scalar!(
         r#"SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS "last!" FROM fences"#
@@ -115,15 +116,39 @@ pub(super) async fn read(tx: &mut Tx, inventories: &[HostInventory]) -> Result<K
     Ok(known)
 }
 
+/// By the fence of a resource, which is that of its newest order.
+async fn answered(tx: &mut Tx) -> Result<BTreeMap<ResourceId, Answered>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT r.id, j.host AS "host!", j.epoch AS "epoch!", j.fence AS "fence!" FROM resources r
+           JOIN jobs j ON j.resource_id = r.id AND j.fence = r.fence
+           WHERE j.ended_at IS NOT NULL AND j.host IS NOT NULL AND j.epoch IS NOT NULL"#
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    let answers = rows.into_iter().map(|r| {
+        let answered = Answered {
+            host: HostName(r.host),
+            epoch: Epoch(r.epoch),
+            fence: Fence(r.fence),
+        };
+        (ResourceId(r.id), answered)
+    });
+    Ok(answers.collect())
+}
+
+/// In doubt is what was not made so since its host was put back, and what a repair that came to nothing may have left half made.
 async fn resources(tx: &mut Tx) -> Result<BTreeMap<ResourceId, KnownResource>, StoreError> {
     let mut resources = BTreeMap::new();
     for r in sqlx::query!(
         r#"SELECT r.id, r.kind, r.host, r.applied IS NOT NULL AS "applied!", r.fence,
                   coalesce(r.applied ->> 'power' = 'off', false) AS "off!", r.stand_in IS NOT NULL AS "stand_in!",
-                  coalesce(h.put_back_at IS NOT NULL AND NOT EXISTS (
-                      SELECT FROM jobs j WHERE j.resource_id = r.id AND j.state = 'succeeded' AND j.ended_at > h.put_back_at
-                         AND j.action IN ('create', 'repair') AND j.pinned_host IS NULL), false) AS "in_doubt!"
-           FROM resources r LEFT JOIN hosts h ON h.name = r.host"#
+                  (h.put_back_at IS NOT NULL AND coalesce(m.made_at <= h.put_back_at, true))
+                      OR coalesce(m.failed_at >= coalesce(m.made_at, '-infinity'), false) AS "in_doubt!"
+           FROM resources r LEFT JOIN hosts h ON h.name = r.host
+           LEFT JOIN (SELECT j.resource_id, max(j.ended_at) FILTER (WHERE j.state = 'succeeded') AS made_at,
+                             max(j.ended_at) FILTER (WHERE j.state IN ('failed', 'cancelled')) AS failed_at
+                      FROM jobs j WHERE j.action IN ('create', 'repair') AND j.pinned_host IS NULL GROUP BY j.resource_id) m
+             ON m.resource_id = r.id"#
     )
     .fetch_all(&mut **tx)
     .await?

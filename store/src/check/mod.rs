@@ -34,7 +34,7 @@ pub use runs::LastCheck;
 
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
-use rhyzome_model::check::{Amiss, HostInventory, Violation, amiss, compare};
+use rhyzome_model::check::{Amiss, HostInventory, Older, Violation, amiss, compare, older};
 use sqlx::{Postgres, Transaction};
 
 type Tx = Transaction<'static, Postgres>;
@@ -46,6 +46,8 @@ pub struct Checked {
     pub violations: Vec<Violation>,
     /// What of it is to be mended on hosts.
     pub amiss: Vec<Amiss>,
+    /// Hosts that were put back to an older copy of themselves.
+    pub older: Vec<Older>,
 }
 
 impl Store {
@@ -67,6 +69,7 @@ impl Store {
     pub async fn check_all(&self, inventories: &[HostInventory]) -> Result<Checked, StoreError> {
         let mut tx = self.check_begin().await?;
         let mut to_mend = Vec::new();
+        let mut put_back = Vec::new();
         let mut found = capacity::check(&mut tx).await?;
         found.extend(slots::check(&mut tx).await?);
         found.extend(quotas::check(&mut tx).await?);
@@ -80,12 +83,14 @@ impl Store {
             let known = known::read(&mut tx, inventories).await?;
             found.extend(compare(inventories, &known));
             to_mend = amiss(inventories, &known);
+            put_back = older(inventories, &known);
         }
         tx.commit().await?;
         found.sort();
         Ok(Checked {
             violations: found,
             amiss: to_mend,
+            older: put_back,
         })
     }
 

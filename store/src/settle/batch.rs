@@ -254,7 +254,11 @@ impl SettleTx {
                     changes.push(self.changed(job, JobState::Queued)?);
                     changes.push(self.left_its_host(job)?);
                     self.give_back(job, &mut books)?;
-                    books.leave(self.job(job)?.resource.0);
+                    let released = self.job(job)?;
+                    if let (Some(host), Some(fence)) = (&released.host, released.fence) {
+                        books.answered(host.as_str(), fence.0, released.epoch);
+                    }
+                    books.leave(released.resource.0);
                     releases.push((job, steps, excluded, due));
                 }
             }

@@ -52,6 +52,13 @@ impl Books {
         *self.orders.entry(host.to_owned()).or_default() += 1;
     }
 
+    /// A host's agent has answered an order with an end, which its ledger knows from then on.
+    pub(super) fn answered(&mut self, host: &str, fence: i64, epoch: Option<i64>) {
+        let Some(epoch) = epoch else { return };
+        let last = self.answered.entry(host.to_owned()).or_default();
+        *last = (*last).max((epoch, fence));
+    }
+
     /// Nothing of a resource is on any host any more.
     pub(super) fn leave(&mut self, resource: Uuid) {
         self.leaving.push(resource);
@@ -67,8 +74,7 @@ impl Books {
         {
             self.order(host.as_str());
             if let Some((fence, epoch)) = end.answered {
-                let last = self.answered.entry(host.to_string()).or_default();
-                *last = (*last).max((epoch, fence));
+                self.answered(host.as_str(), fence, Some(epoch));
             }
         }
         match &end.effect {

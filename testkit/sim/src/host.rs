@@ -10,17 +10,17 @@ use prost::Message;
 use rhyzome_agent::apply::{Answer as Applied, Engine};
 use rhyzome_agent::driver::{Driver, Held};
 use rhyzome_agent::ledger::{Ledger, Queued};
-use rhyzome_agent::serve::status;
+use rhyzome_agent::serve::{self, status};
 use rhyzome_agent::simulated::{Settings, SimulatedDriver};
 use rhyzome_model::ids::{Epoch, Fence, HostName, JobId, ResourceId};
 use rhyzome_model::kinds::Demand;
-use rhyzome_proto::agent::ApplyOutcome;
+use rhyzome_proto::agent::{ApplyOutcome, HostHello, Inventory};
 use rhyzome_proto::event::StepResult;
 use rhyzome_proto::job::Order;
 use rhyzome_worker::call::{Heard, failed, meaning};
 use rhyzome_worker::decide::Answer;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -35,10 +35,15 @@ pub(crate) struct Host {
     pub(crate) name: HostName,
     ledger_id: Uuid,
     /// What is on the host, whoever runs there.
-    pub(crate) world: Arc<SimulatedDriver>,
+    world: Mutex<Arc<SimulatedDriver>>,
     /// What was written of the ledger.
     disk: Mutex<Vec<u8>>,
     life: Mutex<Option<Life>>,
+    lives: AtomicU64,
+    /// It was put back to a copy, and that may still be known to nobody: until its agent is told a higher epoch than that.
+    put_back_in: AtomicI64,
+    /// It was put back once: it may hold more than is reserved.
+    crowded: AtomicBool,
     /// Whether callers get through.
     reachable: AtomicBool,
     /// There is something to write.
@@ -56,8 +61,16 @@ pub(crate) struct Host {
 /// From an agent's start to its death.
 #[derive(Clone)]
 struct Life {
+    number: u64,
     engine: Arc<Engine>,
     dead: CancellationToken,
+}
+
+/// A host's folder, as it was at a moment.
+#[derive(Clone)]
+pub(crate) struct Copied {
+    world: Arc<SimulatedDriver>,
+    disk: Vec<u8>,
 }
 
 impl Host {
@@ -76,9 +89,12 @@ impl Host {
         Self {
             name,
             ledger_id,
-            world: Arc::new(SimulatedDriver::in_memory(settings)),
+            world: Mutex::new(Arc::new(SimulatedDriver::in_memory(settings))),
             disk: Mutex::default(),
             life: Mutex::default(),
+            lives: AtomicU64::new(0),
+            put_back_in: AtomicI64::new(-1),
+            crowded: AtomicBool::new(false),
             reachable: AtomicBool::new(true),
             write: Notify::new(),
             inside: Mutex::default(),
@@ -113,7 +129,8 @@ impl Host {
         let dead = CancellationToken::new();
         let rig: Arc<dyn Driver> = Arc::new(Rig::new(sim, self, dead.clone()));
         let engine = Engine::new(ledger, rig, agents_ms);
-        *lock(&self.life) = Some(Life { engine, dead });
+        let number = self.lives.fetch_add(1, Ordering::Relaxed) + 1;
+        *lock(&self.life) = Some(Life { number, engine, dead });
         sim.say(format_args!("agent {} begins", self.name));
     }
 
@@ -130,6 +147,38 @@ impl Host {
             sim.doze(50, 6_000).await;
             host.begin(&sim);
         });
+    }
+
+    pub(crate) fn world(&self) -> Arc<SimulatedDriver> {
+        lock(&self.world).clone()
+    }
+
+    /// A copy of its folder, as of now.
+    pub(crate) fn copied(&self) -> Copied {
+        Copied {
+            world: Arc::new(self.world().copied()),
+            disk: lock(&self.disk).clone(),
+        }
+    }
+
+    /// Its folder is put back to a copy: its agent dies of it, if it lives, and begins with that.
+    pub(crate) fn put_back(self: &Arc<Self>, sim: &Arc<Sim>, copy: &Copied) {
+        self.die(sim, "its host is put back");
+        let epoch = lock(&sim.books).hosts.get(&self.name).map_or(0, |h| h.epoch);
+        self.put_back_in.store(epoch, Ordering::Relaxed);
+        self.crowded.store(true, Ordering::Relaxed);
+        *lock(&self.world) = Arc::new(copy.world.copied());
+        lock(&self.disk).clone_from(&copy.disk);
+    }
+
+    /// Whether it was put back, and nobody but the dice knows: what its agent refused before it may do now.
+    pub(crate) fn is_put_back_unnoticed(&self) -> bool {
+        self.put_back_in.load(Ordering::Relaxed) >= 0
+    }
+
+    /// Whether it may hold more than is reserved.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed)
     }
 
     /// Whether its ledger has something to write.
@@ -238,17 +287,40 @@ impl Host {
         }
     }
 
-    /// The highest fence that the agent knows, if it answers.
-    pub(crate) fn max_fence(&self) -> Option<i64> {
+    /// What the agent says first, if it answers, and in which of its lives.
+    pub(crate) fn hello(&self) -> Option<(u64, HostHello)> {
         let life = self.life().filter(|_| self.answers())?;
-        life.engine.books(&self.name).map(|books| books.max_fence.0)
+        let books = life.engine.books(&self.name)?;
+        Some((life.number, serve::hello(&self.name, &books)))
     }
 
-    /// The scheduler's word: false if nobody heard it.
-    pub(crate) async fn told(&self, sim: &Arc<Sim>, epoch: i64, floor: i64) -> bool {
-        let Some(life) = self.life().filter(|_| self.answers()) else {
+    /// All that is on the host, as its agent says; none if it isn't heard.
+    pub(crate) async fn inventory(&self, sim: &Sim) -> Option<Inventory> {
+        sim.doze(0, 20).await;
+        let life = self.life().filter(|_| self.answers())?;
+        if sim.wrong(|o| o.call_lost) {
+            return None;
+        }
+        let made = tokio::select! {
+            biased;
+            () = life.dead.cancelled() => return None,
+            made = serve::inventory(&life.engine, &self.name) => made.ok()?,
+        };
+        sim.doze(0, 20).await;
+        if sim.wrong(|o| o.answer_lost) {
+            return None;
+        }
+        Inventory::decode(made.encode_to_vec().as_slice()).ok()
+    }
+
+    /// The scheduler's word on a watch of one of the agent's lives: false if nobody heard it.
+    pub(crate) async fn told(&self, sim: &Arc<Sim>, number: u64, epoch: i64, floor: i64) -> bool {
+        let Some(life) = self.life().filter(|l| l.number == number && self.answers()) else {
             return false;
         };
+        if epoch > self.put_back_in.load(Ordering::Relaxed) {
+            self.put_back_in.store(-1, Ordering::Relaxed);
+        }
         let floor = if sim.is_mutant(Mutant::NoFenceCheck) {
             0
         } else {
@@ -263,7 +335,7 @@ impl Host {
 
     /// All that is on the host.
     pub(crate) async fn held(&self) -> Vec<Held> {
-        self.world.inventory(&self.name).await.unwrap_or_default()
+        self.world().inventory(&self.name).await.unwrap_or_default()
     }
 
     /// The fence that the agent holds for a resource.

@@ -13,8 +13,9 @@
 //! | `bus` | NATS in memory |
 //! | `sim` | what all parts share: dice, trace, points at which a process dies or stops |
 //! | `host` | an agent on its host: lives, calls, disk |
+//! | `past` | copies of hosts, hosts that are put back to them, and what hosts lose |
 //! | `rig` | the driver below it: delays, faults, and what no effect may do |
-//! | `worker`, `scheduler`, `sweep`, `users` | the processes |
+//! | `worker`, `scheduler`, `sweep`, `watch`, `check`, `users` | the processes |
 //! | `rest` | what must hold at rest |
 //! | `run` | a schedule from its seed |
 //! | `mutant` | rules taken away |
@@ -22,10 +23,12 @@
 
 pub mod books;
 pub mod bus;
+mod check;
 pub mod clock;
 mod host;
 pub mod mutant;
 pub mod odds;
+mod past;
 mod rest;
 mod rig;
 pub mod run;
@@ -34,6 +37,7 @@ mod sim;
 mod sweep;
 mod trace;
 mod users;
+mod watch;
 mod worker;
 
 pub use mutant::Mutant;

@@ -16,17 +16,23 @@ pub enum Mutant {
     EventAckedFirst,
     /// The sweep looks for no lost orders.
     SweepSleeps,
+    /// What the checks find amiss is mended by nobody.
+    NothingMended,
+    /// An agent whose ledger is older than what it answered keeps its epoch.
+    PutBackUnnoticed,
 }
 
 impl Mutant {
     /// All.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::NoFenceCheck,
         Self::NoUndo,
         Self::ReservationFreedEarly,
         Self::ResultsKept,
         Self::EventAckedFirst,
         Self::SweepSleeps,
+        Self::NothingMended,
+        Self::PutBackUnnoticed,
     ];
 
     /// On the command line.
@@ -38,6 +44,8 @@ impl Mutant {
             Self::ResultsKept => "results_kept",
             Self::EventAckedFirst => "event_acked_first",
             Self::SweepSleeps => "sweep_sleeps",
+            Self::NothingMended => "nothing_mended",
+            Self::PutBackUnnoticed => "put_back_unnoticed",
         }
     }
 

@@ -39,6 +39,10 @@ pub struct Odds {
     pub partition_every_s: u64,
     /// Seconds between two losses of all that the bus stores, about; 0 for never.
     pub wipe_every_s: u64,
+    /// Seconds between two times that a host is put back to an older copy of its folder, about; 0 for never.
+    pub put_back_every_s: u64,
+    /// Seconds between two losses of something on a host, about; 0 for never.
+    pub lose_every_s: u64,
     /// Agents' clocks are ahead by this, in milliseconds.
     pub agents_ahead_ms: i64,
     /// A scheduler's clock jumps by up to this much.
@@ -78,6 +82,8 @@ impl Odds {
             jump_ms: [0, 0, 10_000][dice.random_range(0..3)],
             requests: dice.random_range(8..28),
             busy_s: dice.random_range(5..30),
+            put_back_every_s: [0, 0, 0, 6, 12][dice.random_range(0..5)],
+            lose_every_s: [0, 0, 5][dice.random_range(0..3)],
         };
         match dice.random_range(0..10) {
             // Hosts refuse again and again: a create comes back to one that it was on.

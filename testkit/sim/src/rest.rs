@@ -1,24 +1,30 @@
 //! What must hold at rest: every job has ended, nothing is held for any, and hosts hold exactly what was applied.
 
+use crate::host::Host;
 use crate::lock;
 use crate::sim::Sim;
+use chrono::{DateTime, Utc};
+use rhyzome_model::check::compare;
 use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_model::kinds::Kind;
 use rhyzome_model::step::ObjectKind;
+use rhyzome_scheduler::inventory::document;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An object on a host: what it is, how it is, who claims it.
 type Objects = BTreeMap<(&'static str, ResourceId), (String, BTreeSet<ResourceId>)>;
 
-/// Whether nothing moves: every job ended, no message anywhere, nobody at work.
-pub(crate) fn is_at_rest(sim: &Sim) -> bool {
+/// Whether nothing moves, and nothing is to be mended: every job ended, no message anywhere, nobody at work, and every host was looked at
+/// since and found as it is to be.
+pub(crate) fn is_at_rest(sim: &Sim, healed_at: DateTime<Utc>) -> bool {
     let idle = sim.busy.load(std::sync::atomic::Ordering::Relaxed) == 0;
     let empty = {
         let bus = lock(&sim.bus);
         bus.orders.under_way() == 0 && bus.events.under_way() == 0
     };
-    idle && empty && lock(&sim.books).open_jobs().next().is_none()
+    let books = lock(&sim.books);
+    idle && empty && books.open_jobs().next().is_none() && books.is_well(healed_at)
 }
 
 /// Who doesn't come to rest.
@@ -33,7 +39,10 @@ pub(crate) fn unrest(sim: &Sim) {
             )
         })
         .collect();
-    if open.is_empty() {
+    for what in lock(&sim.books).unmended() {
+        sim.broken(what);
+    }
+    if open.is_empty() && !sim.is_broken() {
         let (orders, events) = {
             let bus = lock(&sim.bus);
             (bus.orders.under_way(), bus.events.under_way())
@@ -126,20 +135,50 @@ pub(crate) async fn check(sim: &Sim) {
                 ));
             }
         }
-        let fences: Vec<(ResourceId, i64)> = lock(&sim.books)
-            .resources
-            .values()
-            .filter(|r| r.host.as_ref() == Some(name))
-            .map(|r| (r.id, r.fence))
-            .collect();
-        for (id, fence) in fences {
-            if host
-                .fence_of(id)
-                .is_some_and(|held| held > fence && held < 1_000_000)
-            {
-                sim.broken(format!("5: {name} holds a fence for {id} above {fence}"));
-            }
+        fences(sim, name, host);
+    }
+    looks_well(sim).await;
+}
+
+fn fences(sim: &Sim, name: &HostName, host: &Host) {
+    let fences: Vec<(ResourceId, i64)> = lock(&sim.books)
+        .resources
+        .values()
+        .filter(|r| r.host.as_ref() == Some(name))
+        .map(|r| (r.id, r.fence))
+        .collect();
+    for (id, fence) in fences {
+        if host
+            .fence_of(id)
+            .is_some_and(|held| held > fence && held < 1_000_000)
+        {
+            sim.broken(format!("5: {name} holds a fence for {id} above {fence}"));
         }
+    }
+}
+
+/// The product's own check of hosts finds nothing.
+async fn looks_well(sim: &Sim) {
+    let asked_at = sim.now();
+    for (name, host) in &sim.hosts {
+        let Some(inventory) = host.inventory(sim).await else {
+            continue;
+        };
+        lock(&sim.books).host_inventory(name, document(&inventory), asked_at);
+    }
+    let found = {
+        let books = lock(&sim.books);
+        let looked = books.inventories_stored();
+        let known = books.known(&looked);
+        compare(&looked, &known)
+    };
+    for violation in found {
+        sim.broken(format!(
+            "{}: {}: {}",
+            violation.check.invariant().number(),
+            violation.check.as_str(),
+            violation.found
+        ));
     }
 }
 

@@ -10,7 +10,7 @@ use rhyzome_agent::driver::{
 use rhyzome_agent::simulated::faults::FaultError;
 use rhyzome_model::ids::{HostName, JobId, ResourceId};
 use rhyzome_model::job::ErrorClass;
-use rhyzome_model::step::Action;
+use rhyzome_model::step::{Action, ObjectKind};
 use std::sync::{Arc, Weak};
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +29,7 @@ impl Rig {
         Self {
             sim: Arc::downgrade(sim),
             name: host.name.clone(),
-            world: host.world.clone(),
+            world: host.world(),
             host: Arc::downgrade(host),
             dead,
         }
@@ -110,14 +110,14 @@ impl Rig {
         }
         let changes = self.world.observe(context, action).await? == Seen::NotSo;
         if changes {
-            watch_effect(sim, host, context, name);
+            watch_effect(sim, host, context, action, name);
         }
         let made = self.world.make_so(context, action).await;
         match &made {
             Ok(_) if changes => sim.say(format_args!("{}: {name} for {}", self.name, context.job)),
             Ok(_) => {}
             Err(error) => {
-                if error.class == ErrorClass::NoRoom {
+                if error.class == ErrorClass::NoRoom && !host.is_crowded() {
                     sim.broken(format!(
                         "8: {} has no room for {name} of {}, which has it reserved",
                         self.name, context.job
@@ -164,15 +164,30 @@ impl Rig {
     }
 }
 
-/// What no effect may do: be of a job that isn't there or has ended, or come after a later job of its resource.
-fn watch_effect(sim: &Sim, host: &Host, context: &StepContext, name: &str) {
-    let known = lock(&sim.books)
-        .jobs
-        .get(&context.job)
-        .map(|j| (j.resource, j.seq, j.ended_at.map(|_| j.state)));
-    let Some((resource, seq, ended)) = known else {
+/// What no effect may do: be of a job that isn't there or has ended, come after a later job of its resource, or take away elsewhere what
+/// lives here.
+fn watch_effect(sim: &Sim, host: &Host, context: &StepContext, action: &Action, name: &str) {
+    let known = {
+        let books = lock(&sim.books);
+        books.jobs.get(&context.job).map(|job| {
+            let lives_here = job.pinned_host.is_some() && books.is_needed(&host.name, action);
+            let ended = job.ended_at.filter(|_| !job.given_up).map(|_| job.state);
+            (job.resource, job.seq, ended, lives_here)
+        })
+    };
+    let Some((resource, seq, ended, lives_here)) = known else {
         return sim.broken(format!("3: {name} for {}, which is no job", context.job));
     };
+    if lives_here {
+        sim.broken(format!(
+            "7: {name} on {} for {} of {resource}, which lives there",
+            host.name, context.job
+        ));
+    }
+    // What it refused before it does again: until that is noticed, nothing can keep it from that.
+    if host.is_put_back_unnoticed() {
+        return;
+    }
     if let Some(state) = ended {
         sim.broken(format!(
             "6: {name} on {} for {}, which is {state} already",
@@ -259,8 +274,18 @@ impl Driver for Rig {
         })
     }
 
+    /// No look at a host is of one moment: what is shared is looked at first, what is owned a little later.
     fn inventory<'a>(&'a self, host: &'a HostName) -> Fut<'a, Result<Vec<Held>, StepError>> {
-        self.world.inventory(host)
+        Box::pin(async move {
+            let (sim, _) = self.alive().await;
+            let mut held = self.world.inventory(host).await?;
+            held.retain(|h| is_shared(h.kind));
+            sim.doze(0, 300).await;
+            let _ = self.alive().await;
+            let owned = self.world.inventory(host).await?;
+            held.extend(owned.into_iter().filter(|h| !is_shared(h.kind)));
+            Ok(held)
+        })
     }
 
     fn capacity<'a>(&'a self, host: &'a HostName) -> Fut<'a, Result<Capacity, StepError>> {
@@ -292,4 +317,11 @@ impl Driver for Rig {
 /// Kept for names in traces.
 pub(crate) fn short(job: JobId) -> String {
     job.to_string().chars().take(8).collect()
+}
+
+fn is_shared(kind: ObjectKind) -> bool {
+    match kind {
+        ObjectKind::Network | ObjectKind::Image => true,
+        ObjectKind::Disk | ObjectKind::Instance => false,
+    }
 }

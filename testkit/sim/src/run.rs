@@ -1,11 +1,12 @@
 //! A schedule, from its seed to its end: users ask, things go wrong, all is well again, rest, checks.
 
 use crate::books::Books;
+use crate::clock::at;
 use crate::host::Host;
 use crate::mutant::Mutant;
 use crate::odds::Odds;
 use crate::sim::Sim;
-use crate::{lock, rest, scheduler, sweep, users, worker};
+use crate::{check, lock, past, rest, scheduler, sweep, users, watch, worker};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use rhyzome_model::ids::{HostName, TenantId};
@@ -79,22 +80,15 @@ async fn run(odds: Odds, mut dice: StdRng, mutant: Option<Mutant>) -> Arc<Sim> {
         })
         .collect();
     let busy_ms = odds.busy_s as i64 * 1_000;
-    let sim = Arc::new(Sim::new(
-        odds,
-        dice,
-        mutant,
-        Books::new(scheduler::config().tenant_running_cap, &rows, &tenants),
-        hosts,
-    ));
+    let mut books = Books::new(scheduler::config().tenant_running_cap, &rows, &tenants);
+    books.mutant = mutant;
+    let sim = Arc::new(Sim::new(odds, dice, mutant, books, hosts));
     sim.say(format_args!("{:?}", sim.odds()));
     begin(&sim, tenants);
     let heal_at = sim.clock.now_ms() + busy_ms;
     let mut rest_at = None;
     loop {
-        tokio::task::yield_now().await;
-        for host in sim.hosts.values() {
-            host.look_at_ledger();
-        }
+        turn(&sim).await;
         let now_ms = sim.clock.now_ms();
         if sim.is_broken() {
             return sim;
@@ -103,7 +97,7 @@ async fn run(odds: Odds, mut dice: StdRng, mutant: Option<Mutant>) -> Arc<Sim> {
             sim.heal();
         }
         if sim.is_healed() {
-            if rest::is_at_rest(&sim) {
+            if rest::is_at_rest(&sim, at(heal_at)) {
                 // A little longer: what comes late comes now.
                 if now_ms >= *rest_at.get_or_insert(now_ms + 2_000) {
                     break;
@@ -121,15 +115,31 @@ async fn run(odds: Odds, mut dice: StdRng, mutant: Option<Mutant>) -> Arc<Sim> {
             return sim;
         }
     }
-    rest::check(&sim).await;
+    let looking = sim.clone();
+    let last_look = tokio::spawn(async move { rest::check(&looking).await });
+    while !last_look.is_finished() && sim.clock.advance() {
+        turn(&sim).await;
+    }
+    if !last_look.is_finished() || last_look.await.is_err() {
+        sim.broken("the last look didn't come to its end".into());
+    }
     sim
+}
+
+/// All who can go on do.
+async fn turn(sim: &Sim) {
+    tokio::task::yield_now().await;
+    for host in sim.hosts.values() {
+        host.look_at_ledger();
+    }
 }
 
 fn begin(sim: &Arc<Sim>, tenants: Vec<TenantId>) {
     for host in sim.hosts.values() {
         host.begin(sim);
         spawn(sim, host.clone().disk(sim.clone()));
-        spawn(sim, sweep::watch(sim.clone(), host.clone()));
+        spawn(sim, watch::watch(sim.clone(), host.clone()));
+        spawn(sim, watch::inventories(sim.clone(), host.clone()));
     }
     for name in ["worker-1", "worker-2", "worker-3", "worker-4", "worker-5"] {
         spawn(sim, worker::slot(sim.clone(), name));
@@ -138,10 +148,13 @@ fn begin(sim: &Arc<Sim>, tenants: Vec<TenantId>) {
         spawn(sim, scheduler::dispatch(sim.clone(), name));
         spawn(sim, scheduler::settle(sim.clone(), name));
         spawn(sim, sweep::sweep(sim.clone(), name));
+        spawn(sim, check::check(sim.clone(), name));
     }
     spawn(sim, users::ask(sim.clone(), tenants));
     spawn(sim, users::partitions(sim.clone()));
     spawn(sim, users::losses(sim.clone()));
+    spawn(sim, past::put_back(sim.clone()));
+    spawn(sim, past::lose(sim.clone()));
 }
 
 /// A part of the simulation; that it panics is a fault too.

@@ -25,7 +25,7 @@ use rhyzome_scheduler::{SchedulerConfig, order};
 use rhyzome_store::StoreError;
 use rhyzome_store::dispatch::{DispatchLimits, DispatchOutcome, OrderRow};
 use rhyzome_store::hosts::ClusterView;
-use rhyzome_store::settle::{OpenJob, Settled, Settlement};
+use rhyzome_store::settle::{Effect, OpenJob, Settled, Settlement};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -46,6 +46,9 @@ pub(crate) fn config() -> SchedulerConfig {
         exclusion: Span::seconds(2),
         quiet: Span::seconds(3),
         capacity_recheck: Span::seconds(5),
+        check_interval: Span::seconds(2),
+        repair_after: Span::seconds(3),
+        quarantine_grace: Span::seconds(9),
         ..SchedulerConfig::default()
     }
 }
@@ -298,6 +301,7 @@ async fn settle_batch(
         lock(&sim.told).remove(&(*job, report.fence));
     }
     after(sim, name, &settled);
+    nothing_is_left(sim, &settled).await;
     sim.point(name, Point::SettleCommit, Side::After, hand).await?;
     sim.point(name, Point::EventAck, Side::Before, hand).await?;
     ack(sim, deliveries);
@@ -326,6 +330,31 @@ pub(crate) fn after(sim: &Sim, name: &str, settled: &Settled) {
         sim.freed.store(true, Ordering::Relaxed);
     }
     sim.audit();
+}
+
+/// A create that came to nothing leaves nothing, by its agent's word. Later it would be found, and mended.
+async fn nothing_is_left(sim: &Sim, settled: &Settled) {
+    for end in &settled.ended {
+        let (Effect::NotMade { .. }, Some(host)) = (&end.effect, &end.host) else {
+            continue;
+        };
+        // On one that was put back there may be what the agent did away with.
+        let Some(host) = sim.hosts.get(host).filter(|h| !h.is_crowded()) else {
+            continue;
+        };
+        let of = end.resource;
+        for held in host.held().await {
+            if held.id == of || held.claims.contains(&of) {
+                sim.broken(format!(
+                    "6: {} {} is on {} for {of}, whose create {} came to nothing",
+                    held.kind.as_str(),
+                    held.id,
+                    host.name,
+                    short(end.job)
+                ));
+            }
+        }
+    }
 }
 
 fn changed_by_mutant(sim: &Sim, job: &OpenJob, settlement: Settlement) -> Settlement {

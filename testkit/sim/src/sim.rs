@@ -181,8 +181,14 @@ impl Sim {
         side: Side,
         hand: Hand<'_>,
     ) -> Result<(), Died> {
+        let at = format!("{} {}", side.as_str(), point.as_str());
+        self.stumble(who, &at, hand).await
+    }
+
+    /// Somewhere else on its path.
+    pub(crate) async fn stumble(self: &Arc<Self>, who: &str, at: &str, hand: Hand<'_>) -> Result<(), Died> {
         if self.wrong(|o| o.crash) {
-            self.say(format_args!("{who} dies {} {}", side.as_str(), point.as_str()));
+            self.say(format_args!("{who} dies {at}"));
             hand.silent(self);
             return Err(Died);
         }
@@ -192,11 +198,7 @@ impl Sim {
             } else {
                 self.between(500, 12_000)
             };
-            self.say(format_args!(
-                "{who} stands still for {ms} ms {} {}",
-                side.as_str(),
-                point.as_str()
-            ));
+            self.say(format_args!("{who} stands still for {ms} ms {at}"));
             hand.silent(self);
             self.clock.sleep(ms).await;
             self.say(format_args!("{who} goes on"));

@@ -1,7 +1,6 @@
-//! A scheduler's sweep, and its watches of hosts: lost orders by the product's look-out, orders that were given up, deadlines, floors.
+//! A scheduler's sweep: lost orders by the product's look-out, orders that were given up, deadlines.
 
 use crate::bus::Presence;
-use crate::host::Host;
 use crate::lock;
 use crate::mutant::Mutant;
 use crate::rig::short;
@@ -185,54 +184,5 @@ fn look_for(sim: &Sim, row: &OrderRow, lookout: &mut Lookout) -> Found {
                 Found::Perhaps
             }
         },
-    }
-}
-
-/// The watch of one host: tells epoch and floor, and notes whether it is heard.
-pub(crate) async fn watch(sim: Arc<Sim>, host: Arc<Host>) {
-    let mut silent_since: Option<i64> = None;
-    loop {
-        sim.doze(300, 2_000).await;
-        let (epoch, floor) = {
-            sim.quiet().await;
-            let books = lock(&sim.books);
-            let epoch = books.hosts.get(&host.name).map_or(0, |h| h.epoch);
-            (epoch, books.floor(&host.name))
-        };
-        // The word is on its way.
-        sim.doze(0, 50).await;
-        let heard = !sim.wrong(|o| o.call_lost) && host.told(&sim, epoch, floor).await;
-        if heard {
-            silent_since = None;
-            let drawn = lock(&sim.books).fence;
-            if let Some(known) = host
-                .max_fence()
-                .filter(|known| *known > drawn && *known < 1_000_000)
-            {
-                sim.broken(format!(
-                    "3: {} knows fence {known}, {drawn} were drawn",
-                    host.name
-                ));
-            }
-        }
-        let now_ms = sim.clock.now_ms();
-        let since = *silent_since.get_or_insert(now_ms);
-        let up = heard || now_ms - since < 2_500;
-        if heard {
-            silent_since = None;
-        }
-        let mut books = lock(&sim.books);
-        if let Some(row) = books.hosts.get_mut(&host.name)
-            && row.up != up
-        {
-            row.up = up;
-            drop(books);
-            sim.say(format_args!(
-                "{} is {}",
-                host.name,
-                if up { "up" } else { "down" }
-            ));
-            sim.freed.store(true, Ordering::Relaxed);
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! What users ask for, and what breaks around them: hosts that can't be reached, storage that goes.
 
-use crate::books::{Ask, Origin, Refused};
+use crate::books::{Ask, NOBODYS, Origin, Refused};
 use crate::lock;
 use crate::rig::short;
 use crate::sim::Sim;
@@ -157,7 +157,14 @@ async fn delete(sim: &Arc<Sim>, tenant: &TenantId) {
         Kind::Network,
         Kind::Image,
     ][sim.between(0, 5) as usize];
-    let Some(id) = pick(sim, &resources(sim, tenant, kind)) else {
+    // An operator may remove what is in quarantine before its time.
+    let quarantined = resources(sim, &TenantId::from(NOBODYS), kind);
+    let of = if quarantined.is_empty() || sim.chance(0.7) {
+        resources(sim, tenant, kind)
+    } else {
+        quarantined
+    };
+    let Some(id) = pick(sim, &of) else {
         return;
     };
     sim.quiet().await;

@@ -31,7 +31,7 @@ fn first_broken(seeds: Range<u64>, mutant: Option<Mutant>) -> Option<Schedule> {
 
 #[test]
 fn nothing_breaks() {
-    if let Some(broken) = first_broken(0..250, None) {
+    if let Some(broken) = first_broken(0..150, None) {
         panic!(
             "seed {}: {:#?}\n{}",
             broken.seed,
@@ -92,4 +92,14 @@ fn an_event_acked_before_its_commit_is_noticed() {
 #[test]
 fn a_sweep_that_sleeps_is_noticed() {
     is_noticed(Mutant::SweepSleeps, 500, &["1"]);
+}
+
+#[test]
+fn what_is_mended_by_nobody_is_noticed() {
+    is_noticed(Mutant::NothingMended, 200, &["7"]);
+}
+
+#[test]
+fn a_host_put_back_unnoticed_is_noticed() {
+    is_noticed(Mutant::PutBackUnnoticed, 500, &["5", "6", "7"]);
 }

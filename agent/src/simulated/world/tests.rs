@@ -250,3 +250,27 @@ fn what_is_off_is_not_rebooted() {
     );
     assert!(world.check(&reboot, SIZE).is_ok());
 }
+
+#[test]
+fn a_guest_without_its_disk_is_not_started() {
+    let mut world = World::default();
+    let job = JobId::new();
+    let power = |power| {
+        Action::SetPower(SetPower {
+            instance: id(10),
+            power,
+        })
+    };
+    let refused = world.check(&power(Power::On), SIZE).unwrap_err();
+    assert_eq!(refused.code, "NOT_DEFINED");
+    world.apply(job, &instance(id(10), 1, 128));
+    let refused = world.check(&power(Power::On), SIZE).unwrap_err();
+    assert_eq!(
+        (refused.class, refused.code.as_str()),
+        (ErrorClass::Permanent, "DISK_MISSING")
+    );
+    assert!(refused.is_of_a_loss());
+    assert!(world.check(&power(Power::Off), SIZE).is_ok());
+    world.apply(job, &disk(id(10), 1));
+    assert!(world.check(&power(Power::On), SIZE).is_ok());
+}

@@ -1,6 +1,6 @@
 //! Accepting: new resources with their jobs, and what changes those that are there.
 
-use super::{Books, Job, Resource};
+use super::{Books, Job, Pinned, Resource};
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState, Mode};
@@ -91,6 +91,7 @@ impl Books {
             facts: None,
             host: None,
             fence: 0,
+            stand_in: None,
         };
         self.insert_job(&resource, Action::Create, JobState::Queued, &names, origin);
         self.resources.insert(resource.id, resource);
@@ -135,6 +136,22 @@ impl Books {
         names: &[&'static str],
         origin: Origin,
     ) {
+        let spec = resource.spec.clone();
+        self.insert(resource, action, state, spec, names, None, origin);
+    }
+
+    /// With the spec that it makes so, and where it goes if not where its resource is.
+    #[allow(clippy::too_many_arguments, reason = "what a job is, and nothing else")]
+    pub(super) fn insert(
+        &mut self,
+        resource: &Resource,
+        action: Action,
+        state: JobState,
+        spec: Value,
+        names: &[&'static str],
+        pinned: Option<&Pinned>,
+        origin: Origin,
+    ) {
         self.changed = true;
         self.seq += 1;
         let job = Job {
@@ -145,16 +162,20 @@ impl Books {
             action,
             resource: resource.id,
             generation: resource.generation,
-            spec: resource.spec.clone(),
+            spec,
             state,
-            steps: names.iter().map(|s| StepRow::pending(s)).collect(),
+            steps: match pinned {
+                Some(pinned) => pinned.steps.iter().map(|s| StepRow::pending(s.name())).collect(),
+                None => names.iter().map(|s| StepRow::pending(s)).collect(),
+            },
             host: None,
+            pinned_host: pinned.map(|p| p.host.clone()),
             first_fence: None,
             fence: None,
             epoch: 0,
             mode: Mode::Forward,
             verdict: None,
-            frozen: None,
+            frozen: pinned.map(Pinned::frozen),
             error: None,
             attempt: 0,
             failures: 0,
@@ -167,6 +188,7 @@ impl Books {
             waiting: None,
             created_at: origin.now,
             ended_at: None,
+            given_up: false,
         };
         self.line
             .entry(resource.id)
@@ -272,7 +294,9 @@ impl Books {
         resource.generation += 1;
         let resource = resource.clone();
         let state = if busy { JobState::Blocked } else { JobState::Queued };
-        self.insert_job(&resource, Action::Delete, state, &names, origin);
+        // What stands in for something on a host goes with that.
+        let (spec, pinned) = (resource.spec.clone(), resource.stand_in.as_ref());
+        self.insert(&resource, Action::Delete, state, spec, &names, pinned, origin);
         Ok(())
     }
 
@@ -282,6 +306,9 @@ impl Books {
         let resource = self.resources.get(&old.resource).ok_or(Refused("gone"))?;
         if !matches!(old.state, JobState::Failed | JobState::Cancelled) {
             return Err(Refused("it didn't fail"));
+        }
+        if old.action == Action::Repair || resource.stand_in.is_some() {
+            return Err(Refused("it is made anew by itself"));
         }
         if resource.deleting {
             return Err(Refused("it is being deleted"));

@@ -121,7 +121,8 @@ impl Books {
                 faults.push(format!("8: {} of {} has two holders", lease.ip, lease.network));
             }
         }
-        for resource in self.resources.values().filter(|r| r.kind == Kind::Instance) {
+        let is_guest = |r: &&super::Resource| r.kind == Kind::Instance && r.stand_in.is_none();
+        for resource in self.resources.values().filter(is_guest) {
             if self.leases.get(&resource.id).is_none_or(Vec::is_empty) {
                 faults.push(format!("8: {} has no address", resource.id));
             }

@@ -110,8 +110,12 @@ impl Books {
             .get(&job.resource)
             .is_some_and(|line| line.range(..job.seq).next().is_some());
         Some(DueJob {
-            pinned_host: None,
-            wanted: Wanted::Kept,
+            pinned_host: job.pinned_host.clone(),
+            wanted: if resource.deleting {
+                Wanted::Gone
+            } else {
+                Wanted::Kept
+            },
             id,
             tenant: job.tenant.clone(),
             kind: job.kind,
@@ -346,12 +350,13 @@ impl Books {
         job.holds_slot |= order.mode == Mode::Forward;
         job.waiting = None;
         let (seq, attempt, resource) = (job.seq, job.attempt, job.resource);
+        let pinned = job.pinned_host.is_some();
         if let Some((_, active)) = self.line.get_mut(&resource).and_then(|l| l.get_mut(&seq)) {
             *active = true;
         }
         if let Some(resource) = self.resources.get_mut(&resource) {
             resource.fence = fence;
-            if resource.kind != Kind::Network {
+            if resource.kind != Kind::Network && !pinned {
                 resource.host = Some(order.host.clone());
             }
         }

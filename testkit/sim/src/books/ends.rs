@@ -1,6 +1,6 @@
 //! What the end of a job changes: the job, its resource, what it held, and who waited for it.
 
-use super::Books;
+use super::{Books, Rest};
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, ResourceId, TenantId};
 use rhyzome_model::job::Action;
@@ -14,13 +14,25 @@ pub(super) struct Back {
     pub(super) slots: Vec<TenantId>,
     pub(super) orders: Vec<HostName>,
     pub(super) leaving: Vec<ResourceId>,
+    /// Fence and epoch of answers.
+    pub(super) answered: Vec<(HostName, i64, i64)>,
     kept: BTreeMap<ResourceId, Kept>,
+}
+
+/// Whether it is known what has become of the resource on its host.
+fn is_agents_word(end: &End) -> bool {
+    match end.effect {
+        Effect::Applied { .. } => end.order_out,
+        Effect::Removed | Effect::NotMade { .. } => true,
+        Effect::LeftBehind { .. } | Effect::NotChanged { .. } => false,
+    }
 }
 
 impl Books {
     pub(super) fn apply_ends(&mut self, ends: &[End], mut back: Back, now: DateTime<Utc>) {
         self.changed = true;
         for end in ends {
+            self.remember_abandoned(end, now);
             self.end_job(end, now);
             self.apply(end);
         }
@@ -39,6 +51,8 @@ impl Books {
                 && let Some(host) = &end.host
             {
                 back.orders.push(host.clone());
+                back.answered
+                    .extend(end.answered.map(|(fence, epoch)| (host.clone(), fence, epoch)));
             }
             match &end.effect {
                 Effect::Applied { reserve, .. } | Effect::NotChanged { reserve, .. } => {
@@ -49,11 +63,37 @@ impl Books {
             }
         }
         self.give_back(back);
+        let told: Vec<ResourceId> = ends
+            .iter()
+            .filter(|e| is_agents_word(e))
+            .map(|e| e.resource)
+            .collect();
+        self.abandoned.retain(|_, rest| !told.contains(&rest.resource));
         for resource in removed {
             self.usage.remove(&resource);
             self.resources.remove(&resource);
             self.refs.retain(|(from, _)| *from != resource);
             self.leases.remove(&resource);
+        }
+    }
+
+    /// What an abandoned job may have left on its host.
+    fn remember_abandoned(&mut self, end: &End, now: DateTime<Utc>) {
+        let Effect::LeftBehind { .. } = end.effect else {
+            return;
+        };
+        if let Some(job) = self.jobs.get_mut(&end.job)
+            && let (Some(host), Some(first_fence), Some(fence)) = (&job.host, job.first_fence, job.fence)
+        {
+            job.given_up = true;
+            let rest = Rest {
+                resource: job.resource,
+                host: host.clone(),
+                first_fence,
+                fence,
+                at: now,
+            };
+            self.abandoned.insert(end.job, rest);
         }
     }
 
@@ -106,7 +146,7 @@ impl Books {
         }
     }
 
-    fn give_back(&mut self, back: Back) {
+    pub(super) fn give_back(&mut self, back: Back) {
         let mut left = Vec::new();
         for id in &back.leaving {
             if let Some(host) = self.resources.get_mut(id).and_then(|r| r.host.take()) {
@@ -120,6 +160,11 @@ impl Books {
         for host in back.orders {
             if let Some(host) = self.hosts.get_mut(&host) {
                 host.orders_out -= 1;
+            }
+        }
+        for (host, fence, epoch) in back.answered {
+            if let Some(host) = self.hosts.get_mut(&host).filter(|h| h.epoch == epoch) {
+                host.answered_fence = host.answered_fence.max(fence);
             }
         }
         let gone: Vec<(ResourceId, HostName)> = self

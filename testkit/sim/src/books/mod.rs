@@ -9,20 +9,28 @@
 //! | `settle` | a batch of reports, and what is written of it (`store/src/settle/batch.rs`) |
 //! | `ends` | what the end of a job changes (`store/src/settle/{ends,books}.rs`) |
 //! | `sweep` | what went quiet, deadlines, wake-ups, floors (`store/src/{sweep,hosts}.rs`) |
+//! | `hosts` | greetings, inventories, what was left behind (`store/src/{watches,hosts}.rs`, `settle/abandon.rs`) |
+//! | `check` | who checks, and what a check reads and notes (`store/src/check/{runs,known}.rs`, `amiss.rs`) |
+//! | `mend` | what reconcile asks for (`store/src/change/mend.rs`) |
 //! | `audit` | what must hold after each transaction |
 
 mod accept;
 mod audit;
+mod check;
 mod dispatch;
 mod ends;
+mod hosts;
+mod mend;
 mod rows;
 mod settle;
 mod sweep;
 
 pub use accept::{Ask, Origin, Refused};
 pub use dispatch::Batch;
-pub use rows::{HostRec, Job, Resource};
+pub use mend::NOBODYS;
+pub use rows::{AmissRow, CheckRun, HostRec, Job, Pinned, Resource, Rest};
 
+use crate::mutant::Mutant;
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{JobState, Mode};
@@ -55,6 +63,14 @@ pub struct Books {
     pub usage: BTreeMap<ResourceId, Demand>,
     /// The last fence that was drawn.
     pub fence: i64,
+    /// What is amiss on hosts, by host and resource.
+    pub amiss: BTreeMap<(HostName, ResourceId), AmissRow>,
+    /// Jobs that were abandoned, as long as something of them may be on their hosts.
+    pub abandoned: BTreeMap<JobId, Rest>,
+    /// The check.
+    pub check: CheckRun,
+    /// A rule that doesn't hold.
+    pub mutant: Option<Mutant>,
     /// Slots of a tenant.
     pub cap: i32,
     /// Rows that a dispatch holds.
@@ -76,8 +92,12 @@ impl Books {
             offered,
             used: Demand::default(),
             orders_out: 0,
-            epoch: 1,
+            epoch: 0,
             up: false,
+            ledger_id: None,
+            answered_fence: 0,
+            put_back_at: None,
+            inventory: None,
         };
         Self {
             cap,

@@ -1,10 +1,13 @@
 //! The rows, as far as the path reads them.
 
 use chrono::{DateTime, Utc};
+use rhyzome_model::check::HostInventory;
 use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState, Mode, Verdict};
 use rhyzome_model::kinds::{Demand, Kind};
 use rhyzome_model::problem::JobError;
+use rhyzome_model::step::Step;
+use rhyzome_store::amiss::Standing;
 use rhyzome_store::dispatch::Exclusion;
 use rhyzome_store::rows::{StepRow, Waiting};
 use serde_json::Value;
@@ -35,6 +38,8 @@ pub struct Job {
     pub steps: Vec<StepRow>,
     /// Which host has it.
     pub host: Option<HostName>,
+    /// Where it goes whatever host its resource is on.
+    pub pinned_host: Option<HostName>,
     /// Of its first order there.
     pub first_fence: Option<i64>,
     /// Of its newest order.
@@ -71,6 +76,8 @@ pub struct Job {
     pub created_at: DateTime<Utc>,
     /// When it ended.
     pub ended_at: Option<DateTime<Utc>>,
+    /// Its undo was given up: its host may go on with it for a while.
+    pub given_up: bool,
 }
 
 /// A resource.
@@ -100,6 +107,17 @@ pub struct Resource {
     pub host: Option<HostName>,
     /// Of its newest order.
     pub fence: i64,
+    /// It is none, but stands in for this.
+    pub stand_in: Option<Pinned>,
+}
+
+/// A host, and what is done there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pinned {
+    /// Which.
+    pub host: HostName,
+    /// What.
+    pub steps: Vec<Step>,
 }
 
 /// A host.
@@ -115,4 +133,55 @@ pub struct HostRec {
     pub epoch: i64,
     /// Whether its watch is up.
     pub up: bool,
+    /// Of its ledger.
+    pub ledger_id: Option<String>,
+    /// The highest fence of its epoch that its agent has answered with an end.
+    pub answered_fence: i64,
+    /// When it was seen to be older than it was.
+    pub put_back_at: Option<DateTime<Utc>>,
+    /// What it holds, and a moment before its agent looked.
+    pub inventory: Option<HostInventory>,
+}
+
+/// Something that the checks find amiss.
+#[derive(Clone, Copy, Debug)]
+pub struct AmissRow {
+    /// In a word.
+    pub wrong: &'static str,
+    /// Since when, and what was tried.
+    pub standing: Standing,
+}
+
+/// Who checks, and what came of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CheckRun {
+    /// Somebody is at it until then.
+    pub taken_until: Option<DateTime<Utc>>,
+    /// When the last one was done.
+    pub checked_at: Option<DateTime<Utc>>,
+    /// By what was found last, every host was as it is to be since then.
+    pub well_since: Option<DateTime<Utc>>,
+}
+
+/// What a job that was abandoned may have left on its host.
+#[derive(Clone, Debug)]
+pub struct Rest {
+    /// Of what.
+    pub resource: ResourceId,
+    /// Where.
+    pub host: HostName,
+    /// Of its first order there.
+    pub first_fence: i64,
+    /// Of its last.
+    pub fence: i64,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+impl Pinned {
+    /// The steps as JSON texts.
+    pub fn frozen(&self) -> Vec<String> {
+        let text = |step| serde_json::to_string(step).unwrap_or_default();
+        self.steps.iter().map(text).collect()
+    }
 }

@@ -17,7 +17,7 @@ impl Books {
         let job = self.jobs.get(&id).filter(|j| j.ended_at.is_none())?;
         let resource = self.resources.get(&job.resource)?;
         Some(OpenJob {
-            pinned: false,
+            pinned: job.pinned_host.is_some(),
             id,
             tenant: job.tenant.clone(),
             kind: job.kind,
@@ -35,7 +35,7 @@ impl Books {
             failures: job.failures,
             excluded: job.excluded.clone(),
             holds_slot: job.holds_slot,
-            epoch: None,
+            epoch: Some(job.epoch),
             order_out: job.dispatched_at.is_some(),
             steps: job.steps.clone(),
             waiting: job.waiting.clone(),
@@ -48,6 +48,7 @@ impl Books {
     pub fn settle_commit(&mut self, settlements: Vec<Settlement>, now: DateTime<Utc>) -> Settled {
         let mut settled = Settled::default();
         let mut back = Back::default();
+        let mut released = Vec::new();
         for settlement in settlements {
             match settlement {
                 Settlement::End(end) => settled.ended.push(end),
@@ -83,12 +84,14 @@ impl Books {
                     excluded,
                     due,
                 } => {
+                    self.released_by(id, &mut back);
                     self.order_over(id, &mut back);
                     self.turn(id, JobState::Queued);
                     let Some(job) = self.jobs.get_mut(&id) else {
                         continue;
                     };
                     back.leaving.push(job.resource);
+                    released.push(job.resource);
                     job.host = None;
                     job.first_fence = None;
                     job.frozen = None;
@@ -126,9 +129,20 @@ impl Books {
                 }
             }
         }
+        self.abandoned
+            .retain(|_, rest| !released.contains(&rest.resource));
         let ended = settled.ended.clone();
         self.apply_ends(&ended, back, now);
         settled
+    }
+
+    /// Its agent has answered that nothing is left.
+    fn released_by(&self, id: JobId, back: &mut Back) {
+        if let Some(job) = self.jobs.get(&id)
+            && let (Some(host), Some(fence)) = (&job.host, job.fence)
+        {
+            back.answered.push((host.clone(), fence, job.epoch));
+        }
     }
 
     /// Slot and place on the host go back.

@@ -165,12 +165,14 @@ impl Books {
             .collect()
     }
 
-    /// The host's floor: the lowest first fence among the open jobs that have it; above all drawn, if there is none. Not while a
-    /// dispatch draws: it has the host's row.
+    /// The host's floor: the lowest first fence among the open jobs that have it, and the abandoned ones that may have left something
+    /// there; above all drawn, if there is none. Not while a dispatch draws: it has the host's row.
     pub fn floor(&self, host: &HostName) -> i64 {
+        let left = self.abandoned.values().filter(|rest| rest.host == *host);
         self.open_jobs()
             .filter(|j| j.host.as_ref() == Some(host))
             .filter_map(|j| j.first_fence)
+            .chain(left.map(|rest| rest.first_fence))
             .min()
             .unwrap_or(self.fence + 1)
     }
