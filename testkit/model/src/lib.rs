@@ -47,6 +47,7 @@ pub mod ledger;
 pub mod livelock;
 pub mod postgres;
 pub mod properties;
+pub mod reconcile;
 pub mod rules;
 pub mod scenarios;
 pub mod scheduler;
