@@ -12,8 +12,7 @@ pub use rows::{JobRow, Left, Mark, ResourceRow, Status};
 
 use crate::bus::{Mode, Order};
 use crate::config::{
-    Action, Asked, Config, Epoch, Fence, HOSTS, HostIx, JOBS, JobIx, Network, RESOURCES, ResourceIx,
-    Serial,
+    Action, Asked, Config, Epoch, Fence, HOSTS, HostIx, JOBS, JobIx, Network, RESOURCES, ResourceIx, Serial,
 };
 use crate::rules::Rule;
 use crate::state::Seen;
@@ -179,7 +178,9 @@ impl Postgres {
     /// The hosts to which a job may go now. Exclusions lapse when nothing else is left.
     pub fn hosts_for(&self, config: &Config, job: JobIx) -> Vec<HostIx> {
         let row = self.job(job);
-        if row.status != Status::Queued || !self.first_on_its_resource(config, job) || self.is_moot(config, job)
+        if row.status != Status::Queued
+            || !self.first_on_its_resource(config, job)
+            || self.is_moot(config, job)
         {
             return Vec::new();
         }
@@ -189,7 +190,9 @@ impl Postgres {
             Action::Update => self.resource(resource).applied,
             Action::Repair if !config.rules.has(Rule::RepairAtHome) => None,
             Action::Repair => self.resource(resource).applied,
-            Action::Clear if !config.rules.has(Rule::Pinned) => self.resource(resource).applied.or(row.pinned),
+            Action::Clear if !config.rules.has(Rule::Pinned) => {
+                self.resource(resource).applied.or(row.pinned)
+            }
             Action::Clear => row.pinned,
             Action::Delete => {
                 let row = self.resource(resource);

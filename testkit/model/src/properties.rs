@@ -81,7 +81,8 @@ pub(crate) fn all() -> Vec<Property<Config>> {
     vec![
         Property::always(ENDS, |config, state| {
             !is_at_rest(config, state)
-                || jobs(config, state).all(|(job, _, status)| settled(status) || waits_for_good(config, state, job))
+                || jobs(config, state)
+                    .all(|(job, _, status)| settled(status) || waits_for_good(config, state, job))
         }),
         Property::always(NO_PHANTOM, |_, state: &State| !state.seen.has(Misdeed::Phantom)),
         Property::always(SETTLED_ONCE, |_, state: &State| {
@@ -112,7 +113,9 @@ pub(crate) fn all() -> Vec<Property<Config>> {
         Property::always(STRAYS_ONLY, |_, state: &State| {
             !state.seen.has(Misdeed::RemovedAtHome)
         }),
-        Property::always(FOR_CAUSE, |_, state: &State| !state.seen.has(Misdeed::MendedInVain)),
+        Property::always(FOR_CAUSE, |_, state: &State| {
+            !state.seen.has(Misdeed::MendedInVain)
+        }),
         Property::always(NETWORK_THERE, |config, state: &State| {
             config.network == Network::None
                 || state
@@ -224,7 +227,12 @@ fn waits_for_good(config: &Config, state: &State, job: JobIx) -> bool {
     let deleting = jobs(config, state).any(|(other, action, status)| {
         config.resource(other) == resource && action == Action::Delete && !settled(status)
     });
-    row.in_vain && !deleting && state.agents.iter().any(|agent| agent.held[usize::from(resource)].stuck)
+    row.in_vain
+        && !deleting
+        && state
+            .agents
+            .iter()
+            .any(|agent| agent.held[usize::from(resource)].stuck)
 }
 
 /// Effects that run for a resource on all hosts, and those that outlived what began them.
@@ -258,7 +266,9 @@ fn nothing_is_left(config: &Config, state: &State) -> bool {
         // What came with an older copy of a host goes later, and what removes it may run.
         let nothing = |agent: &Agent| {
             let held = agent.held[resource];
-            let clears = held.run.is_some_and(|run| config.action(run.job) == Action::Clear);
+            let clears = held
+                .run
+                .is_some_and(|run| config.action(run.job) == Action::Clear);
             held.revived || clears || agent.has_nothing_of(resource as u8)
         };
         !gone || given_up || coming || state.agents.iter().all(nothing)
@@ -272,7 +282,9 @@ fn everything_is_reserved(config: &Config, state: &State) -> bool {
             .iter()
             .zip(&state.postgres.resources)
             .all(|(held, row)| {
-                let runs = held.run.is_some_and(|run| config.action(run.job) != Action::Clear);
+                let runs = held
+                    .run
+                    .is_some_and(|run| config.action(run.job) != Action::Clear);
                 let made = (held.instance || held.claim) && !held.revived;
                 let there = made || runs || held.stray.is_some();
                 !there || row.reservation == Some(host as HostIx)

@@ -38,7 +38,10 @@ impl Config {
     /// What reconcile can do now.
     pub(crate) fn reconcile_steps(&self, state: &State, steps: &mut Vec<Step>) {
         for (host, resource) in self.places() {
-            if self.mends(resource, Wrong::Incomplete.mended_by()).next().is_none()
+            if self
+                .mends(resource, Wrong::Incomplete.mended_by())
+                .next()
+                .is_none()
                 && self.mends(resource, Wrong::Stray.mended_by()).next().is_none()
             {
                 continue;

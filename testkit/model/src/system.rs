@@ -219,7 +219,9 @@ impl Config {
     fn advance(&self, state: &mut State, host: HostIx, resource: ResourceIx) {
         let agent = &mut state.agents[usize::from(host)];
         let before = agent.held[usize::from(resource)];
-        agent.advance(self, resource, state.faults.agent_crash > 0, &mut state.seen);
+        // Between an effect and its record it may die, or be asked to take the effect back.
+        let apart = state.faults.agent_crash + state.faults.stuck > 0;
+        agent.advance(self, resource, apart, &mut state.seen);
         let after = agent.held[usize::from(resource)];
         let Some(action) = before.run.map(|run| self.action(run.job)) else {
             return;
@@ -370,7 +372,6 @@ impl Model for Config {
     fn next_state(&self, last: &State, step: Step) -> Option<State> {
         let mut state = last.clone();
         self.take(&mut state, step);
-        state.postgres.forget_moved(self);
         Some(state.canonical())
     }
 

@@ -88,5 +88,4 @@ impl Postgres {
         row.forgotten = true;
         row.reservation = row.applied;
     }
-
 }

@@ -126,16 +126,11 @@ impl Postgres {
         });
     }
 
-    /// What was found of what moved since means nothing.
-    pub fn forget_moved(&mut self, config: &Config) {
-        if !config.rules.has(Rule::NothingSince) {
-            return;
-        }
-        for resource in 0..config.resources() {
-            if !self.is_still(config, resource) {
-                for host in &mut self.amiss {
-                    host[usize::from(resource)] = None;
-                }
+    /// What was found before a job ended means nothing any more.
+    pub(super) fn forget_found(&mut self, config: &Config, resource: ResourceIx) {
+        if config.rules.has(Rule::NothingSince) {
+            for host in &mut self.amiss {
+                host[usize::from(resource)] = None;
             }
         }
     }

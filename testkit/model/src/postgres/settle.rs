@@ -123,6 +123,7 @@ impl Postgres {
             ..JobRow::default()
         };
         let resource = config.resource(job);
+        self.forget_found(config, resource);
         match (config.action(job), status) {
             (Action::Create, Status::Succeeded) | (Action::Update | Action::Repair | Action::Clear, _) => {}
             (Action::Create | Action::Delete, _) => self.resource_mut(resource).reservation = None,

@@ -53,6 +53,7 @@ pub const PUT_BACK_UPDATED: Scenario = Scenario {
         hosts: 1,
         faults: Faults {
             put_back: 1,
+            redeliver: 1,
             ..NO_FAULTS
         },
         ..BASE
@@ -121,8 +122,7 @@ pub const STUCK: Scenario = Scenario {
         prune: true,
         faults: Faults {
             stuck: 1,
-            broken: 1,
-            redeliver: 1,
+            cancel: 1,
             ..NO_FAULTS
         },
         ..BASE
