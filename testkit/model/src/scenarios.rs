@@ -5,7 +5,7 @@
 mod reconcile;
 mod wide;
 
-pub use reconcile::{BLIND, PUT_BACK, PUT_BACK_UPDATED, RETRIED, STRAY, STUCK};
+pub use reconcile::{BLIND, PUT_BACK, PUT_BACK_UPDATED, RETRIED, STRAY, STUCK, WIDE as WIDE_RECONCILE};
 pub use wide::WIDE;
 
 use crate::config::{Action, Asked, Choice, Config, Faults, Grain, JobSpec, Network};

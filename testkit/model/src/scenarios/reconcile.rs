@@ -129,3 +129,84 @@ pub const STUCK: Scenario = Scenario {
     },
     reaches: &[p::SUCCEEDS, p::UPDATES, p::DELETES, p::UNDO_ABANDONED],
 };
+
+/// Wider ones, for the binary.
+pub const WIDE: &[Scenario] = &[
+    Scenario {
+        config: Config {
+            name: "wide: put back, updated",
+            jobs: &[create(0), update(0), delete(0), repair(0)],
+            faults: Faults {
+                put_back: 1,
+                redeliver: 1,
+                ..NO_FAULTS
+            },
+            ..PUT_BACK_UPDATED.config
+        },
+        reaches: &[p::UPDATES, p::DELETES, p::REPAIRED, p::PUT_BACK_NOTICED],
+    },
+    Scenario {
+        config: Config {
+            name: "wide: put back, deleted",
+            faults: Faults {
+                put_back: 1,
+                redeliver: 1,
+                ..NO_FAULTS
+            },
+            ..STRAY.config
+        },
+        ..STRAY
+    },
+    Scenario {
+        config: Config {
+            name: "wide: put back, create again",
+            prune: true,
+            faults: Faults {
+                put_back: 1,
+                cancel: 2,
+                ..NO_FAULTS
+            },
+            ..RETRIED.config
+        },
+        ..RETRIED
+    },
+    Scenario {
+        config: Config {
+            name: "wide: put back twice",
+            jobs: &[create(0), update(0), repair(0), repair(0)],
+            faults: Faults {
+                put_back: 2,
+                ..NO_FAULTS
+            },
+            ..PUT_BACK_UPDATED.config
+        },
+        ..PUT_BACK_UPDATED
+    },
+    Scenario {
+        config: Config {
+            name: "wide: lost, or not seen",
+            faults: Faults {
+                vanish: 1,
+                blind: 1,
+                cancel: 1,
+                redeliver: 1,
+                ..NO_FAULTS
+            },
+            ..BLIND.config
+        },
+        ..BLIND
+    },
+    Scenario {
+        config: Config {
+            name: "wide: undo that doesn't work",
+            faults: Faults {
+                stuck: 1,
+                broken: 1,
+                redeliver: 1,
+                ..NO_FAULTS
+            },
+            ..STUCK.config
+        },
+        ..STUCK
+    },
+];
