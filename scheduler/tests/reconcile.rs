@@ -5,6 +5,7 @@
 
 mod support;
 
+use chrono::Utc;
 use rhyzome_model::check::{Amiss, HeldObject, HostInventory, Owner, Part, Stray, Wrong};
 use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState};
@@ -42,6 +43,7 @@ fn incomplete(host: &HostName, id: ResourceId, disk_lost: bool) -> Amiss {
         resource: id,
         kind: Kind::Instance,
         wrong: Wrong::Incomplete { disk_lost },
+        asked_at: Utc::now(),
     }
 }
 
@@ -57,6 +59,7 @@ fn stray(host: &HostName, id: ResourceId, owner: Owner, network: ResourceId) -> 
             claims: vec![(ObjectKind::Network, network)],
             runs: true,
         }),
+        asked_at: Utc::now(),
     }
 }
 
@@ -403,7 +406,10 @@ async fn what_nobody_owns_is_turned_off_kept_and_then_removed() {
     assert!(matches!(retried.unwrap(), Err(Refusal::NotRetryable { .. })));
 
     // Once more, when it no longer runs: all is so already.
-    let mut at_rest = found.clone();
+    let mut at_rest = Amiss {
+        asked_at: Utc::now(),
+        ..found.clone()
+    };
     if let Wrong::Stray(stray) = &mut at_rest.wrong {
         stray.runs = false;
     }
@@ -564,4 +570,29 @@ async fn of_what_lives_on_a_host_nothing_but_claims_is_cleared_there() {
         .accept_clearing(&claims, claims.removal(), &make::origin())
         .await;
     assert!(row(cleared.unwrap()).is_some());
+}
+
+/// What is found is nothing to go by once its resource moved: it may live there by now, with just those claims.
+#[tokio::test]
+async fn what_was_found_before_a_job_ended_is_not_mended() {
+    let (mut walk, id, host) = made().await;
+    let lacks = incomplete(&host, id, false);
+    let mut claims = stray(&host, id, Owner::Resource, ResourceId::new());
+    if let Wrong::Stray(stray) = &mut claims.wrong {
+        stray.objects.clear();
+    }
+    let (stop, order) = changed(&mut walk, id, Action::Stop, 1).await;
+    ends(&mut walk, stop, &order, OutcomeKind::Succeeded).await;
+    let clearing = async |walk: &Walk, found: &Amiss| {
+        noted(walk, &[&host], std::slice::from_ref(found)).await;
+        let cleared = walk
+            .store
+            .accept_clearing(found, found.removal(), &make::origin());
+        row(cleared.await.unwrap())
+    };
+    assert!(repair(&walk, &lacks).await.is_none());
+    assert!(clearing(&walk, &claims).await.is_none());
+    // Found again since, it is.
+    claims.asked_at = Utc::now();
+    assert!(clearing(&walk, &claims).await.is_some());
 }

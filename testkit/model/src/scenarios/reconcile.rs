@@ -135,15 +135,17 @@ pub const WIDE: &[Scenario] = &[
     Scenario {
         config: Config {
             name: "wide: put back, updated",
-            jobs: &[create(0), update(0), delete(0), repair(0)],
+            network: Network::Shared,
+            prune: true,
             faults: Faults {
                 put_back: 1,
                 redeliver: 1,
+                cancel: 1,
                 ..NO_FAULTS
             },
             ..PUT_BACK_UPDATED.config
         },
-        reaches: &[p::UPDATES, p::DELETES, p::REPAIRED, p::PUT_BACK_NOTICED],
+        ..PUT_BACK_UPDATED
     },
     Scenario {
         config: Config {
