@@ -126,10 +126,13 @@ pub(crate) fn all() -> Vec<Property<Config>> {
         Property::always(NETWORK_GONE, |config, state| {
             !is_at_rest(config, state)
                 || state.agents.iter().enumerate().all(|(host, agent)| {
-                    // One that lives there, and isn't there, has its claim.
-                    let mut held = agent.held.iter().zip(&state.postgres.resources);
-                    let lives = |claim: bool, row: &ResourceRow| claim && row.applied == Some(host as HostIx);
-                    !agent.network || held.any(|(held, row)| held.instance || lives(held.claim, row))
+                    // What lives there, and isn't there, has its claim, and so has what is still to be removed.
+                    let claims = |ix: usize, row: &ResourceRow| {
+                        row.applied == Some(host as HostIx) || taken_back(config, state, ix)
+                    };
+                    let mut held = agent.held.iter().zip(&state.postgres.resources).enumerate();
+                    !agent.network
+                        || held.any(|(ix, (held, row))| held.instance || held.claim && claims(ix, row))
                 })
         }),
         Property::always(CAPACITY, |config: &Config, state: &State| {
@@ -292,15 +295,16 @@ fn everything_is_reserved(config: &Config, state: &State) -> bool {
     })
 }
 
+/// Whether what would have mended a resource was taken back: it is asked for again, but not so often here.
+fn taken_back(config: &Config, state: &State, resource: usize) -> bool {
+    jobs(config, state).any(|(job, action, status)| {
+        matches!(action, Action::Repair | Action::Clear)
+            && usize::from(config.resource(job)) == resource
+            && matches!(status, Status::Failed | Status::Cancelled)
+    })
+}
+
 fn agrees(config: &Config, state: &State) -> bool {
-    // What was taken back, of what would have mended it, is asked for again; not so often here.
-    let taken_back = |resource: usize| {
-        jobs(config, state).any(|(job, action, status)| {
-            matches!(action, Action::Repair | Action::Clear)
-                && usize::from(config.resource(job)) == resource
-                && matches!(status, Status::Failed | Status::Cancelled)
-        })
-    };
     let stuck = |resource: usize| {
         jobs(config, state).any(|(job, _, _)| {
             usize::from(config.resource(job)) == resource && waits_for_good(config, state, job)
@@ -312,7 +316,7 @@ fn agrees(config: &Config, state: &State) -> bool {
             .iter()
             .zip(&state.postgres.resources)
             .enumerate()
-            .filter(|(ix, (_, row))| row.left.is_none() && !taken_back(*ix) && !stuck(*ix))
+            .filter(|(ix, (_, row))| row.left.is_none() && !taken_back(config, state, *ix) && !stuck(*ix))
             .all(|(_, (held, row))| {
                 let applied = row.applied == Some(host as HostIx);
                 held.instance == applied
