@@ -587,8 +587,9 @@ async fn what_was_found_before_a_job_ended_is_not_mended() {
         noted(walk, &[&host], std::slice::from_ref(found)).await;
         let cleared = walk
             .store
-            .accept_clearing(found, found.removal(), &make::origin());
-        row(cleared.await.unwrap())
+            .accept_clearing(found, found.removal(), &make::origin())
+            .await;
+        row(cleared.unwrap())
     };
     assert!(repair(&walk, &lacks).await.is_none());
     assert!(clearing(&walk, &claims).await.is_none());
