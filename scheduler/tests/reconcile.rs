@@ -77,9 +77,14 @@ async fn noted(walk: &Walk, hosts: &[&HostName], found: &[Amiss]) -> Noted {
     walk.store.amiss_note(&looked, found).await.unwrap()
 }
 
+/// It is found by a look, and its repair is asked for.
 async fn repair(walk: &Walk, amiss: &Amiss) -> Option<JobRow> {
-    noted(walk, &[&amiss.host], std::slice::from_ref(amiss)).await;
-    let mended = walk.store.accept_repair(amiss, &make::origin()).await.unwrap();
+    let found = Amiss {
+        asked_at: Utc::now(),
+        ..amiss.clone()
+    };
+    noted(walk, &[&found.host], std::slice::from_ref(&found)).await;
+    let mended = walk.store.accept_repair(&found, &make::origin()).await.unwrap();
     mended.map(|m| m.job.unwrap())
 }
 
@@ -319,7 +324,10 @@ async fn all_that_lives_on_a_host_that_was_put_back_is_made_so_again() {
     let found = in_doubt(&walk, &host).await;
     assert_eq!(
         found,
-        [incomplete(&host, id, false)],
+        [Amiss {
+            asked_at: found[0].asked_at,
+            ..incomplete(&host, id, false)
+        }],
         "one change is not all of it"
     );
     let again = repair(&walk, &found[0]).await.unwrap();
@@ -591,7 +599,9 @@ async fn what_was_found_before_a_job_ended_is_not_mended() {
             .await;
         row(cleared.unwrap())
     };
-    assert!(repair(&walk, &lacks).await.is_none());
+    noted(&walk, &[&host], std::slice::from_ref(&lacks)).await;
+    let repair = walk.store.accept_repair(&lacks, &make::origin()).await;
+    assert!(repair.unwrap().is_none());
     assert!(clearing(&walk, &claims).await.is_none());
     // Found again since, it is.
     claims.asked_at = Utc::now();
