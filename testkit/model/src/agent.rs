@@ -148,7 +148,6 @@ impl Agent {
     fn go_on(&mut self, config: &Config, order: Order, running: Option<Run>, seen: &mut Seen) -> Answer {
         self.entry(order.job).phase = Phase::Forward;
         match running {
-            None => self.start_forward(config, order.job, seen),
             Some(Run {
                 job,
                 stage: Stage::Failed(failure),
@@ -158,7 +157,8 @@ impl Agent {
                 Answer::StepFailed(failure)
             }
             // What failed has ended.
-            Some(Run {
+            None
+            | Some(Run {
                 stage: Stage::Failed(_),
                 ..
             }) => self.start_forward(config, order.job, seen),

@@ -117,6 +117,7 @@ pub enum Effect {
 }
 
 /// What an agent has of a resource.
+#[allow(clippy::struct_excessive_bools, reason = "what is there, each by itself")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Held {
     /// The highest fence. Durable, pruned below the floor.

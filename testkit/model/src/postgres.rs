@@ -187,9 +187,8 @@ impl Postgres {
         let resource = config.resource(job);
         let held = row.order.map(|order| order.host).or(match config.action(job) {
             Action::Create => None,
-            Action::Update => self.resource(resource).applied,
             Action::Repair if !config.rules.has(Rule::RepairAtHome) => None,
-            Action::Repair => self.resource(resource).applied,
+            Action::Update | Action::Repair => self.resource(resource).applied,
             Action::Clear if !config.rules.has(Rule::Pinned) => {
                 self.resource(resource).applied.or(row.pinned)
             }

@@ -4,6 +4,7 @@
 //! before the host was asked until they were read. (So a look and its judgement are one step; only without
 //! [`Rule::Still`] is there time between them.)
 
+use crate::agent::Kept;
 use crate::config::{Config, HostIx, ResourceIx};
 use crate::postgres::{Look, Wrong};
 use crate::rules::Rule;
@@ -143,7 +144,7 @@ impl Config {
             let agent = &state.agents[usize::from(host)];
             let copy = state.copies[usize::from(host)];
             if faults.put_back > 0 {
-                if copy.is_none() && agent.copy() != Default::default() {
+                if copy.is_none() && agent.copy() != Kept::default() {
                     steps.push(Step::Copy(host));
                 }
                 if agent.copy() != copy.unwrap_or_default() {
