@@ -140,7 +140,6 @@ pub const WIDE: &[Scenario] = &[
             faults: Faults {
                 put_back: 1,
                 redeliver: 1,
-                cancel: 1,
                 ..NO_FAULTS
             },
             ..PUT_BACK_UPDATED.config
