@@ -300,6 +300,7 @@ fn what_differs_is_to_be_mended_while_it_stands_still() {
             resource: id(*about),
             kind,
             wrong,
+            asked_at: found[0].asked_at,
         };
         assert_eq!(found, [wanted], "{what}");
         case.known.moved.insert(id(*about), Moved::Open);

@@ -79,6 +79,7 @@ mod tests {
             resource: ResourceId::new(),
             kind: Kind::Instance,
             wrong,
+            asked_at: DateTime::UNIX_EPOCH,
         }
     }
 

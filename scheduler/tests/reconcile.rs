@@ -5,6 +5,7 @@
 
 mod support;
 
+use chrono::Utc;
 use rhyzome_model::check::{Amiss, HeldObject, HostInventory, Older, Owner, Part, Stray, Wrong};
 use rhyzome_model::ids::{Epoch, Fence, HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState};
@@ -42,6 +43,7 @@ fn incomplete(host: &HostName, id: ResourceId, disk_lost: bool) -> Amiss {
         resource: id,
         kind: Kind::Instance,
         wrong: Wrong::Incomplete { disk_lost },
+        asked_at: Utc::now(),
     }
 }
 
@@ -57,6 +59,7 @@ fn stray(host: &HostName, id: ResourceId, owner: Owner, network: ResourceId) -> 
             claims: vec![(ObjectKind::Network, network)],
             runs: true,
         }),
+        asked_at: Utc::now(),
     }
 }
 
@@ -75,9 +78,14 @@ async fn noted(walk: &Walk, hosts: &[&HostName], found: &[Amiss]) -> Noted {
     walk.store.amiss_note(&looked, found).await.unwrap()
 }
 
+/// It is found by a look, and its repair is asked for.
 async fn repair(walk: &Walk, amiss: &Amiss) -> Option<JobRow> {
-    noted(walk, &[&amiss.host], std::slice::from_ref(amiss)).await;
-    let mended = walk.store.accept_repair(amiss, &make::origin()).await.unwrap();
+    let found = Amiss {
+        asked_at: Utc::now(),
+        ..amiss.clone()
+    };
+    noted(walk, &[&found.host], std::slice::from_ref(&found)).await;
+    let mended = walk.store.accept_repair(&found, &make::origin()).await.unwrap();
     mended.map(|m| m.job.unwrap())
 }
 
@@ -317,7 +325,10 @@ async fn all_that_lives_on_a_host_that_was_put_back_is_made_so_again() {
     let found = in_doubt(&walk, &host).await;
     assert_eq!(
         found,
-        [incomplete(&host, id, false)],
+        [Amiss {
+            asked_at: found[0].asked_at,
+            ..incomplete(&host, id, false)
+        }],
         "one change is not all of it"
     );
     let again = repair(&walk, &found[0]).await.unwrap();
@@ -456,7 +467,10 @@ async fn what_nobody_owns_is_turned_off_kept_and_then_removed() {
     assert!(matches!(retried.unwrap(), Err(Refusal::NotRetryable { .. })));
 
     // Once more, when it no longer runs: all is so already.
-    let mut at_rest = found.clone();
+    let mut at_rest = Amiss {
+        asked_at: Utc::now(),
+        ..found.clone()
+    };
     if let Wrong::Stray(stray) = &mut at_rest.wrong {
         stray.runs = false;
     }
@@ -617,4 +631,32 @@ async fn of_what_lives_on_a_host_nothing_but_claims_is_cleared_there() {
         .accept_clearing(&claims, claims.removal(), &make::origin())
         .await;
     assert!(row(cleared.unwrap()).is_some());
+}
+
+/// What is found is nothing to go by once its resource moved: it may live there by now, with just those claims.
+#[tokio::test]
+async fn what_was_found_before_a_job_ended_is_not_mended() {
+    let (mut walk, id, host) = made().await;
+    let lacks = incomplete(&host, id, false);
+    let mut claims = stray(&host, id, Owner::Resource, ResourceId::new());
+    if let Wrong::Stray(stray) = &mut claims.wrong {
+        stray.objects.clear();
+    }
+    let (stop, order) = changed(&mut walk, id, Action::Stop, 1).await;
+    ends(&mut walk, stop, &order, OutcomeKind::Succeeded).await;
+    let clearing = async |walk: &Walk, found: &Amiss| {
+        noted(walk, &[&host], std::slice::from_ref(found)).await;
+        let cleared = walk
+            .store
+            .accept_clearing(found, found.removal(), &make::origin())
+            .await;
+        row(cleared.unwrap())
+    };
+    noted(&walk, &[&host], std::slice::from_ref(&lacks)).await;
+    let repair = walk.store.accept_repair(&lacks, &make::origin()).await;
+    assert!(repair.unwrap().is_none());
+    assert!(clearing(&walk, &claims).await.is_none());
+    // Found again since, it is.
+    claims.asked_at = Utc::now();
+    assert!(clearing(&walk, &claims).await.is_some());
 }

@@ -8,6 +8,7 @@ use super::{HostInventory, Known, RowOf};
 use crate::ids::{HostName, ResourceId};
 use crate::kinds::{Kind, Power};
 use crate::step::{Action, DropShared, ObjectKind, RemoveDisk, RemoveInstance, SetPower, Step};
+use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 
 /// A resource that a host holds otherwise than Postgres says.
@@ -21,6 +22,8 @@ pub struct Amiss {
     pub kind: Kind,
     /// What is wrong.
     pub wrong: Wrong,
+    /// A moment before its agent began to look.
+    pub asked_at: DateTime<Utc>,
 }
 
 /// What is wrong with a resource on a host.
@@ -112,7 +115,7 @@ pub fn amiss(inventories: &[HostInventory], known: &Known) -> Vec<Amiss> {
     let mut all = All::new();
     for inventory in inventories {
         for finding in OneHost::new(inventory, known).compare() {
-            gather(&inventory.host, &finding, &mut all);
+            gather(inventory, &finding, &mut all);
         }
         // Nothing shows what it is older in.
         for (id, resource) in &known.resources {
@@ -122,15 +125,15 @@ pub fn amiss(inventories: &[HostInventory], known: &Known) -> Vec<Amiss> {
                 && resource.row == RowOf::InDoubt
                 && known.is_still(*id, inventory.asked_at)
             {
-                incomplete(&inventory.host, *id, resource.kind, false, &mut all);
+                incomplete(inventory, *id, resource.kind, false, &mut all);
             }
         }
     }
     all.into_values().collect()
 }
 
-fn incomplete(host: &HostName, id: ResourceId, kind: Kind, disk_lost: bool, all: &mut All) {
-    let key = (host.clone(), id);
+fn incomplete(inventory: &HostInventory, id: ResourceId, kind: Kind, disk_lost: bool, all: &mut All) {
+    let key = (inventory.host.clone(), id);
     if let Some(Amiss {
         wrong: Wrong::Incomplete { disk_lost: lost },
         ..
@@ -140,15 +143,16 @@ fn incomplete(host: &HostName, id: ResourceId, kind: Kind, disk_lost: bool, all:
         return;
     }
     let amiss = Amiss {
-        host: host.clone(),
+        host: inventory.host.clone(),
         resource: id,
         kind,
         wrong: Wrong::Incomplete { disk_lost },
+        asked_at: inventory.asked_at,
     };
     all.insert(key, amiss);
 }
 
-fn gather(host: &HostName, finding: &Finding<'_>, all: &mut All) {
+fn gather(inventory: &HostInventory, finding: &Finding<'_>, all: &mut All) {
     match finding {
         // It has the file open that is no longer there: what is in it is lost only when it ends.
         Finding::Missing {
@@ -162,12 +166,12 @@ fn gather(host: &HostName, finding: &Finding<'_>, all: &mut All) {
             resource,
             disk_lost,
             ..
-        } => incomplete(host, *id, resource.kind, *disk_lost, all),
-        Finding::Runs { id, resource } => incomplete(host, *id, resource.kind, false, all),
+        } => incomplete(inventory, *id, resource.kind, *disk_lost, all),
+        Finding::Runs { id, resource } => incomplete(inventory, *id, resource.kind, false, all),
         Finding::OfAnotherKind { .. } => {}
         Finding::Owned { object, absent } => {
             let stray = stray(
-                host,
+                inventory,
                 object.id,
                 absent.resource().map(|r| r.kind),
                 Kind::Instance,
@@ -180,7 +184,7 @@ fn gather(host: &HostName, finding: &Finding<'_>, all: &mut All) {
         }
         Finding::Unclaimed { object, resource } => {
             let kind = shared(object.0);
-            if let Some(stray) = stray(host, object.1, resource.map(|r| r.kind), kind, all) {
+            if let Some(stray) = stray(inventory, object.1, resource.map(|r| r.kind), kind, all) {
                 stray.claims.push(*object);
             }
         }
@@ -194,7 +198,7 @@ fn gather(host: &HostName, finding: &Finding<'_>, all: &mut All) {
             } else {
                 Kind::Instance
             };
-            if let Some(stray) = stray(host, *holder, resource.map(|r| r.kind), kind, all) {
+            if let Some(stray) = stray(inventory, *holder, resource.map(|r| r.kind), kind, all) {
                 stray.claims.push(*object);
             }
         }
@@ -211,14 +215,14 @@ fn shared(kind: ObjectKind) -> Kind {
 
 /// The stray of an id, begun where there is none yet. None of what is incomplete here.
 fn stray<'a>(
-    host: &HostName,
+    inventory: &HostInventory,
     id: ResourceId,
     known: Option<Kind>,
     otherwise: Kind,
     all: &'a mut All,
 ) -> Option<&'a mut Stray> {
-    let amiss = all.entry((host.clone(), id)).or_insert_with(|| Amiss {
-        host: host.clone(),
+    let amiss = all.entry((inventory.host.clone(), id)).or_insert_with(|| Amiss {
+        host: inventory.host.clone(),
         resource: id,
         kind: known.unwrap_or(otherwise),
         wrong: Wrong::Stray(Stray {
@@ -231,6 +235,7 @@ fn stray<'a>(
             claims: Vec::new(),
             runs: false,
         }),
+        asked_at: inventory.asked_at,
     });
     match &mut amiss.wrong {
         Wrong::Stray(stray) => Some(stray),

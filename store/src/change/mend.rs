@@ -1,7 +1,7 @@
 //! What reconcile asks for: what a host lacks of what is applied is made again, what it holds and shall not is turned off, and later
 //! removed. Each is an ordinary job, in line on its resource; what nobody owns gets a row of its own for that, which stands in for it.
 //!
-//! All is judged again under the resource's lock: what moved since the host was looked at is left alone.
+//! All is judged again under the resource's lock: what moved since the host was looked at is left alone, though it stands still again.
 
 use super::rows::{NewJob, Pinned, insert_job, lock_resource, read_resource, stand_in};
 use crate::accept::Origin;
@@ -207,7 +207,8 @@ impl Store {
     }
 }
 
-/// The resource, locked, if nothing is done with it, and its host is one on which something may be mended.
+/// The resource, locked, if nothing is done with it, nor was since its host was looked at, and the host is one on which something may be
+/// mended.
 async fn at_rest(
     tx: &mut Transaction<'_, Postgres>,
     amiss: &Amiss,
@@ -225,9 +226,11 @@ async fn at_rest(
     };
     let may = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM hosts h JOIN amiss a ON a.host = h.name WHERE h.name = $1 AND a.resource_id = $2 AND NOT h.cordoned)
-                  AND NOT EXISTS (SELECT FROM set_backs) AND NOT EXISTS (SELECT FROM abandoned WHERE resource_id = $2) AS "may!""#,
+                  AND NOT EXISTS (SELECT FROM set_backs) AND NOT EXISTS (SELECT FROM abandoned WHERE resource_id = $2)
+                  AND NOT EXISTS (SELECT FROM jobs WHERE resource_id = $2 AND ended_at >= $3) AS "may!""#,
         amiss.host.as_str(),
-        amiss.resource.0
+        amiss.resource.0,
+        amiss.asked_at
     )
     .fetch_one(&mut **tx)
     .await?;

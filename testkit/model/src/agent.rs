@@ -10,10 +10,13 @@
 //!    └──▶ Undoing         └─ every step done ─▶ Finished(Succeeded) · Finished(verdict)
 //! ```
 
+mod effects;
 mod life;
 
+pub use life::Kept;
+
 use crate::bus::{Mode, Order, Outcome};
-use crate::config::{Action, Config, Epoch, Fence, JOBS, JobIx, RESOURCES, ResourceIx};
+use crate::config::{Action, Config, Epoch, Fence, JOBS, JobIx, RESOURCES, ResourceIx, Serial};
 use crate::ledger::{Direction, Effect, Entry, Failure, Held, Phase, Record, Run, Scope, Stage, effect};
 use crate::rules::Rule;
 use crate::state::{Misdeed, Seen};
@@ -36,6 +39,10 @@ pub struct Agent {
     pub decided: [Option<Outcome>; JOBS],
     /// Its holders, where they are only counted ([`Rule::ClaimsAreASet`] left out).
     pub count: u8,
+    /// The ledger is new, and Postgres doesn't know it yet.
+    pub lost: bool,
+    /// How many ends the ledger has recorded; kept where hosts are put back.
+    pub serial: Serial,
 }
 
 /// What an agent answers to a call.
@@ -45,8 +52,8 @@ pub enum Answer {
     Waits,
     /// A newer fence is known.
     Stale,
-    /// How the job ended.
-    Ended(Outcome),
+    /// How the job ended, and the serial number of that record.
+    Ended(Outcome, Serial),
     /// The job is being undone.
     TurnToUndo(Outcome),
     /// The phase stays.
@@ -63,6 +70,8 @@ impl Default for Agent {
             network: false,
             decided: [None; JOBS],
             count: 0,
+            lost: false,
+            serial: 0,
         }
     }
 }
@@ -100,6 +109,7 @@ impl Agent {
         held.accepted = held.accepted.max(order.fence);
         let running = held.run;
         let entry = self.entry(order.job);
+        entry.version = order.version;
         let newer = order.fence > entry.fence;
         entry.fence = entry.fence.max(order.fence);
         match (entry.phase, call) {
@@ -112,9 +122,17 @@ impl Agent {
                     None => self.start_forward(config, order.job, seen),
                 }
             }
-            (Phase::Finished(outcome), Call::Forward | Call::Undo(_)) => Answer::Ended(outcome),
+            (Phase::Finished(outcome), Call::Forward | Call::Undo(_)) => Answer::Ended(outcome, entry.serial),
             (Phase::Undoing(verdict), Call::Forward) => Answer::TurnToUndo(verdict),
             (Phase::Undoing(_), Call::Undo(_)) => match running {
+                Some(Run {
+                    job,
+                    stage: Stage::Failed(failure),
+                    ..
+                }) if job == order.job => {
+                    self.of(resource).run = None;
+                    Answer::StepFailed(failure)
+                }
                 Some(_) => Answer::Waits,
                 None => self.start_undo(config, order, seen),
             },
@@ -130,7 +148,6 @@ impl Agent {
     fn go_on(&mut self, config: &Config, order: Order, running: Option<Run>, seen: &mut Seen) -> Answer {
         self.entry(order.job).phase = Phase::Forward;
         match running {
-            None => self.start_forward(config, order.job, seen),
             Some(Run {
                 job,
                 stage: Stage::Failed(failure),
@@ -139,6 +156,12 @@ impl Agent {
                 self.of(config.resource(job)).run = None;
                 Answer::StepFailed(failure)
             }
+            // What failed has ended.
+            None
+            | Some(Run {
+                stage: Stage::Failed(_),
+                ..
+            }) => self.start_forward(config, order.job, seen),
             Some(_) => Answer::Waits,
         }
     }
@@ -146,13 +169,12 @@ impl Agent {
     /// Stops what runs for a resource; without [`Rule::UndoWaits`] it may still land.
     fn stop(&mut self, config: &Config, resource: ResourceIx) {
         let waits = config.rules.has(Rule::UndoWaits);
-        let held = self.of(resource);
-        if let (Some(run), false) = (held.run, waits)
+        let run = self.of(resource).run.take();
+        if let (Some(run), false) = (run, waits)
             && run.stage == Stage::Begun
         {
-            held.stray = Some(effect(config, run.job, run.direction, run.step));
+            self.of(resource).stray = Some(self.effect(config, run));
         }
-        held.run = None;
     }
 
     fn start_forward(&mut self, config: &Config, job: JobIx, seen: &mut Seen) -> Answer {
@@ -175,12 +197,14 @@ impl Agent {
     /// Whether a step is recorded, and what it made is observed: the object, as the claim can't be seen from outside.
     fn stands(&self, config: &Config, job: JobIx, step: u8) -> bool {
         let held = self.held[usize::from(config.resource(job))];
-        let observed = match effect(config, job, Direction::Forward, step) {
+        let version = self.ledger[usize::from(job)].version;
+        let observed = match effect(config, job, Direction::Forward, step, version) {
             Effect::TakeClaim => self.network,
             Effect::DropClaim => true,
             Effect::MakeInstance => held.instance,
             Effect::RemoveInstance => !held.instance,
             Effect::Redefine(version) => held.version == version,
+            Effect::Restore(version) => held.instance && held.version == version,
         };
         observed && self.ledger[usize::from(job)].steps[usize::from(step)] == Record::Done
     }
@@ -204,7 +228,7 @@ impl Agent {
         let steps = self.entry(job).steps;
         let undoable = match config.action(job) {
             Action::Create | Action::Update => true,
-            Action::Delete => false,
+            Action::Delete | Action::Repair | Action::Clear => false,
         };
         let todo = (0..below)
             .rev()
@@ -232,115 +256,19 @@ impl Agent {
         if before.is_some_and(|before| before != outcome && before != Outcome::Released) {
             seen.note(Misdeed::DecidedTwice);
         }
-        self.entry(job).phase = Phase::Finished(outcome);
+        self.serial += u8::from(config.faults.put_back > 0);
+        let serial = self.serial;
+        let entry = self.entry(job);
+        entry.phase = Phase::Finished(outcome);
+        entry.serial = serial;
         self.of(config.resource(job)).run = None;
-        Answer::Ended(outcome)
+        Answer::Ended(outcome, serial)
     }
 
-    /// Whether the running effect of a resource can make progress.
-    pub fn can_advance(&self, resource: ResourceIx) -> bool {
-        self.held[usize::from(resource)]
-            .run
-            .is_some_and(|run| match run.stage {
-                Stage::Begun | Stage::Emptied | Stage::Effected => true,
-                Stage::Failed(_) => false,
-            })
-    }
-
-    /// Makes the effect, records its result, begins the next step or finishes; in two goes where `apart`.
-    pub fn advance(&mut self, config: &Config, resource: ResourceIx, apart: bool, seen: &mut Seen) {
-        let Some(mut run) = self.of(resource).run else {
-            return;
-        };
-        match run.stage {
-            Stage::Begun => {
-                let effect = effect(config, run.job, run.direction, run.step);
-                run.stage = self.make(config, resource, effect);
-                self.of(resource).run = Some(run);
-                if apart || run.stage == Stage::Emptied {
-                    return;
-                }
-            }
-            Stage::Emptied => self.network = false,
-            Stage::Effected => {}
-            Stage::Failed(_) => return,
-        }
-        let record = &mut self.entry(run.job).steps[usize::from(run.step)];
-        match run.direction {
-            Direction::Forward => {
-                *record = Record::Done;
-                self.forward_from(config, run.job, run.step + 1, seen);
-            }
-            Direction::Undo(scope) => {
-                if config.rules.has(Rule::ResultsDeleted) {
-                    *record = Record::Nothing;
-                }
-                self.undo_below(config, run.job, scope, run.step, seen);
-            }
-        }
-    }
-
-    /// Makes a change; how far it got.
-    fn make(&mut self, config: &Config, resource: ResourceIx, effect: Effect) -> Stage {
-        let counted = !config.rules.has(Rule::ClaimsAreASet);
-        match effect {
-            Effect::TakeClaim => {
-                self.of(resource).claim = true;
-                self.network = true;
-                if counted {
-                    self.count += 1;
-                }
-            }
-            Effect::DropClaim => {
-                self.of(resource).claim = false;
-                let claimed = if counted {
-                    self.count = self.count.saturating_sub(1);
-                    self.count > 0
-                } else {
-                    self.held.iter().any(|other| other.claim) && config.rules.has(Rule::ClaimsHold)
-                };
-                if !claimed && !config.rules.has(Rule::ObjectLocked) {
-                    return Stage::Emptied;
-                }
-                self.network = claimed;
-            }
-            Effect::MakeInstance => {
-                let held = self.of(resource);
-                held.instance = true;
-                held.version = 1;
-            }
-            Effect::RemoveInstance => {
-                let held = self.of(resource);
-                held.instance = false;
-                held.version = 0;
-            }
-            Effect::Redefine(version) => {
-                let held = self.of(resource);
-                if held.instance {
-                    held.version = version;
-                }
-            }
-        }
-        Stage::Effected
-    }
-
-    /// Whether the step that runs for a resource can fail on this host.
-    pub fn can_fail(&self, config: &Config, resource: ResourceIx) -> bool {
-        self.held[usize::from(resource)].run.is_some_and(|run| {
-            run.stage == Stage::Begun
-                && run.direction == Direction::Forward
-                && matches!(
-                    effect(config, run.job, run.direction, run.step),
-                    Effect::MakeInstance | Effect::Redefine(_)
-                )
-        })
-    }
-
-    /// The running step fails.
-    pub fn fail(&mut self, resource: ResourceIx, failure: Failure) {
-        if let Some(run) = &mut self.of(resource).run {
-            run.stage = Stage::Failed(failure);
-        }
+    /// What a run does to the host.
+    pub(crate) fn effect(&self, config: &Config, run: Run) -> Effect {
+        let version = self.ledger[usize::from(run.job)].version;
+        effect(config, run.job, run.direction, run.step, version)
     }
 
     /// Whether nothing of a resource is here, and nothing works on it.

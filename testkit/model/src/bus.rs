@@ -2,7 +2,7 @@
 //!
 //! Guarantees only what the real one does: what is stored and not acked is delivered at some time, unless it is lost.
 
-use crate::config::{Epoch, Fence, HostIx, JobIx};
+use crate::config::{Epoch, Fence, HostIx, JobIx, Serial};
 
 /// The direction in which an order drives its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,6 +26,8 @@ pub struct Order {
     pub epoch: Epoch,
     /// The direction.
     pub mode: Mode,
+    /// As which a repair makes the instance; of others nothing.
+    pub version: u8,
 }
 
 /// An order in the work queue.
@@ -53,12 +55,14 @@ pub enum Outcome {
 /// What a worker reports of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Report {
-    /// The agent's word.
-    Ended(Outcome),
+    /// The agent's word, and the serial number of its ledger's record of it.
+    Ended(Outcome, Serial),
     /// The agent couldn't be reached, or was busy: to be dispatched again later.
     Suspended,
     /// The agent knows a newer fence, or has pruned this one.
     Stale,
+    /// Taking it back failed: to be tried again later.
+    UndoFailed,
     /// The host had no room. Only a protocol without [`crate::Rule::ReleasedFirst`] acts on it.
     NoRoom,
 }

@@ -15,8 +15,11 @@ pub type Fence = u8;
 /// How often a host has begun anew: its ledger was lost.
 pub type Epoch = u8;
 
+/// Counts the ends that a ledger has recorded, where hosts are put back.
+pub type Serial = u8;
+
 /// Most jobs in a configuration.
-pub const JOBS: usize = 3;
+pub const JOBS: usize = 4;
 /// Most claiming resources.
 pub const RESOURCES: usize = 2;
 /// Hosts, and agents.
@@ -37,6 +40,10 @@ pub enum Action {
     Update,
     /// Removes the instance, and drops the claim.
     Delete,
+    /// Makes the instance, and its claim, where it lives, as it was applied.
+    Repair,
+    /// Removes what a host holds of a resource that isn't to be there.
+    Clear,
 }
 
 /// When a job is accepted.
@@ -44,8 +51,10 @@ pub enum Action {
 pub enum Asked {
     /// Before anything else happens.
     AtFirst,
-    /// At any time, or never.
+    /// At any time, or never; a second create once the first came to nothing.
     AnyTime,
+    /// By reconcile, which finds a cause.
+    Reconcile,
 }
 
 /// A job of the configuration.
@@ -121,6 +130,14 @@ pub struct Faults {
     pub abandon: u8,
     /// An agent's ledger is lost; what is on the host stays.
     pub ledger_loss: u8,
+    /// A host goes back to an older copy of itself: its objects and its agent's ledger.
+    pub put_back: u8,
+    /// A host loses an instance, and its ledger doesn't tell.
+    pub vanish: u8,
+    /// An inventory shows nothing of what is there.
+    pub blind: u8,
+    /// Taking an update back fails, and will fail again.
+    pub stuck: u8,
 }
 
 /// A bounded system to explore.
@@ -160,6 +177,21 @@ impl Config {
     /// The resource of a job.
     pub fn resource(&self, job: JobIx) -> ResourceIx {
         self.jobs[usize::from(job)].resource
+    }
+
+    /// Resources in use.
+    pub fn resources(&self) -> u8 {
+        self.jobs.iter().map(|job| job.resource + 1).max().unwrap_or(0)
+    }
+
+    /// The jobs that reconcile may accept with a resource, to do this.
+    pub fn mends(&self, resource: ResourceIx, action: Action) -> impl Iterator<Item = JobIx> + use<> {
+        let jobs = self.jobs;
+        let fits = move |job: &JobIx| {
+            let spec = jobs[usize::from(*job)];
+            spec.asked == Asked::Reconcile && spec.resource == resource && spec.action == action
+        };
+        (0..jobs.len() as JobIx).filter(fits)
     }
 
     /// What a job does.

@@ -3,7 +3,7 @@
 //! Guarantees nothing by itself: [`crate::agent`] has the rules. Only [`Run`] is volatile.
 
 use crate::bus::Outcome;
-use crate::config::{Action, Config, Fence, JobIx, Network, STEPS};
+use crate::config::{Action, Config, Fence, JobIx, Network, STEPS, Serial};
 
 /// Where a job stands at this agent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -40,6 +40,10 @@ pub struct Entry {
     pub phase: Phase,
     /// Its steps.
     pub steps: [Record; STEPS],
+    /// Of the frozen input: as which a repair makes the instance.
+    pub version: u8,
+    /// The serial number of the record of its end.
+    pub serial: Serial,
 }
 
 /// Why a step failed.
@@ -108,9 +112,12 @@ pub enum Effect {
     RemoveInstance,
     /// Makes it as this version says.
     Redefine(u8),
+    /// Makes it as this version says, whether or not it is there.
+    Restore(u8),
 }
 
 /// What an agent has of a resource.
+#[allow(clippy::struct_excessive_bools, reason = "what is there, each by itself")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Held {
     /// The highest fence. Durable, pruned below the floor.
@@ -127,26 +134,32 @@ pub struct Held {
     pub version: u8,
     /// Whether it claims the network.
     pub claim: bool,
+    /// An update of it can't be taken back.
+    pub stuck: bool,
+    /// It came with an older copy of the host, for the checker alone.
+    pub revived: bool,
 }
 
-/// The effect of a step.
-pub fn effect(config: &Config, job: JobIx, direction: Direction, step: u8) -> Effect {
+/// The effect of a step, a repair's with the version that its order carries.
+pub fn effect(config: &Config, job: JobIx, direction: Direction, step: u8, version: u8) -> Effect {
     let network_step = match config.network {
         Network::None => None,
         Network::Shared => match config.action(job) {
-            Action::Create => Some(0),
-            Action::Delete => Some(1),
+            Action::Create | Action::Repair => Some(0),
+            Action::Delete | Action::Clear => Some(1),
             Action::Update => None,
         },
     };
     let network = network_step == Some(step);
     match (config.action(job), direction) {
-        (Action::Create, Direction::Forward) if network => Effect::TakeClaim,
+        (Action::Create | Action::Repair, Direction::Forward) if network => Effect::TakeClaim,
         (Action::Create, Direction::Forward) => Effect::MakeInstance,
-        (Action::Delete, Direction::Forward) | (Action::Create, Direction::Undo(_)) if network => {
+        (Action::Delete | Action::Clear, _) | (Action::Create, Direction::Undo(_)) if network => {
             Effect::DropClaim
         }
-        (Action::Delete, _) | (Action::Create, Direction::Undo(_)) => Effect::RemoveInstance,
+        (Action::Delete | Action::Clear, _) | (Action::Create, Direction::Undo(_)) => Effect::RemoveInstance,
+        // Never undone.
+        (Action::Repair, _) => Effect::Restore(version),
         (Action::Update, Direction::Forward) => Effect::Redefine(2),
         // What was applied.
         (Action::Update, Direction::Undo(_)) => Effect::Redefine(1),

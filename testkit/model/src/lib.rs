@@ -37,8 +37,14 @@
 //! one on which a later message is taken first; losses, repeats, crashes and refusals have budgets ([`config::Faults`]).
 //! A call of a dead worker that is still on the network is the call of a paused one.
 //!
-//! An update stands for a power action, too: one step on the host that has the resource, whose undo makes so what was applied. Not
-//! modelled: hosts declared dead, retries (new jobs), tenants and their turns.
+//! An update stands for a power action, too: one step on the host that has the resource, whose undo makes so what was applied.
+//!
+//! Reconcile ([`reconcile`]) finds what is amiss on hosts, which go back to older copies, lose what they had, or aren't seen whole; two
+//! jobs that only it asks for mend that. A *repair* makes what is applied where it lives; a *clear* removes a stray from the host that
+//! has it, whether it stands in quarantine, is a deleted resource's, or was left by a create that came to nothing. What passes before
+//! it, and that a guest is turned off meanwhile, is time, of which a model has none: of that rule stays that two looks find the same.
+//!
+//! Not modelled: hosts declared dead, a database that was set back, tenants and their turns, a second instance beside a stray.
 
 pub mod agent;
 pub mod bus;
@@ -47,6 +53,7 @@ pub mod ledger;
 pub mod livelock;
 pub mod postgres;
 pub mod properties;
+pub mod reconcile;
 pub mod rules;
 pub mod scenarios;
 pub mod scheduler;

@@ -89,6 +89,7 @@ fn main() -> ExitCode {
     let explored = scenarios::ALL
         .iter()
         .chain(scenarios::WIDE)
+        .chain(scenarios::WIDE_RECONCILE)
         .filter(chosen)
         .map(explore)
         .filter(|held| !held);

@@ -3,101 +3,19 @@
 //! Guarantees atomicity, and nothing about what is outside: it learns of hosts only by [`Postgres::settle`].
 
 mod operator;
+mod reconcile;
+mod rows;
+mod settle;
 
-use crate::bus::{Event, Mode, Order, Outcome, Report};
+pub use reconcile::{Amiss, Look, Wrong};
+pub use rows::{JobRow, Left, Mark, ResourceRow, Status};
+
+use crate::bus::{Mode, Order};
 use crate::config::{
-    Action, Config, Epoch, Fence, HOSTS, HostIx, JOBS, JobIx, Network, RESOURCES, ResourceIx,
+    Action, Asked, Config, Epoch, Fence, HOSTS, HostIx, JOBS, JobIx, Network, RESOURCES, ResourceIx, Serial,
 };
 use crate::rules::Rule;
-use crate::state::{Misdeed, Seen};
-
-/// A job's state. `blocked` is `Queued` behind another; `undoing` is `Running`, as no transaction tells them apart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Status {
-    /// Not accepted yet.
-    #[default]
-    Absent,
-    /// Waits for its turn, its host or its next attempt.
-    Queued,
-    /// An order is out.
-    Running,
-    /// Ended.
-    Succeeded,
-    /// Ended.
-    Failed,
-    /// Ended.
-    Cancelled,
-}
-
-impl Status {
-    /// Whether nothing follows.
-    pub fn is_final(self) -> bool {
-        match self {
-            Self::Succeeded | Self::Failed | Self::Cancelled => true,
-            Self::Absent | Self::Queued | Self::Running => false,
-        }
-    }
-}
-
-/// Why a job is to be undone although no step failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mark {
-    /// A user asked.
-    Cancel,
-    /// Its time is over.
-    Deadline,
-    /// Its order's workers died of it.
-    Poison,
-}
-
-impl Mark {
-    /// The end of a job that was undone for this.
-    fn end(self) -> Status {
-        match self {
-            Self::Cancel => Status::Cancelled,
-            Self::Deadline | Self::Poison => Status::Failed,
-        }
-    }
-}
-
-/// A row of `jobs`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct JobRow {
-    /// Its state.
-    pub status: Status,
-    /// Set by a cancel or a deadline.
-    pub mark: Option<Mark>,
-    /// The last order, until the agent reported it `released` or the job has ended.
-    pub order: Option<Order>,
-    /// The fence of its first order to that host.
-    pub first: Fence,
-    /// Hosts that refused it.
-    pub excluded: [bool; HOSTS],
-}
-
-/// A row of `resources`, with its reservation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct ResourceRow {
-    /// The host that holds capacity for it.
-    pub reservation: Option<HostIx>,
-    /// The host on which its last success stands.
-    pub applied: Option<HostIx>,
-    /// As which it was applied.
-    pub version: u8,
-    /// What an abandoned job may have left.
-    pub left: Option<Left>,
-    /// Whether such a thing was ever seen gone.
-    pub forgotten: bool,
-}
-
-/// A row of `abandoned`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Left {
-    /// Its last order.
-    pub order: Order,
-    /// The fence of its first order to that host.
-    pub first: Fence,
-}
+use crate::state::Seen;
 
 /// The database.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -110,15 +28,12 @@ pub struct Postgres {
     pub jobs: [JobRow; JOBS],
     /// Rows of the claiming resources.
     pub resources: [ResourceRow; RESOURCES],
-}
-
-/// What a dispatch came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dispatched {
-    /// An order to publish.
-    Order(Order),
-    /// A plan without steps: done in the transaction.
-    Done,
+    /// The highest serial number of a record that a host's agent has answered with; kept where hosts are put back.
+    pub answered: [Serial; HOSTS],
+    /// The serial number that a host's ledger had reached when its agent said hello.
+    pub greeted: [Serial; HOSTS],
+    /// What reconcile found, and has not mended yet.
+    pub amiss: [[Option<Amiss>; RESOURCES]; HOSTS],
 }
 
 impl Postgres {
@@ -126,7 +41,7 @@ impl Postgres {
     pub fn new(config: &Config) -> Self {
         let mut jobs = [JobRow::default(); JOBS];
         for (row, spec) in jobs.iter_mut().zip(config.jobs) {
-            if spec.asked == crate::config::Asked::AtFirst {
+            if spec.asked == Asked::AtFirst {
                 row.status = Status::Queued;
             }
         }
@@ -135,6 +50,9 @@ impl Postgres {
             epochs: [0; HOSTS],
             jobs,
             resources: [ResourceRow::default(); RESOURCES],
+            answered: [0; HOSTS],
+            greeted: [0; HOSTS],
+            amiss: Default::default(),
         }
     }
 
@@ -154,25 +72,44 @@ impl Postgres {
         &mut self.resources[usize::from(resource)]
     }
 
+    /// Users' jobs before this one, on its resource.
     fn earlier(config: &Config, job: JobIx) -> impl Iterator<Item = JobIx> {
         let resource = config.resource(job);
         let jobs = config.jobs;
-        (0..job).filter(move |other| jobs[usize::from(*other)].resource == resource)
+        (0..job).filter(move |other| {
+            let spec = jobs[usize::from(*other)];
+            spec.resource == resource && spec.asked != Asked::Reconcile
+        })
     }
 
-    /// Whether a job may be accepted now.
+    /// Jobs on a resource that are accepted and haven't ended.
+    fn open(&self, config: &Config, resource: ResourceIx) -> impl Iterator<Item = JobIx> {
+        (0..config.jobs.len() as JobIx)
+            .filter(move |job| config.resource(*job) == resource && self.job(*job).is_open())
+    }
+
+    /// Whether a user may ask for a job now: in their order, and for a second create once the first came to nothing.
     pub fn acceptable(&self, config: &Config, job: JobIx) -> bool {
+        let retry = config.action(job) == Action::Create;
         self.job(job).status == Status::Absent
-            && Self::earlier(config, job).all(|other| self.job(other).status != Status::Absent)
+            && Self::earlier(config, job).all(|other| match self.job(other).status {
+                Status::Absent => false,
+                Status::Queued | Status::Running | Status::Succeeded => !retry,
+                Status::Failed | Status::Cancelled => true,
+            })
     }
 
-    /// **accept**. A delete cancels what it comes after.
+    /// **accept**: it comes behind all that is open on its resource. A delete cancels that.
     pub fn accept(&mut self, config: &Config, job: JobIx, seen: &mut Seen) {
-        self.job_mut(job).status = Status::Queued;
+        let open: Vec<JobIx> = self.open(config, config.resource(job)).collect();
+        let behind = open.iter().map(|other| self.job(*other).turn + 1).max();
+        let row = self.job_mut(job);
+        row.status = Status::Queued;
+        row.turn = behind.unwrap_or(0);
         match config.action(job) {
-            Action::Create | Action::Update => {}
+            Action::Create | Action::Update | Action::Repair | Action::Clear => {}
             Action::Delete => {
-                for other in Self::earlier(config, job).collect::<Vec<_>>() {
+                for other in open {
                     self.mark(config, other, Mark::Cancel, seen);
                 }
             }
@@ -183,9 +120,12 @@ impl Postgres {
     pub fn markable(&self, config: &Config, job: JobIx) -> bool {
         let row = self.job(job);
         match (config.action(job), row.status) {
-            (Action::Create | Action::Update, Status::Queued | Status::Running) => row.mark.is_none(),
             (
-                Action::Create | Action::Update,
+                Action::Create | Action::Update | Action::Repair | Action::Clear,
+                Status::Queued | Status::Running,
+            ) => row.mark.is_none(),
+            (
+                Action::Create | Action::Update | Action::Repair | Action::Clear,
                 Status::Absent | Status::Succeeded | Status::Failed | Status::Cancelled,
             )
             | (Action::Delete, _) => false,
@@ -207,7 +147,9 @@ impl Postgres {
     }
 
     fn first_on_its_resource(&self, config: &Config, job: JobIx) -> bool {
-        Self::earlier(config, job).all(|other| self.job(other).status.is_final())
+        let turn = self.job(job).turn;
+        self.open(config, config.resource(job))
+            .all(|other| other == job || self.job(other).turn > turn)
     }
 
     fn free(&self, config: &Config, host: HostIx) -> bool {
@@ -236,13 +178,21 @@ impl Postgres {
     /// The hosts to which a job may go now. Exclusions lapse when nothing else is left.
     pub fn hosts_for(&self, config: &Config, job: JobIx) -> Vec<HostIx> {
         let row = self.job(job);
-        if row.status != Status::Queued || !self.first_on_its_resource(config, job) {
+        if row.status != Status::Queued
+            || !self.first_on_its_resource(config, job)
+            || self.is_moot(config, job)
+        {
             return Vec::new();
         }
         let resource = config.resource(job);
         let held = row.order.map(|order| order.host).or(match config.action(job) {
             Action::Create => None,
-            Action::Update => self.resource(resource).applied,
+            Action::Repair if !config.rules.has(Rule::RepairAtHome) => None,
+            Action::Update | Action::Repair => self.resource(resource).applied,
+            Action::Clear if !config.rules.has(Rule::Pinned) => {
+                self.resource(resource).applied.or(row.pinned)
+            }
+            Action::Clear => row.pinned,
             Action::Delete => {
                 let row = self.resource(resource);
                 row.applied.or(row.left.map(|left| left.order.host))
@@ -252,8 +202,9 @@ impl Postgres {
             return vec![host];
         }
         match config.action(job) {
-            Action::Update | Action::Delete => Vec::new(),
-            Action::Create => {
+            Action::Repair if self.resource(resource).applied.is_none() => Vec::new(),
+            Action::Update | Action::Delete | Action::Clear => Vec::new(),
+            Action::Create | Action::Repair => {
                 let fits: Vec<HostIx> = (0..config.hosts)
                     .filter(|host| self.free(config, *host) && self.at_home(config, resource, *host))
                     .collect();
@@ -283,13 +234,19 @@ impl Postgres {
         config.action(job) != Action::Delete
             && self.job(job).status == Status::Queued
             && self.first_on_its_resource(config, job)
+            && !self.is_moot(config, job)
             && self.hosts_for(config, job).is_empty()
     }
 
     /// **dispatch** to a host out of [`Self::hosts_for`]: reserve, draw the fence, run. A marked job goes there to be undone.
     pub fn dispatch(&mut self, config: &Config, job: JobIx, host: HostIx) -> Order {
         let resource = config.resource(job);
-        if config.rules.has(Rule::ReservationKept) || self.job(job).mark.is_none() {
+        let reserves = match config.action(job) {
+            Action::Create | Action::Update | Action::Delete => true,
+            // What lives there has its own, and what doesn't gets none.
+            Action::Repair | Action::Clear => false,
+        };
+        if reserves && (config.rules.has(Rule::ReservationKept) || self.job(job).mark.is_none()) {
             self.resource_mut(resource).reservation = Some(host);
         }
         let mode = if self.job(job).mark.is_some() {
@@ -297,7 +254,7 @@ impl Postgres {
         } else {
             Mode::Forward
         };
-        self.send(job, host, mode)
+        self.send(config, job, host, mode)
     }
 
     /// **dispatch** of a job without steps.
@@ -305,14 +262,20 @@ impl Postgres {
         self.end(config, job, Status::Succeeded, seen);
     }
 
-    fn send(&mut self, job: JobIx, host: HostIx, mode: Mode) -> Order {
+    fn send(&mut self, config: &Config, job: JobIx, host: HostIx, mode: Mode) -> Order {
         self.sequence += 1;
+        let frozen = self.job(job).order.map(|order| order.version);
+        let version = match config.action(job) {
+            Action::Repair => frozen.unwrap_or(self.resource(config.resource(job)).version),
+            Action::Create | Action::Update | Action::Delete | Action::Clear => 0,
+        };
         let order = Order {
             job,
             host,
             fence: self.sequence,
             epoch: self.epochs[usize::from(host)],
             mode,
+            version,
         };
         let row = self.job_mut(job);
         if row.order.is_none() {
@@ -331,8 +294,8 @@ impl Postgres {
     }
 
     /// **dispatch** in mode undo, of a job whose forward order is out.
-    pub fn recall(&mut self, job: JobIx, host: HostIx) -> Order {
-        self.send(job, host, Mode::Undo)
+    pub fn recall(&mut self, config: &Config, job: JobIx, host: HostIx) -> Order {
+        self.send(config, job, host, Mode::Undo)
     }
 
     /// The order that is out, for **sweep**.
@@ -343,103 +306,5 @@ impl Postgres {
         } else {
             None
         }
-    }
-
-    /// A host's floor: the lowest fence that it may still hear of. With `unseen`, that fence isn't committed yet.
-    pub fn floor(&self, config: &Config, host: HostIx, unseen: Option<Fence>) -> Fence {
-        let first = config.rules.has(Rule::FloorByFirstFence);
-        let rows = self
-            .jobs
-            .iter()
-            .filter(|row| first || row.status == Status::Running);
-        let orders = rows.filter_map(|row| row.order.map(|order| (row, order)));
-        let fences = orders
-            .filter(|(_, order)| order.host == host)
-            .map(|(row, order)| if first { row.first } else { order.fence });
-        let left = self.resources.iter().filter_map(|row| row.left);
-        fences
-            .chain(left.filter(|left| left.order.host == host).map(|left| left.first))
-            .filter(|fence| Some(*fence) != unseen)
-            .min()
-            .unwrap_or(self.sequence + 1)
-    }
-
-    /// **settle** of one event.
-    pub fn settle(&mut self, config: &Config, event: Event, seen: &mut Seen) {
-        let job = event.job;
-        let row = *self.job(job);
-        let own = row.order.is_some_and(|order| order.fence == event.fence);
-        if config.rules.has(Rule::SettleGuard) && !(row.status == Status::Running && own) {
-            return;
-        }
-        match event.report {
-            Report::Ended(Outcome::Succeeded) => {
-                let resource = config.resource(job);
-                match config.action(job) {
-                    Action::Create => {
-                        let made = self.resource_mut(resource);
-                        made.applied = row.order.map(|o| o.host);
-                        made.version = 1;
-                    }
-                    Action::Update => self.resource_mut(resource).version = 2,
-                    Action::Delete => {
-                        let gone = self.resource_mut(resource);
-                        gone.applied = None;
-                        gone.version = 0;
-                    }
-                }
-                // On its host's word: whatever was left behind is its own now, or gone.
-                self.resource_mut(resource).left = None;
-                self.end(config, job, Status::Succeeded, seen);
-            }
-            Report::Ended(Outcome::Cancelled) => {
-                let end = row.mark.map_or(Status::Cancelled, Mark::end);
-                self.end(config, job, end, seen);
-            }
-            Report::Ended(Outcome::Failed) => self.end(config, job, Status::Failed, seen),
-            Report::Ended(Outcome::Released) | Report::NoRoom => self.release(config, job, seen),
-            Report::Stale if !config.rules.has(Rule::StaleDispatchedAnew) => {}
-            Report::Suspended | Report::Stale => self.job_mut(job).status = Status::Queued,
-        }
-    }
-
-    fn release(&mut self, config: &Config, job: JobIx, seen: &mut Seen) {
-        let row = *self.job(job);
-        if let Some(mark) = row.mark {
-            self.end(config, job, mark.end(), seen);
-            return;
-        }
-        if row.status.is_final() {
-            seen.note(Misdeed::EndedTwice);
-        }
-        let resource = config.resource(job);
-        self.resource_mut(resource).reservation = None;
-        let row = self.job_mut(job);
-        row.status = Status::Queued;
-        row.first = 0;
-        if let Some(order) = row.order.take() {
-            row.excluded[usize::from(order.host)] = true;
-        }
-    }
-
-    /// Ends a job in the running transaction.
-    fn end(&mut self, config: &Config, job: JobIx, status: Status, seen: &mut Seen) {
-        if self.job(job).status.is_final() {
-            seen.note(Misdeed::EndedTwice);
-        }
-        *self.job_mut(job) = JobRow {
-            status,
-            ..JobRow::default()
-        };
-        let resource = config.resource(job);
-        match (config.action(job), status) {
-            (Action::Create, Status::Succeeded) | (Action::Update, _) => {}
-            (Action::Create | Action::Delete, _) => self.resource_mut(resource).reservation = None,
-        }
-    }
-
-    /// The deadline of a job that waits for a host in vain.
-    pub fn give_up(&mut self, config: &Config, job: JobIx, seen: &mut Seen) {
-        self.end(config, job, Status::Failed, seen);
     }
 }

@@ -5,9 +5,10 @@
 
 use stateright::Property;
 
+use crate::agent::Agent;
 use crate::config::{Action, Config, HOSTS, HostIx, JobIx, Network, RESOURCES};
-use crate::postgres::Status;
-use crate::state::{Misdeed, State};
+use crate::postgres::{ResourceRow, Status};
+use crate::state::{Misdeed, Reached, State};
 
 /// Invariant 1: where nothing more happens by itself, every accepted job has ended.
 pub const ENDS: &str = "1 at rest every accepted job has ended";
@@ -29,6 +30,12 @@ pub const RESERVED: &str = "7 nothing is on a host that doesn't hold its reserva
 pub const AGREEMENT: &str = "7 at rest hosts hold what is applied";
 /// Invariant 7 for what is shared.
 pub const NETWORK_WHOLE: &str = "7 a network is on one host";
+/// Invariant 7, at any time.
+pub const ONE_HOST: &str = "7 an instance is made on one host only";
+/// What invariant 7 rests on: reconcile does no harm.
+pub const STRAYS_ONLY: &str = "7 what is removed as a stray doesn't live there";
+/// What invariant 7 rests on: reconcile goes by what is so.
+pub const FOR_CAUSE: &str = "7 nothing is mended that isn't amiss";
 /// Claims: what lives has what it claims.
 pub const NETWORK_THERE: &str = "claims: an instance has its network";
 /// Claims: what nobody claims is gone.
@@ -58,6 +65,14 @@ pub const FORGOTTEN: &str = "reached: what was abandoned is gone";
 pub const UPDATES: &str = "reached: updated";
 /// Reached: an update that was taken back.
 pub const STAYS: &str = "reached: an update cancelled or failed, and all as applied";
+/// Reached: what a host had lost was made again.
+pub const REPAIRED: &str = "reached: repaired";
+/// Reached: what a host held too much was removed.
+pub const STRAY_REMOVED: &str = "reached: stray removed";
+/// Reached: a ledger that knows too little.
+pub const PUT_BACK_NOTICED: &str = "reached: put back noticed";
+/// Reached: a delete that didn't wait for an undo.
+pub const UNDO_ABANDONED: &str = "reached: undo abandoned by a delete";
 /// Reached: two instances on one network.
 pub const SHARES: &str = "reached: two instances share a network";
 
@@ -65,7 +80,9 @@ pub const SHARES: &str = "reached: two instances share a network";
 pub(crate) fn all() -> Vec<Property<Config>> {
     vec![
         Property::always(ENDS, |config, state| {
-            !is_at_rest(config, state) || jobs(config, state).all(|(_, _, status)| settled(status))
+            !is_at_rest(config, state)
+                || jobs(config, state)
+                    .all(|(job, _, status)| settled(status) || waits_for_good(config, state, job))
         }),
         Property::always(NO_PHANTOM, |_, state: &State| !state.seen.has(Misdeed::Phantom)),
         Property::always(SETTLED_ONCE, |_, state: &State| {
@@ -81,10 +98,23 @@ pub(crate) fn all() -> Vec<Property<Config>> {
         Property::always(NOTHING_LEFT, nothing_is_left),
         Property::always(RESERVED, everything_is_reserved),
         Property::always(AGREEMENT, |config, state| {
-            !is_at_rest(config, state) || agrees(state)
+            !is_at_rest(config, state) || agrees(config, state)
         }),
         Property::always(NETWORK_WHOLE, |_, state: &State| {
-            state.agents.iter().filter(|agent| agent.network).count() <= 1
+            let made = |agent: &&Agent| agent.network && !agent.held.iter().any(|held| held.revived);
+            state.agents.iter().filter(made).count() <= 1
+        }),
+        Property::always(ONE_HOST, |_, state: &State| {
+            (0..RESOURCES).all(|resource| {
+                let held = state.agents.iter().map(|agent| agent.held[resource]);
+                held.filter(|held| held.instance && !held.revived).count() <= 1
+            })
+        }),
+        Property::always(STRAYS_ONLY, |_, state: &State| {
+            !state.seen.has(Misdeed::RemovedAtHome)
+        }),
+        Property::always(FOR_CAUSE, |_, state: &State| {
+            !state.seen.has(Misdeed::MendedInVain)
         }),
         Property::always(NETWORK_THERE, |config, state: &State| {
             config.network == Network::None
@@ -95,17 +125,22 @@ pub(crate) fn all() -> Vec<Property<Config>> {
         }),
         Property::always(NETWORK_GONE, |config, state| {
             !is_at_rest(config, state)
-                || state
-                    .agents
-                    .iter()
-                    .all(|agent| !agent.network || agent.held.iter().any(|held| held.instance))
+                || state.agents.iter().enumerate().all(|(host, agent)| {
+                    // What lives there, and isn't there, has its claim, and so has what is still to be removed.
+                    let claims = |ix: usize, row: &ResourceRow| {
+                        row.applied == Some(host as HostIx) || taken_back(config, state, ix)
+                    };
+                    let mut held = agent.held.iter().zip(&state.postgres.resources).enumerate();
+                    !agent.network
+                        || held.any(|(ix, (held, row))| held.instance || held.claim && claims(ix, row))
+                })
         }),
         Property::always(CAPACITY, |config: &Config, state: &State| {
             (0..HOSTS).all(|host| {
                 let there = state.agents[host]
                     .held
                     .iter()
-                    .filter(|held| held.instance)
+                    .filter(|held| held.instance && !held.revived)
                     .count();
                 there.max(reserved(state, host as HostIx)) <= usize::from(config.capacity)
             })
@@ -145,6 +180,20 @@ pub(crate) fn all() -> Vec<Property<Config>> {
             };
             jobs(config, state).any(taken_back) && state.agents.iter().any(|agent| agent.held[0].version == 1)
         }),
+        Property::sometimes(REPAIRED, |config, state: &State| {
+            state.seen.reached(Reached::MadeAgain)
+                && jobs(config, state)
+                    .any(|(_, action, status)| action == Action::Repair && status == Status::Succeeded)
+        }),
+        Property::sometimes(STRAY_REMOVED, |_, state: &State| {
+            state.seen.reached(Reached::StrayRemoved)
+        }),
+        Property::sometimes(PUT_BACK_NOTICED, |_, state: &State| {
+            state.seen.reached(Reached::PutBackNoticed)
+        }),
+        Property::sometimes(UNDO_ABANDONED, |_, state: &State| {
+            state.seen.reached(Reached::UndoAbandoned)
+        }),
         Property::sometimes(SHARES, |_, state: &State| {
             state
                 .agents
@@ -174,6 +223,21 @@ fn settled(status: Status) -> bool {
     status == Status::Absent || status.is_final()
 }
 
+/// Whether taking a change back can't succeed, and nothing that is to come needs it: an operator is told of it.
+fn waits_for_good(config: &Config, state: &State, job: JobIx) -> bool {
+    let row = state.postgres.jobs[usize::from(job)];
+    let resource = config.resource(job);
+    let deleting = jobs(config, state).any(|(other, action, status)| {
+        config.resource(other) == resource && action == Action::Delete && !settled(status)
+    });
+    row.in_vain
+        && !deleting
+        && state
+            .agents
+            .iter()
+            .any(|agent| agent.held[usize::from(resource)].stuck)
+}
+
 /// Effects that run for a resource on all hosts, and those that outlived what began them.
 fn effects(state: &State, resource: usize) -> usize {
     let held = state.agents.iter().map(|agent| agent.held[resource]);
@@ -187,45 +251,73 @@ fn nothing_is_left(config: &Config, state: &State) -> bool {
         let of = |(job, _, _): &(JobIx, Action, Status)| usize::from(config.resource(*job)) == resource;
         let ended = jobs(config, state)
             .filter(of)
-            .filter(|(_, action, status)| status.is_final() && *action != Action::Update)
+            .filter(|(_, action, status)| {
+                status.is_final() && matches!(action, Action::Create | Action::Delete)
+            })
             .last();
+        // A second create may be on its way.
+        let coming = jobs(config, state)
+            .filter(of)
+            .any(|(_, action, status)| action == Action::Create && !settled(status));
         let gone = match ended {
             Some((_, Action::Create, status)) => status != Status::Succeeded,
             Some((_, Action::Delete, _)) => true,
-            Some((_, Action::Update, _)) | None => false,
+            Some((_, Action::Update | Action::Repair | Action::Clear, _)) | None => false,
         };
         // What an operator gave up may be there, and keeps what it holds.
         let given_up = state.postgres.resources[resource].left.is_some();
-        !gone
-            || given_up
-            || state
-                .agents
-                .iter()
-                .all(|agent| agent.has_nothing_of(resource as u8))
+        // What came with an older copy of a host goes later, and what removes it may run.
+        let nothing = |agent: &Agent| {
+            let held = agent.held[resource];
+            let clears = held
+                .run
+                .is_some_and(|run| config.action(run.job) == Action::Clear);
+            held.revived || clears || agent.has_nothing_of(resource as u8)
+        };
+        !gone || given_up || coming || state.agents.iter().all(nothing)
     })
 }
 
-fn everything_is_reserved(_: &Config, state: &State) -> bool {
+fn everything_is_reserved(config: &Config, state: &State) -> bool {
     state.agents.iter().enumerate().all(|(host, agent)| {
         agent
             .held
             .iter()
             .zip(&state.postgres.resources)
             .all(|(held, row)| {
-                let there = held.instance || held.claim || held.run.is_some() || held.stray.is_some();
+                let runs = held
+                    .run
+                    .is_some_and(|run| config.action(run.job) != Action::Clear);
+                let made = (held.instance || held.claim) && !held.revived;
+                let there = made || runs || held.stray.is_some();
                 !there || row.reservation == Some(host as HostIx)
             })
     })
 }
 
-fn agrees(state: &State) -> bool {
+/// Whether what would have mended a resource was taken back: it is asked for again, but not so often here.
+fn taken_back(config: &Config, state: &State, resource: usize) -> bool {
+    jobs(config, state).any(|(job, action, status)| {
+        matches!(action, Action::Repair | Action::Clear)
+            && usize::from(config.resource(job)) == resource
+            && matches!(status, Status::Failed | Status::Cancelled)
+    })
+}
+
+fn agrees(config: &Config, state: &State) -> bool {
+    let stuck = |resource: usize| {
+        jobs(config, state).any(|(job, _, _)| {
+            usize::from(config.resource(job)) == resource && waits_for_good(config, state, job)
+        })
+    };
     state.agents.iter().enumerate().all(|(host, agent)| {
         agent
             .held
             .iter()
             .zip(&state.postgres.resources)
-            .filter(|(_, row)| row.left.is_none())
-            .all(|(held, row)| {
+            .enumerate()
+            .filter(|(ix, (_, row))| row.left.is_none() && !taken_back(config, state, *ix) && !stuck(*ix))
+            .all(|(_, (held, row))| {
                 let applied = row.applied == Some(host as HostIx);
                 held.instance == applied
                     && (!held.claim || applied)

@@ -52,6 +52,32 @@ pub enum Rule {
     AbandonedKept,
     /// What an abandoned job left counts as gone only when its agent has heard of the undo, or has begun a new epoch.
     ForgottenByFence,
+    /// A start of an agent begins a new epoch: what it was sent before is refused from then on.
+    StartBeginsEpoch,
+    /// A ledger that has recorded less than its agent has answered shows that its host was put back.
+    PutBackNoticed,
+    /// An end that was decided before an agent's start, and is settled after it, shows the same where its record isn't there.
+    LateEndNoticed,
+    /// All that lives on a host that was put back is made so again, whether or not anything shows.
+    DoubtRepaired,
+    /// Nothing is said of what moved between the look at its host and the reading of Postgres.
+    Still,
+    /// A mending is accepted only where no job is open on its resource.
+    NothingOpen,
+    /// A mending is accepted only where no job ended on its resource since the host was looked at.
+    NothingSince,
+    /// A mending is accepted only where each of several looks found the same.
+    FoundTwice,
+    /// A repair goes where its resource lives, and nowhere else.
+    RepairAtHome,
+    /// What removes a stray goes to the host that has it.
+    Pinned,
+    /// What removes a stray changes nothing of its resource.
+    ClearChangesNothing,
+    /// A delete abandons the undo of a change that failed once.
+    DeleteAbandonsUndo,
+    /// Only a delete does.
+    AbandonedForDelete,
 }
 
 impl Rule {
@@ -80,6 +106,19 @@ impl Rule {
         Self::PoisonByOrder,
         Self::AbandonedKept,
         Self::ForgottenByFence,
+        Self::StartBeginsEpoch,
+        Self::PutBackNoticed,
+        Self::LateEndNoticed,
+        Self::DoubtRepaired,
+        Self::Still,
+        Self::NothingOpen,
+        Self::NothingSince,
+        Self::FoundTwice,
+        Self::RepairAtHome,
+        Self::Pinned,
+        Self::ClearChangesNothing,
+        Self::DeleteAbandonsUndo,
+        Self::AbandonedForDelete,
     ];
 }
 

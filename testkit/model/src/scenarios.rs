@@ -2,8 +2,10 @@
 //!
 //! Guarantees that every fault and every action of the model is allowed in at least one of them.
 
+mod reconcile;
 mod wide;
 
+pub use reconcile::{BLIND, PUT_BACK, PUT_BACK_UPDATED, RETRIED, STRAY, STUCK, WIDE as WIDE_RECONCILE};
 pub use wide::WIDE;
 
 use crate::config::{Action, Asked, Choice, Config, Faults, Grain, JobSpec, Network};
@@ -51,6 +53,10 @@ const NO_FAULTS: Faults = Faults {
     poison: 0,
     abandon: 0,
     ledger_loss: 0,
+    put_back: 0,
+    vanish: 0,
+    blind: 0,
+    stuck: 0,
 };
 
 const BASE: Config = Config {
@@ -350,4 +356,10 @@ pub const ALL: &[Scenario] = &[
     ABANDONED,
     UPDATED,
     UPDATED_CRASH,
+    PUT_BACK,
+    PUT_BACK_UPDATED,
+    STRAY,
+    RETRIED,
+    BLIND,
+    STUCK,
 ];

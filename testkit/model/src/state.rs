@@ -2,10 +2,10 @@
 //!
 //! Guarantees that states which differ only in the names of workers or schedulers are one state.
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Kept};
 use crate::bus::Bus;
-use crate::config::{Config, Faults, HOSTS, SCHEDULERS, WORKERS};
-use crate::postgres::Postgres;
+use crate::config::{Config, Faults, HOSTS, RESOURCES, SCHEDULERS, WORKERS};
+use crate::postgres::{Look, Postgres};
 use crate::scheduler::Scheduler;
 use crate::worker::Worker;
 
@@ -24,21 +24,51 @@ pub enum Misdeed {
     Phantom = 16,
     /// An agent ended a job in two ways, the first of which wasn't `released`.
     DecidedTwice = 32,
+    /// Reconcile accepted a job where nothing was amiss.
+    MendedInVain = 64,
+    /// A stray was removed where its resource lives, or comes to live.
+    RemovedAtHome = 128,
+}
+
+/// Something that no state shows any more, and that a run must have reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reached {
+    /// A hello showed that the host had been put back.
+    PutBackNoticed = 1,
+    /// A delete abandoned the undo of a change.
+    UndoAbandoned = 2,
+    /// A stray was removed.
+    StrayRemoved = 4,
+    /// What was lost was made again.
+    MadeAgain = 8,
 }
 
 /// What has been seen of [`Misdeed`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Seen(u8);
+pub struct Seen {
+    misdeeds: u8,
+    reached: u8,
+}
 
 impl Seen {
     /// Notes one.
     pub fn note(&mut self, misdeed: Misdeed) {
-        self.0 |= misdeed as u8;
+        self.misdeeds |= misdeed as u8;
     }
 
     /// Whether it was ever noted.
     pub fn has(self, misdeed: Misdeed) -> bool {
-        self.0 & misdeed as u8 != 0
+        self.misdeeds & misdeed as u8 != 0
+    }
+
+    /// Notes what was reached.
+    pub fn reach(&mut self, reached: Reached) {
+        self.reached |= reached as u8;
+    }
+
+    /// Whether it was reached.
+    pub fn reached(self, reached: Reached) -> bool {
+        self.reached & reached as u8 != 0
     }
 }
 
@@ -59,6 +89,10 @@ pub struct State {
     pub faults: Faults,
     /// Misdeeds so far.
     pub seen: Seen,
+    /// What hosts may be put back to; without one, to their beginning.
+    pub copies: [Option<Kept>; HOSTS],
+    /// Looks that are not judged yet ([`crate::Rule::Still`] left out).
+    pub looks: [[Option<Look>; RESOURCES]; HOSTS],
 }
 
 impl State {
@@ -72,6 +106,8 @@ impl State {
             agents: [Agent::default(); HOSTS],
             faults: config.faults,
             seen: Seen::default(),
+            copies: [None; HOSTS],
+            looks: Default::default(),
         }
     }
 

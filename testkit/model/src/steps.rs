@@ -50,6 +50,14 @@ pub enum Step {
     Watch(HostIx),
     /// A host's inventory shows nothing of what an abandoned job left.
     Forget(ResourceIx),
+    /// A delete abandons the undo of a change.
+    Moot(JobIx),
+    /// A host is looked at, for what reconcile may find.
+    Look(HostIx, ResourceIx),
+    /// What was seen before is compared.
+    Judge(HostIx, ResourceIx),
+    /// Reconcile accepts a job that mends what it found on a host.
+    Mend(JobIx, HostIx),
     /// User: accept.
     Accept(JobIx),
     /// User or clock.
@@ -82,6 +90,16 @@ pub enum Step {
     Abandon(JobIx),
     /// Fault.
     LoseLedger(HostIx),
+    /// A copy is made, to which the host may be put back.
+    Copy(HostIx),
+    /// Fault.
+    PutBack(HostIx),
+    /// Fault.
+    LoseInstance(HostIx, ResourceIx),
+    /// Fault.
+    Blind(HostIx, ResourceIx),
+    /// Fault.
+    Stick(HostIx, ResourceIx),
 }
 
 impl Config {
@@ -89,8 +107,8 @@ impl Config {
         0..self.jobs.len() as JobIx
     }
 
-    fn places(&self) -> impl Iterator<Item = (HostIx, ResourceIx)> + use<> {
-        let resources = self.jobs.iter().map(|job| job.resource + 1).max().unwrap_or(0);
+    pub(crate) fn places(&self) -> impl Iterator<Item = (HostIx, ResourceIx)> + use<> {
+        let resources = self.resources();
         let hosts = self.hosts;
         (0..hosts).flat_map(move |host| (0..resources).map(move |resource| (host, resource)))
     }
@@ -104,7 +122,12 @@ impl Config {
                 Choice::First => hosts.len().min(1),
                 Choice::Any => hosts.len(),
             };
-            steps.extend(hosts[..choice].iter().map(|host| Step::Dispatch(job, *host)));
+            if !self.would_stick_again(state, job) {
+                steps.extend(hosts[..choice].iter().map(|host| Step::Dispatch(job, *host)));
+            }
+            if state.postgres.is_moot(self, job) {
+                steps.push(Step::Moot(job));
+            }
             if state.postgres.has_no_steps(self, job) {
                 steps.push(Step::DispatchNothing(job));
             }
@@ -159,12 +182,12 @@ impl Config {
                 .filter(|host| state.agents[usize::from(*host)].epoch.is_none())
                 .map(Step::Watch),
         );
-        let resources = self.jobs.iter().map(|job| job.resource + 1).max().unwrap_or(0);
         steps.extend(
-            (0..resources)
+            (0..self.resources())
                 .filter(|resource| state.postgres.seen_gone(self, *resource, &state.agents))
                 .map(Step::Forget),
         );
+        self.reconcile_steps(state, steps);
         let hosts = (0..self.hosts).filter(|_| self.prune);
         steps.extend(
             hosts
@@ -173,6 +196,13 @@ impl Config {
                 })
                 .map(Step::Floor),
         );
+    }
+
+    /// Whether taking a job back is known not to work: it is tried again and again, with nothing new.
+    fn would_stick_again(&self, state: &State, job: JobIx) -> bool {
+        let row = state.postgres.jobs[usize::from(job)];
+        let held = |order: Order| state.agents[usize::from(order.host)].held[usize::from(self.resource(job))];
+        row.in_vain && row.order.is_some_and(|order| held(order).stuck)
     }
 
     fn is_missing(&self, state: &State, job: JobIx) -> bool {
@@ -199,6 +229,7 @@ impl Config {
     pub fn other_steps(&self, state: &State, steps: &mut Vec<Step>) {
         self.user_steps(state, steps);
         self.fault_steps(state, steps);
+        self.host_faults(state, steps);
     }
 
     fn user_steps(&self, state: &State, steps: &mut Vec<Step>) {

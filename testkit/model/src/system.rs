@@ -6,13 +6,13 @@ use stateright::{Model, Property};
 
 use crate::agent::Answer;
 use crate::bus::{Event, Mode, Order, Outcome, Report};
-use crate::config::{Config, Grain};
+use crate::config::{Action, Config, Grain, HostIx, ResourceIx};
 use crate::ledger::Failure;
 use crate::postgres::Mark;
 use crate::properties;
 use crate::rules::Rule;
 use crate::scheduler::Scheduler;
-use crate::state::{Misdeed, State};
+use crate::state::{Misdeed, Reached, State};
 use crate::steps::Step;
 use crate::worker::{self, Call, Worker};
 
@@ -68,7 +68,7 @@ impl Config {
                 report: Report::NoRoom,
             });
         }
-        match worker::answered(order, self.action(order.job), answer) {
+        match worker::answered(order, call, self.action(order.job), answer) {
             None => {}
             Some(Worker::Publishes(order, report)) if !self.rules.has(Rule::OrderAckedLast) => {
                 state.bus.ack_order(order);
@@ -138,7 +138,7 @@ impl Config {
             Step::GiveUp(job) => state.postgres.give_up(self, job, &mut state.seen),
             Step::Recall(job) => {
                 if let Some(order) = state.postgres.to_recall(job) {
-                    let order = state.postgres.recall(job, order.host);
+                    let order = state.postgres.recall(self, job, order.host);
                     self.publish(state, order);
                 }
             }
@@ -164,8 +164,7 @@ impl Config {
                 }
             }
             Step::Advance(host, resource) => {
-                let apart = state.faults.agent_crash > 0;
-                state.agents[usize::from(host)].advance(self, resource, apart, &mut state.seen);
+                self.advance(state, host, resource);
             }
             Step::Land(host, resource) => state.agents[usize::from(host)].land(self, resource),
             Step::Vanish(host, resource) => state.agents[usize::from(host)].vanish(resource),
@@ -174,10 +173,18 @@ impl Config {
                 state.agents[usize::from(host)].raise_floor(floor);
             }
             Step::Watch(host) => {
-                let epoch = state.postgres.new_epoch(host);
-                state.agents[usize::from(host)].epoch = Some(epoch);
+                let agent = &mut state.agents[usize::from(host)];
+                agent.epoch = Some(state.postgres.greet(self, host, agent, &mut state.seen));
+                agent.lost = false;
             }
             Step::Forget(resource) => state.postgres.forget(resource),
+            Step::Moot(job) => {
+                state.seen.reach(Reached::UndoAbandoned);
+                state.postgres.abandon(self, job, &mut state.seen);
+            }
+            Step::Look(host, resource) => self.look(state, host, resource, false),
+            Step::Judge(host, resource) => self.judge_late(state, host, resource),
+            Step::Mend(job, host) => self.mend(state, job, host),
             Step::Accept(job) => state.postgres.accept(self, job, &mut state.seen),
             Step::Mark(job, mark) => {
                 match mark {
@@ -200,7 +207,33 @@ impl Config {
             | Step::EarlyFloor(_)
             | Step::Poison(_)
             | Step::Abandon(_)
-            | Step::LoseLedger(_) => self.suffer(state, step),
+            | Step::LoseLedger(_)
+            | Step::Copy(_)
+            | Step::PutBack(_)
+            | Step::LoseInstance(..)
+            | Step::Blind(..)
+            | Step::Stick(..) => self.suffer(state, step),
+        }
+    }
+
+    fn advance(&self, state: &mut State, host: HostIx, resource: ResourceIx) {
+        let agent = &mut state.agents[usize::from(host)];
+        let before = agent.held[usize::from(resource)];
+        // Between an effect and its record it may die, or be asked to take the effect back.
+        let apart = state.faults.agent_crash + state.faults.stuck > 0;
+        agent.advance(self, resource, apart, &mut state.seen);
+        let after = agent.held[usize::from(resource)];
+        let Some(action) = before.run.map(|run| self.action(run.job)) else {
+            return;
+        };
+        if action == Action::Clear && (before.instance && !after.instance || before.claim && !after.claim) {
+            state.seen.reach(Reached::StrayRemoved);
+            if state.postgres.resources[usize::from(resource)].reservation == Some(host) {
+                state.seen.note(Misdeed::RemovedAtHome);
+            }
+        }
+        if action == Action::Repair && !before.instance && after.instance {
+            state.seen.reach(Reached::MadeAgain);
         }
     }
 
@@ -272,6 +305,30 @@ impl Config {
                 faults.ledger_loss -= 1;
                 state.agents[usize::from(host)].lose_ledger(self);
             }
+            Step::Copy(host) => {
+                state.copies[usize::from(host)] = Some(state.agents[usize::from(host)].copy());
+            }
+            Step::PutBack(host) => {
+                faults.put_back -= 1;
+                let copy = state.copies[usize::from(host)].unwrap_or_default();
+                state.agents[usize::from(host)].put_back(copy);
+                if faults.put_back == 0 {
+                    state.copies = Default::default();
+                }
+            }
+            Step::LoseInstance(host, resource) => {
+                faults.vanish -= 1;
+                state.agents[usize::from(host)].lose_instance(resource);
+            }
+            Step::Blind(host, resource) => {
+                faults.blind -= 1;
+                self.look(state, host, resource, true);
+            }
+            Step::Stick(host, resource) => {
+                faults.stuck -= 1;
+                let agent = &mut state.agents[usize::from(host)];
+                agent.held[usize::from(resource)].stuck = true;
+            }
             Step::Dispatch(..)
             | Step::DispatchNothing(_)
             | Step::GiveUp(_)
@@ -289,6 +346,10 @@ impl Config {
             | Step::Floor(_)
             | Step::Watch(_)
             | Step::Forget(_)
+            | Step::Moot(_)
+            | Step::Look(..)
+            | Step::Judge(..)
+            | Step::Mend(..)
             | Step::Accept(_)
             | Step::Mark(..) => {}
         }

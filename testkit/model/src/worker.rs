@@ -38,12 +38,15 @@ pub enum Worker {
 }
 
 /// What a worker does with an answer; nothing, where the call goes on.
-pub fn answered(order: Order, action: Action, answer: Answer) -> Option<Worker> {
+pub fn answered(order: Order, call: Call, action: Action, answer: Answer) -> Option<Worker> {
     match answer {
         Answer::Waits => None,
         Answer::Stale => Some(Worker::Publishes(order, Report::Stale)),
-        Answer::Ended(outcome) => Some(Worker::Publishes(order, Report::Ended(outcome))),
+        Answer::Ended(outcome, serial) => Some(Worker::Publishes(order, Report::Ended(outcome, serial))),
         Answer::TurnToUndo(verdict) => Some(Worker::Calls(order, Call::Undo(verdict))),
+        Answer::StepFailed(_) if matches!(call, Call::Undo(_)) => {
+            Some(Worker::Publishes(order, Report::UndoFailed))
+        }
         // What lives here goes nowhere else.
         Answer::StepFailed(Failure::NoRoom) if action != Action::Create => {
             Some(Worker::Calls(order, Call::Undo(Outcome::Failed)))

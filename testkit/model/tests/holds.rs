@@ -119,6 +119,66 @@ fn updated_crash_holds() {
 }
 
 #[test]
+fn put_back_holds() {
+    holds(&scenarios::PUT_BACK);
+}
+
+#[test]
+fn put_back_updated_holds() {
+    holds(&scenarios::PUT_BACK_UPDATED);
+}
+
+#[test]
+fn stray_holds() {
+    holds(&scenarios::STRAY);
+}
+
+#[test]
+fn retried_holds() {
+    holds(&scenarios::RETRIED);
+}
+
+#[test]
+fn blind_holds() {
+    holds(&scenarios::BLIND);
+}
+
+#[test]
+fn stuck_holds() {
+    holds(&scenarios::STUCK);
+}
+
+#[test]
+fn put_back_comes_to_rest() {
+    rests(&scenarios::PUT_BACK);
+}
+
+#[test]
+fn put_back_updated_comes_to_rest() {
+    rests(&scenarios::PUT_BACK_UPDATED);
+}
+
+#[test]
+fn stray_comes_to_rest() {
+    rests(&scenarios::STRAY);
+}
+
+#[test]
+fn retried_comes_to_rest() {
+    rests(&scenarios::RETRIED);
+}
+
+#[test]
+fn blind_comes_to_rest() {
+    rests(&scenarios::BLIND);
+}
+
+#[test]
+fn stuck_comes_to_rest() {
+    rests(&scenarios::STUCK);
+}
+
+#[test]
 fn updated_comes_to_rest() {
     rests(&scenarios::UPDATED);
 }
@@ -193,6 +253,12 @@ fn every_scenario_has_its_test() {
         scenarios::ABANDONED.config.name,
         scenarios::UPDATED.config.name,
         scenarios::UPDATED_CRASH.config.name,
+        scenarios::PUT_BACK.config.name,
+        scenarios::PUT_BACK_UPDATED.config.name,
+        scenarios::STRAY.config.name,
+        scenarios::RETRIED.config.name,
+        scenarios::BLIND.config.name,
+        scenarios::STUCK.config.name,
     ];
     assert_eq!(
         scenarios::ALL.iter().map(|s| s.config.name).collect::<Vec<_>>(),

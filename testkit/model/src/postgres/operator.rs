@@ -1,9 +1,9 @@
-//! Orders whose workers died of them, undos that an operator gives up, and hosts that begin anew.
+//! Orders whose workers died of them, and undos that are given up.
 
 use super::{Left, Mark, Postgres, Status};
 use crate::agent::Agent;
 use crate::bus::{Mode, Order};
-use crate::config::{Action, Config, Epoch, HOSTS, HostIx, JobIx, ResourceIx};
+use crate::config::{Action, Config, HOSTS, JobIx, ResourceIx};
 use crate::ledger::Phase;
 use crate::rules::Rule;
 use crate::state::Seen;
@@ -30,6 +30,18 @@ impl Postgres {
     pub fn abandonable(&self, job: JobIx) -> bool {
         let row = self.job(job);
         !row.status.is_final() && row.order.is_some_and(|order| order.mode == Mode::Undo)
+    }
+
+    /// Whether taking a change back was tried in vain, and its resource is being deleted: that takes back all of it.
+    pub fn is_moot(&self, config: &Config, job: JobIx) -> bool {
+        let row = self.job(job);
+        let deleting = self
+            .open(config, config.resource(job))
+            .any(|other| config.action(other) == Action::Delete);
+        row.status == Status::Queued
+            && row.in_vain
+            && config.rules.has(Rule::DeleteAbandonsUndo)
+            && (deleting || !config.rules.has(Rule::AbandonedForDelete))
     }
 
     /// **abandon**: ends a job whose undo goes on; what it holds on its host stays held.
@@ -75,12 +87,5 @@ impl Postgres {
         row.left = None;
         row.forgotten = true;
         row.reservation = row.applied;
-    }
-
-    /// **watch**: a host with a new ledger begins a new epoch.
-    pub fn new_epoch(&mut self, host: HostIx) -> Epoch {
-        let epoch = &mut self.epochs[usize::from(host)];
-        *epoch += 1;
-        *epoch
     }
 }
