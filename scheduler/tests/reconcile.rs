@@ -331,6 +331,15 @@ async fn all_that_lives_on_a_host_that_was_put_back_is_made_so_again() {
         }],
         "one change is not all of it"
     );
+    // What was done before it was put back once more, and is heard of after that, says nothing of what is there.
+    let before = repair(&walk, &found[0]).await.unwrap();
+    let order = order_of(&mut walk, before.id).await;
+    let epoch = walk.store.host_get(&host).await.unwrap().unwrap().epoch;
+    assert!(walk.store.host_older(&host, Epoch(epoch)).await.unwrap());
+    ends(&mut walk, before.id, &order, OutcomeKind::Succeeded).await;
+    let found = in_doubt(&walk, &host).await;
+    assert_eq!(found.len(), 1);
+
     let again = repair(&walk, &found[0]).await.unwrap();
     let order = order_of(&mut walk, again.id).await;
     ends(&mut walk, again.id, &order, OutcomeKind::Succeeded).await;

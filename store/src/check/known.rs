@@ -136,13 +136,15 @@ async fn answered(tx: &mut Tx) -> Result<BTreeMap<ResourceId, Answered>, StoreEr
     Ok(answers.collect())
 }
 
-/// In doubt is what was not made so since its host was put back, and what a repair that came to nothing may have left half made.
+/// In doubt is what was not made so since its host was put back, in an epoch that began then, and what a repair that came to nothing may have left half made.
 async fn resources(tx: &mut Tx) -> Result<BTreeMap<ResourceId, KnownResource>, StoreError> {
     let mut resources = BTreeMap::new();
     for r in sqlx::query!(
         r#"SELECT r.id, r.kind, r.host, r.applied IS NOT NULL AS "applied!", r.fence,
                   coalesce(r.applied ->> 'power' = 'off', false) AS "off!", r.stand_in IS NOT NULL AS "stand_in!",
-                  (h.put_back_at IS NOT NULL AND coalesce(m.made_at <= h.put_back_at, true))
+                  (h.put_back_at IS NOT NULL AND NOT EXISTS (
+                      SELECT FROM jobs j WHERE j.resource_id = r.id AND j.state = 'succeeded' AND j.ended_at > h.put_back_at
+                         AND j.action IN ('create', 'repair') AND j.pinned_host IS NULL AND j.host = h.name AND j.epoch = h.epoch))
                       OR coalesce(m.failed_at >= coalesce(m.made_at, '-infinity'), false) AS "in_doubt!"
            FROM resources r LEFT JOIN hosts h ON h.name = r.host
            LEFT JOIN (SELECT j.resource_id, max(j.ended_at) FILTER (WHERE j.state = 'succeeded') AS made_at,

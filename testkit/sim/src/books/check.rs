@@ -83,10 +83,10 @@ impl Books {
     fn known_resource(&self, id: ResourceId) -> Option<(ResourceId, KnownResource)> {
         let resource = self.resources.get(&id)?;
         let refs = self.refs.iter().filter(|(from, _)| *from == id);
-        let put_back_at = resource
+        let host = resource
             .host
             .as_ref()
-            .and_then(|h| self.hosts.get(h)?.put_back_at);
+            .and_then(|h| self.hosts.get(h).map(|row| (h, row)));
         let repaired = |job: &&Job| {
             job.resource == id
                 && matches!(job.action, job::Action::Create | job::Action::Repair)
@@ -99,9 +99,19 @@ impl Books {
                 .max()
         };
         let (made, failed) = (ended(true), ended(false));
+        let made_anew = |name: &HostName, epoch: i64, since: DateTime<Utc>| {
+            self.jobs.values().filter(repaired).any(|j| {
+                j.state == JobState::Succeeded
+                    && j.ended_at.is_some_and(|at| at > since)
+                    && (j.host.as_ref(), j.epoch) == (Some(name), epoch)
+            })
+        };
+        let put_back = host.is_some_and(|(name, row)| {
+            row.put_back_at
+                .is_some_and(|since| !made_anew(name, row.epoch, since))
+        });
         // Neither put back since, nor left half repaired.
-        let in_doubt = put_back_at.is_some_and(|at| made.is_none_or(|made| made <= at))
-            || made.zip(failed).is_some_and(|(made, failed)| made <= failed);
+        let in_doubt = put_back || made.zip(failed).is_some_and(|(made, failed)| made <= failed);
         let known = KnownResource {
             kind: resource.kind,
             host: resource.host.clone(),

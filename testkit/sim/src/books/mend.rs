@@ -1,6 +1,6 @@
 //! What reconcile asks for, each judged again in its transaction.
 
-use super::{Books, Origin, Pinned, Resource};
+use super::{Books, Job, Origin, Pinned, Resource};
 use chrono::{DateTime, Utc};
 use rhyzome_model::check::{Amiss, Owner, Wrong};
 use rhyzome_model::ids::{ResourceId, TenantId};
@@ -133,7 +133,10 @@ impl Books {
             .filter(|r| r.kind == amiss.kind)?;
         let may = self.amiss.contains_key(&(amiss.host.clone(), amiss.resource))
             && !self.abandoned.values().any(|rest| rest.resource == before.id);
-        let busy = before.deleting || self.line.contains_key(&before.id);
+        let ended_since =
+            |job: &Job| job.resource == before.id && job.ended_at.is_some_and(|at| at >= amiss.asked_at);
+        let busy =
+            before.deleting || self.line.contains_key(&before.id) || self.jobs.values().any(ended_since);
         (may && !busy).then(|| before.clone())
     }
 
