@@ -129,12 +129,7 @@ async fn a_guest_whose_records_are_lost_is_found_and_never_runs_twice() {
         .join(plan.instance.to_string());
     assert!(folder.is_dir());
 
-    // Its record alone: it goes on.
-    std::fs::remove_file(folder.join("run.json")).unwrap();
-    host.must(plan.power(Power::On)).await;
-    assert_eq!(running(plan.instance), [first]);
-
-    // Its seed alone: it is seen to lack it, and gets it again as it runs.
+    // What says whether it shall run, or its seed alone: it is seen to lack it, and gets it again as it runs.
     let generation = async || {
         let held = host.driver().inventory(&real_support::name()).await.unwrap();
         let guest = held.into_iter().find(|h| h.kind == ObjectKind::Instance).unwrap();
@@ -142,11 +137,25 @@ async fn a_guest_whose_records_are_lost_is_found_and_never_runs_twice() {
     };
     let defined = generation().await;
     assert_ne!(defined, 0);
+    for lost in ["run.json", "seed.img"] {
+        std::fs::remove_file(folder.join(lost)).unwrap();
+        assert_eq!(generation().await, 0, "{lost}");
+        plan.create(&host).await;
+        assert_eq!(generation().await, defined, "{lost}");
+        assert_eq!(running(plan.instance), [first]);
+    }
+    host.says(plan.instance, &plan.greeting()).await;
+    // And where it is started again before that: with files that somebody put back as root, too.
     std::fs::remove_file(folder.join("seed.img")).unwrap();
-    assert_eq!(generation().await, 0);
-    plan.define(&host).await;
+    let disk = host
+        .dir
+        .path()
+        .join(format!("objects/disks/{}.qcow2", plan.instance));
+    std::os::unix::fs::chown(&disk, Some(0), Some(0)).unwrap();
+    std::os::unix::fs::chown(folder.join("run"), Some(0), Some(0)).unwrap();
+    host.must(plan.reboot()).await;
+    host.says_times(plan.instance, &plan.greeting(), 2).await;
     assert_eq!(generation().await, defined);
-    assert_eq!(running(plan.instance), [first]);
 
     // Its folder, once with its agent there and once while it is away.
     for away in [false, true] {

@@ -227,6 +227,20 @@ impl Drop for Card {
     }
 }
 
+fn pid_of_dnsmasq(folder: &Path) -> i32 {
+    let record = std::fs::read(folder.join("dnsmasq.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    i32::try_from(record["process"]["pid"].as_i64().unwrap()).unwrap()
+}
+
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = tokio::time::Instant::now() + real_support::PATIENCE;
+    while !is_so() {
+        assert!(tokio::time::Instant::now() < until, "waited in vain for {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn dnsmasq_is_kept_alive_adopted_and_told_of_changes() {
     if !can_be_real() {
@@ -243,14 +257,11 @@ async fn dnsmasq_is_kept_alive_adopted_and_told_of_changes() {
     };
     host.must(one.ensure_network()).await;
     let folder = host.dir.path().join(format!("objects/networks/{}", one.network));
-    let pid = |folder: &Path| -> i32 {
-        let record = std::fs::read(folder.join("dnsmasq.json")).unwrap();
-        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
-        i32::try_from(record["process"]["pid"].as_i64().unwrap()).unwrap()
-    };
+    let pid = pid_of_dnsmasq;
     let first = pid(&folder);
-    let status = std::fs::read_to_string(format!("/proc/{first}/status")).unwrap();
-    assert!(!status.contains("Uid:\t0\t"), "dnsmasq is not root");
+    // It listens first, and gives its rights up after that.
+    let status = || std::fs::read_to_string(format!("/proc/{first}/status")).unwrap();
+    until("dnsmasq not to be root", || !status().contains("Uid:\t0\t")).await;
 
     host.must(two.ensure_network()).await;
     assert_eq!(pid(&folder), first, "told, not started again");
@@ -268,11 +279,20 @@ async fn dnsmasq_is_kept_alive_adopted_and_told_of_changes() {
         nix::sys::signal::Signal::SIGKILL,
     )
     .unwrap();
-    let until = tokio::time::Instant::now() + real_support::PATIENCE;
-    while std::fs::read(folder.join("dnsmasq.json")).is_err() || pid(&folder) == first {
-        assert!(tokio::time::Instant::now() < until, "dnsmasq never came back");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    let record = folder.join("dnsmasq.json");
+    until("dnsmasq to come back", || {
+        record.exists() && pid(&folder) != first
+    })
+    .await;
+
+    // A record that is damaged is as good as none.
+    let second = pid(&folder);
+    std::fs::write(&record, "{").unwrap();
+    host.must(two.ensure_network()).await;
+    assert_ne!(pid(&folder), second);
+    let namespace = host.namespace(one.network).await;
+    let inside = run("ip", &["netns", "pids", &namespace]).1;
+    assert_eq!(inside.trim(), pid(&folder).to_string(), "one, and no more");
 
     for plan in [&one, &two] {
         for action in plan.drop_networks() {
@@ -305,11 +325,7 @@ async fn a_namespace_that_lost_its_name_gets_it_back_and_the_network_stays_one()
     host.must(two.ensure_network()).await;
     assert_eq!(inode(&file).unwrap(), first);
     run("ip", &["netns", "del", &namespace]);
-    let until = tokio::time::Instant::now() + real_support::PATIENCE;
-    while inode(&file).ok() != Some(first) {
-        assert!(tokio::time::Instant::now() < until, "its name never came back");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    until("its name to come back", || inode(&file).ok() == Some(first)).await;
 
     for plan in [&one, &two] {
         for action in plan.drop_networks() {
@@ -317,6 +333,80 @@ async fn a_namespace_that_lost_its_name_gets_it_back_and_the_network_stays_one()
         }
     }
     assert!(!file.exists());
+}
+
+/// A network outlives its guests, and their addresses are given to others.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_is_free_once_its_guest_is_gone_and_guests_keep_their_network() {
+    if !can_be_real() {
+        return;
+    }
+    let host = Host::new().await;
+    let image = ResourceId::new();
+    let stays = Plan::new(ResourceId::new(), image, 71);
+    host.must(stays.ensure_network()).await;
+    let first = Plan::new(stays.network, image, 72);
+    first.create(&host).await;
+    host.says(first.instance, &first.greeting()).await;
+    first.delete(&host).await;
+    let next = Plan::new(stays.network, image, 72);
+    next.create(&host).await;
+    host.says(next.instance, &next.greeting()).await;
+
+    // Its namespace has neither a name nor a server any more, but a guest.
+    let namespace = host.namespace(stays.network).await;
+    let file = Path::new("/run/netns").join(&namespace);
+    let inode = |file: &Path| std::fs::metadata(file).map(|m| m.ino());
+    let was = inode(&file).unwrap();
+    let folder = host
+        .dir
+        .path()
+        .join(format!("objects/networks/{}", stays.network));
+    let server = pid_of_dnsmasq(&folder);
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(server),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    run("ip", &["netns", "del", &namespace]);
+    until("the network to be as it was", || {
+        let served = folder.join("dnsmasq.json").exists() && pid_of_dnsmasq(&folder) != server;
+        served && inode(&file).ok() == Some(was)
+    })
+    .await;
+    next.delete(&host).await;
+    for action in stays.drop_networks() {
+        host.must(action).await;
+    }
+    assert!(!file.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn walls_that_somebody_flushed_away_are_built_again() {
+    if !can_be_real() {
+        return;
+    }
+    let host = Host::new().await;
+    let plan = Plan::new(ResourceId::new(), ResourceId::new(), 81);
+    host.must(plan.ensure_network()).await;
+    let namespace = host.namespace(plan.network).await;
+    let outside = namespace.replace('-', "_");
+    let is_outside = || run("nft", &["list", "table", "inet", &outside]).0;
+    let inside = |what: &str| {
+        let args = ["netns", "exec", &namespace, "nft", what, "table", "inet", "net"];
+        run("ip", &args).0
+    };
+    assert!(is_outside() && inside("list"));
+
+    assert!(run("nft", &["delete", "table", "inet", &outside]).0);
+    until("the wall outside to be there again", is_outside).await;
+    assert!(inside("delete"));
+    host.must(plan.ensure_network()).await;
+    assert!(inside("list"), "a step finds it too");
+    for action in plan.drop_networks() {
+        host.must(action).await;
+    }
+    assert!(!is_outside());
 }
 
 #[tokio::test(flavor = "multi_thread")]

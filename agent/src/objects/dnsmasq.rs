@@ -140,9 +140,12 @@ pub(crate) async fn ensure(names: &Names, folder: &Path, service: &Service<'_>) 
         }
     }
     let args = args(service, &upstream());
-    let running: Option<Running> = files::read_record(&record(folder))?;
+    let running: Option<Running> = files::read_or_lost(&record(folder))?;
     match running {
-        Some(running) if running.process.is_alive() && running.args == args => {
+        // Addresses of who is gone are free only for one that begins anew: what was leased for ever it never forgets.
+        Some(running)
+            if running.process.is_alive() && running.args == args && !leased_to_others(folder, service) =>
+        {
             // Told even if the file was as it should be: an earlier try may have ended between writing and telling.
             running.process.signal(Signal::SIGHUP).map_err(|e| not_told(&e))
         }
@@ -151,6 +154,26 @@ pub(crate) async fn ensure(names: &Names, folder: &Path, service: &Service<'_>) 
             launch(names, folder, args).await
         }
     }
+}
+
+/// Whether it has leased an address to a machine that isn't, or is no longer, to have it. Its lease file has a line `EXPIRY MAC IP NAME ID`
+/// for each lease (dnsmasq(8), `--dhcp-leasefile`).
+fn leased_to_others(folder: &Path, service: &Service<'_>) -> bool {
+    let text = fs::read_to_string(leases(folder)).unwrap_or_default();
+    let mut leased = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        Some((words.next()?, words.next()?.parse::<Ipv4Addr>().ok()?))
+    });
+    leased.any(|(mac, ip)| {
+        !service
+            .leases
+            .iter()
+            .any(|l| l.ip == ip && l.mac.eq_ignore_ascii_case(mac))
+    })
+}
+
+fn leases(folder: &Path) -> PathBuf {
+    folder.join("leases")
 }
 
 fn not_told(error: &std::io::Error) -> StepError {
@@ -163,7 +186,9 @@ fn not_told(error: &std::io::Error) -> StepError {
 }
 
 async fn launch(names: &Names, folder: &Path, args: Vec<String>) -> Result<(), StepError> {
-    let leases = folder.join("leases");
+    // All addresses are given by its list of hosts: nothing that it gave out before is to be remembered.
+    let leases = leases(folder);
+    files::remove_file(&leases)?;
     if let Ok(Some(user)) = nix::unistd::User::from_name(user()) {
         let file = File::options().create(true).append(true).open(&leases);
         file.map_err(|e| files::storage("making the lease file", &leases, &e))?;
@@ -232,7 +257,7 @@ fn listens(process: &ProcessId) -> bool {
 
 /// Whether it runs and has been given these hosts.
 pub(crate) fn is_so(folder: &Path, service: &Service<'_>) -> Result<bool, StepError> {
-    let running: Option<Running> = files::read_record(&record(folder))?;
+    let running: Option<Running> = files::read_or_lost(&record(folder))?;
     let known = lists(service)
         .iter()
         .all(|(file, text)| holds(folder, file, text));
@@ -241,7 +266,7 @@ pub(crate) fn is_so(folder: &Path, service: &Service<'_>) -> Result<bool, StepEr
 
 /// Its process, while it runs.
 pub(crate) fn process(folder: &Path) -> Option<ProcessId> {
-    let running = files::read_record::<Running>(&record(folder)).ok().flatten()?;
+    let running = files::read_or_lost::<Running>(&record(folder)).ok().flatten()?;
     running.process.is_alive().then_some(running.process)
 }
 
@@ -253,7 +278,7 @@ pub(crate) fn is_alive(folder: &Path) -> bool {
 /// Ends it, and any other dnsmasq inside this namespace of ours (one that was started and not yet recorded).
 pub(crate) async fn stop(names: &Names, folder: &Path) -> Result<(), StepError> {
     let mut ours: Vec<ProcessId> = Vec::new();
-    if let Some(running) = files::read_record::<Running>(&record(folder))? {
+    if let Some(running) = files::read_or_lost::<Running>(&record(folder))? {
         ours.push(running.process);
     }
     for pid in netns::processes(names).await? {

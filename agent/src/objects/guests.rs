@@ -115,8 +115,13 @@ impl Guests {
         format!("rhyzome-{}", short_hash(&self.owner, id))
     }
 
+    /// As recorded; none where that was lost.
+    pub(crate) fn recorded_run(&self, id: ResourceId) -> Result<Option<RunState>, StepError> {
+        files::read_or_lost(&instance::run_record(&self.layout, id))
+    }
+
     pub(crate) fn run_state(&self, id: ResourceId) -> Result<RunState, StepError> {
-        Ok(files::read_or_lost(&instance::run_record(&self.layout, id))?.unwrap_or_default())
+        Ok(self.recorded_run(id)?.unwrap_or_default())
     }
 
     pub(crate) fn write_run_state(&self, id: ResourceId, run: &RunState) -> Result<(), StepError> {
@@ -233,6 +238,14 @@ impl Guests {
         };
         let identity = self.users.of(&self.owner, id);
         let folder = self.run_folder(id);
+        // What the definition says can be made again, and whoever put files back need not know whose they are.
+        instance::ensure_seed(&self.layout, definition, identity)?;
+        let file = self.layout.disk(id);
+        if !file.is_file() {
+            return Err(StepError::disk_missing());
+        }
+        files::give(&file, identity)?;
+        files::give(&folder, identity)?;
         for socket in [MONITOR, qemu::CONSOLE] {
             files::remove_file(&folder.join(socket))?;
         }

@@ -11,6 +11,7 @@ use super::network::Networking;
 use super::qemu::{CONSOLE_LOG, SEED};
 use super::run_state::{Ended, RebootMark, RunState};
 use super::seed;
+use super::spawn::Identity;
 use crate::driver::{Effect, GuestSeen, Held, Seen, SeenPower, StepContext, StepError};
 use chrono::Utc;
 use rhyzome_model::ids::ResourceId;
@@ -37,6 +38,33 @@ pub(crate) fn run_record(layout: &Layout, id: ResourceId) -> PathBuf {
 /// What an instance shall be, if it is here.
 pub(crate) fn definition(layout: &Layout, id: ResourceId) -> Result<Option<EnsureInstance>, StepError> {
     files::read_or_lost(&definition_record(layout, id))
+}
+
+/// What cloud-init finds, anew.
+fn write_seed(
+    layout: &Layout,
+    definition: &EnsureInstance,
+    identity: Option<Identity>,
+) -> Result<(), StepError> {
+    let folder = layout.instance(definition.instance);
+    let image = seed::build(definition).map_err(|e| storage("making a seed", &folder, &e))?;
+    let seed = folder.join(SEED);
+    files::write_atomic(&seed, &image, 0o400)?;
+    files::give(&seed, identity)
+}
+
+/// The same, where it is lost; else it is the guest's again.
+pub(crate) fn ensure_seed(
+    layout: &Layout,
+    definition: &EnsureInstance,
+    identity: Option<Identity>,
+) -> Result<(), StepError> {
+    let seed = layout.instance(definition.instance).join(SEED);
+    if seed.is_file() {
+        files::give(&seed, identity)
+    } else {
+        write_seed(layout, definition, identity)
+    }
 }
 
 /// The tap of an instance's card; 14 characters of the 15 that Linux takes.
@@ -94,10 +122,10 @@ impl Instances {
         let private = std::fs::set_permissions(&run_folder, Permissions::from_mode(0o700));
         private.map_err(|e| storage("making a guest's folder", &run_folder, &e))?;
         files::write_record(&definition_record(self.layout(), id), action)?;
-        let image = seed::build(action).map_err(|e| storage("making a seed", &folder, &e))?;
-        let seed = folder.join(SEED);
-        files::write_atomic(&seed, &image, 0o400)?;
-        files::give(&seed, identity)?;
+        if self.guests.recorded_run(id)?.is_none() {
+            self.guests.write_run_state(id, &RunState::default())?;
+        }
+        write_seed(self.layout(), action, identity)?;
         let console = folder.join(CONSOLE_LOG);
         OpenOptions::new()
             .create(true)
@@ -279,7 +307,10 @@ impl Instances {
             let runs = running.remove(&id).is_some();
             // A folder without a definition was begun or is going: it is listed, so that it is found.
             let definition = self.get(id)?;
-            let run = self.guests.run_state(id)?;
+            let recorded = self.guests.recorded_run(id)?;
+            // Without its seed, or not knowing whether it shall run, it is as good as not defined.
+            let whole = self.is_seeded(id) && recorded.is_some();
+            let run = recorded.unwrap_or_default();
             let state = match (run.power(), &definition) {
                 (_, _) if runs => "running",
                 (_, None) | (SeenPower::Unknown, _) => "unknown",
@@ -303,10 +334,7 @@ impl Instances {
                 id,
                 state: state.to_owned(),
                 claims: Vec::new(),
-                // Without its seed it is as good as not defined.
-                generation: definition
-                    .filter(|_| self.is_seeded(id))
-                    .map_or(0, |d| d.generation),
+                generation: definition.filter(|_| whole).map_or(0, |d| d.generation),
                 facts,
             });
         }

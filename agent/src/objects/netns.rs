@@ -9,11 +9,11 @@
 //! the machine's own services, not link-local addresses outside. Rules are replaced as a whole, atomically, and each network has a
 //! table of its own in the machine's namespace, so that it goes without a trace.
 
+mod rules;
 mod tap;
 
 pub(crate) use tap::{attach_tap, make_tap, remove_tap};
 
-use super::filter::{rules_inside, rules_outside};
 use super::names::{NAMES, Names, TRANSFER_PREFIX, Wanted, choose_transfer};
 use super::process::ProcessId;
 use super::spawn::{self, Surroundings, argv};
@@ -122,7 +122,8 @@ pub(crate) async fn is_so(names: &Names, wanted: &Wanted) -> Result<bool, StepEr
         })
     };
     let (_, near) = wanted.transfer_ends();
-    Ok(has(BRIDGE, &wanted.gateway_net()) && has(UPLINK, &format!("{near}/{TRANSFER_PREFIX}")))
+    let linked = has(BRIDGE, &wanted.gateway_net()) && has(UPLINK, &format!("{near}/{TRANSFER_PREFIX}"));
+    Ok(linked && rules::are_there(names).await)
 }
 
 /// Whether the namespace has a name (its file may be left over from before the machine restarted: then it is a plain file).
@@ -153,7 +154,7 @@ pub(crate) async fn ensure(names: &Names, wanted: &Wanted) -> Result<(), StepErr
         ip(argv!["netns", "add", names.namespace]).await?;
     }
     quiet_inside(names).await?;
-    filter_inside(names, wanted).await?;
+    rules::inside(names, wanted).await?;
     connect(names).await?;
     let inside = links(Some(&names.namespace)).await?;
     ip_batch(Some(&names.namespace), &changes_inside(&inside, wanted)).await?;
@@ -163,7 +164,7 @@ pub(crate) async fn ensure(names: &Names, wanted: &Wanted) -> Result<(), StepErr
         .filter(|l| l.ifname == names.veth)
         .collect();
     ip_batch(None, &changes_outside(&outside, names, wanted)).await?;
-    filter_outside(names, wanted).await?;
+    rules::outside(names, wanted).await?;
     forward_outside()
 }
 
@@ -286,33 +287,9 @@ fn addresses(link: Option<&Link>, name: &str, wanted: &str) -> Vec<String> {
     lines
 }
 
-async fn nft(rules: String, around: Surroundings) -> Result<(), StepError> {
-    spawn::must(
-        "nft",
-        &["-f", "-"].map(str::to_owned),
-        Some(rules.into_bytes()),
-        around,
-        WITHIN,
-    )
-    .await
-    .map(drop)
-}
-
-async fn filter_inside(names: &Names, wanted: &Wanted) -> Result<(), StepError> {
-    nft(rules_inside(wanted), names.inside()).await
-}
-
-async fn filter_outside(names: &Names, wanted: &Wanted) -> Result<(), StepError> {
-    nft(rules_outside(names, wanted), Surroundings::default()).await
-}
-
 /// Removes all of it: what is there of it, whoever made it.
 pub(crate) async fn remove(names: &Names) -> Result<(), StepError> {
-    nft(
-        format!("table inet {0}\ndelete table inet {0}\n", names.table),
-        Surroundings::default(),
-    )
-    .await?;
+    rules::remove(names).await?;
     if links(None).await?.iter().any(|l| l.ifname == names.veth) {
         delete_link(None, &names.veth).await?;
     }
@@ -380,7 +357,7 @@ pub(crate) async fn can_make_networks() -> Result<(), StepError> {
             ],
         )
         .await?;
-        nft(
+        rules::nft(
             "table inet try { chain c { type nat hook postrouting priority srcnat; masquerade; }; }\n"
                 .to_owned(),
             around,

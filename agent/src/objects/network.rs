@@ -4,6 +4,8 @@
 //! everything is gone, so that whatever ends in between is found and finished by the next try. Content of a lower generation
 //! never overwrites. Without the rights for namespaces the record is all there is, and guests use QEMU's own user network.
 
+mod lost;
+
 use super::dnsmasq::{self, Service};
 use super::files::{self, Layout};
 use super::names::{Names, Wanted};
@@ -84,6 +86,10 @@ impl Network {
             };
         }
         if let Some(NetworkClaim { holder, leases }) = &action.claim {
+            // Who claims last has its addresses: another that still claims them here is gone elsewhere, or from before a put back.
+            for others in self.claims.values_mut() {
+                others.retain(|o| !leases.iter().any(|l| l.ip == o.ip || l.mac == o.mac));
+            }
             self.claims.insert(*holder, leases.clone());
         }
     }
@@ -182,7 +188,9 @@ impl Networks {
         }
         let names = self.names(network.network);
         // Another namespace would be a second network beside the one that guests are in.
-        if let Some(inside) = dnsmasq::process(&self.layout.network(network.network)) {
+        if !netns::is_there(&names)
+            && let Some(inside) = self.inside(&network)
+        {
             netns::name_again(&names, &inside).await?;
         }
         let wanted = self.wanted(&names, &mut network).await?;
@@ -290,27 +298,6 @@ impl Networks {
         netns::remove(&names).await
     }
 
-    /// Makes a network that guests need be there again (the machine restarted); nothing where it lives.
-    pub(crate) async fn revive(&self, id: ResourceId) -> Result<(), StepError> {
-        let Some(network) = self.get(id)? else {
-            return Ok(());
-        };
-        if network.claims.is_empty() {
-            return self.remove(id).await;
-        }
-        if self.is_live(&network).await? {
-            Ok(())
-        } else {
-            self.make(network).await
-        }
-    }
-
-    /// Whether its dnsmasq has ended, or its namespace has lost its name, though neither should have.
-    pub(crate) fn lost_half(&self, id: ResourceId) -> bool {
-        self.networking == Networking::Bridge
-            && netns::is_there(&self.names(id)) != dnsmasq::is_alive(&self.layout.network(id))
-    }
-
     pub(crate) fn inventory(&self) -> Result<Vec<Held>, StepError> {
         let mut all = Vec::new();
         for id in self.ids()? {
@@ -380,6 +367,30 @@ mod tests {
                 leases: vec![],
             }),
         }
+    }
+
+    #[test]
+    fn who_claims_last_has_the_address() {
+        let (one, two) = (ResourceId::new(), ResourceId::new());
+        let claim = |holder, mac: &str| EnsureNetwork {
+            claim: Some(NetworkClaim {
+                holder,
+                leases: vec![HostLease {
+                    mac: mac.to_owned(),
+                    ip: Ipv4Addr::new(10, 20, 0, 9),
+                    hostname: None,
+                }],
+            }),
+            ..action(1, "10.20.0.1", None)
+        };
+        let (of_one, of_two) = (claim(one, "02:00:00:00:00:01"), claim(two, "02:00:00:00:00:02"));
+        let mut network = Network::new(&of_one);
+        for (claim, mac) in [(&of_two, "02:00:00:00:00:02"), (&of_one, "02:00:00:00:00:01")] {
+            network.take(claim);
+            let macs: Vec<&str> = network.service().leases.iter().map(|l| l.mac.as_str()).collect();
+            assert_eq!(macs, [mac]);
+        }
+        assert_eq!(network.claims.len(), 2, "the claims themselves stay");
     }
 
     #[test]

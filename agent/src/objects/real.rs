@@ -197,11 +197,13 @@ impl RealDriver {
     fn look_after(&self, parts: Arc<Parts>) {
         let (locks, ending, layout) = (Arc::clone(&self.locks), self.ending.clone(), self.layout.clone());
         self.tasks.spawn(async move {
+            let mut turn = 0_usize;
             while tokio::time::timeout(LOOK_EVERY, ending.cancelled())
                 .await
                 .is_err()
             {
-                for error in look(&parts, &locks, &layout).await {
+                turn = turn.wrapping_add(1);
+                for error in look(&parts, &locks, &layout, turn).await {
                     tracing::warn!(%error, inside = error.inside, "looking after what runs");
                 }
             }

@@ -303,7 +303,9 @@ impl Plan {
     }
 
     pub fn nic(&self, position: usize, network: ResourceId, ip: Ipv4Addr) -> Nic {
-        let mac = format!("02:00:00:00:{position:02x}:{:02x}", ip.octets()[3]);
+        // Another instance with the same address has another.
+        let [.., a, b] = self.instance.0.into_bytes();
+        let mac = format!("02:00:{a:02x}:{b:02x}:{position:02x}:{:02x}", ip.octets()[3]);
         Nic {
             network,
             mac,

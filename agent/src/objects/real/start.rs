@@ -12,8 +12,11 @@ use rhyzome_model::step::ObjectKind;
 use std::fs::{File, OpenOptions};
 use std::sync::atomic::Ordering;
 
-/// One look; what went wrong.
-pub(super) async fn look(parts: &Parts, locks: &Locks, layout: &Layout) -> Vec<StepError> {
+/// Looks after which one network is looked at as a whole, by programs.
+const WHOLE_EVERY: usize = 10;
+
+/// One look, the `turn`th; what went wrong.
+pub(super) async fn look(parts: &Parts, locks: &Locks, layout: &Layout, turn: usize) -> Vec<StepError> {
     let mut errors = Vec::new();
     for id in files::ids_in(&layout.instances(), "").unwrap_or_default() {
         let folder = layout.instance(id);
@@ -26,8 +29,13 @@ pub(super) async fn look(parts: &Parts, locks: &Locks, layout: &Layout) -> Vec<S
     if !parts.guests.told.load(Ordering::Acquire) {
         return errors;
     }
-    for id in parts.networks.ids().unwrap_or_default() {
-        if parts.networks.lost_half(id) {
+    let networks = parts.networks.ids().unwrap_or_default();
+    let whole = turn
+        .is_multiple_of(WHOLE_EVERY)
+        .then(|| networks.get((turn / WHOLE_EVERY) % networks.len().max(1)))
+        .flatten();
+    for id in networks.iter().copied() {
+        if whole == Some(&id) || parts.networks.lost_half(id) {
             let _lock = locks.take(ObjectKind::Network, id).await;
             errors.extend(parts.networks.revive(id).await.err());
         }
