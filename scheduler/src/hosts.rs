@@ -8,7 +8,9 @@ use crate::Context;
 use crate::backoff::Pause;
 use crate::guests::Guests;
 use crate::inventory::{document, keep_fresh};
+use crate::reconcile::put_back;
 use chrono::{DateTime, Utc};
+use rhyzome_model::check::RawInventory;
 use rhyzome_model::ids::HostName;
 use rhyzome_model::kinds::Demand;
 use rhyzome_proto::agent::agent_client::AgentClient;
@@ -345,10 +347,15 @@ async fn write_inventory(
     inventory: &Inventory,
     opened_at: DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    context
-        .store
-        .host_inventory(host, &document(inventory), opened_at)
-        .await?;
+    let document = document(inventory);
+    context.store.host_inventory(host, &document, opened_at).await?;
+    let read = serde_json::from_value::<RawInventory>(document).map(|raw| raw.read(host.clone(), opened_at));
+    // One that can't be read the check tells of.
+    if let Ok(Ok(looked)) = read
+        && let Some(older) = context.store.host_is_older(&looked).await?
+    {
+        put_back(context, &[older]).await?;
+    }
     for rest in context.store.abandoned(Some(host)).await? {
         if crate::left_behind::is_gone(&rest, inventory) && context.store.abandoned_gone(&rest).await? {
             tracing::info!(%host, job = %rest.job, resource = %rest.resource, "nothing is left of an abandoned job");

@@ -376,7 +376,13 @@ async fn a_host_that_was_put_back_and_knows_a_higher_fence_is_noticed_all_the_sa
         fences,
         unfinished: Vec::new(),
     };
-    let older = async |look| walk.store.check_all(&[look]).await.unwrap().older;
+    let older = async |look| {
+        let looks = [look];
+        let found = walk.store.check_all(&looks).await.unwrap().older;
+        let at_once = walk.store.host_is_older(&looks[0]).await.unwrap();
+        assert_eq!(at_once.as_ref(), found.first(), "its watch sees the same");
+        found
+    };
     assert_eq!(older(look(epoch, fences(order.fence)).await).await, []);
     let found = older(look(epoch, fences(order.fence - 1)).await).await;
     assert_eq!(
@@ -398,7 +404,11 @@ async fn a_host_that_was_put_back_and_knows_a_higher_fence_is_noticed_all_the_sa
     assert_eq!(epoch_of(greeted.unwrap()), epoch + 1);
     let again = look(epoch + 1, fences(order.fence - 1)).await;
     assert_eq!(older(again).await, [], "what it answered was of another epoch");
-    assert_eq!(in_doubt(&walk, &host).await, [incomplete(&host, id, false)]);
+    let found = in_doubt(&walk, &host).await;
+    let [one] = found.as_slice() else {
+        panic!("all that lives there is in doubt: {found:?}");
+    };
+    assert_eq!((one.resource, one.wrong.as_str()), (id, "incomplete"));
 }
 
 /// What is to be mended of an instance on a host that holds all that it should.

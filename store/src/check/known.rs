@@ -6,7 +6,8 @@ use crate::rows::{json, parse};
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
 use rhyzome_model::check::{
-    Answered, HostInventory, InventoryError, Known, KnownJob, KnownResource, Moved, RawInventory, RowOf,
+    Answered, HostInventory, InventoryError, Known, KnownJob, KnownResource, Moved, Older, RawInventory,
+    RowOf, older,
 };
 use rhyzome_model::ids::{Epoch, Fence, HostName, JobId, ResourceId};
 use rhyzome_model::kinds::Kind;
@@ -80,13 +81,35 @@ impl Store {
     }
 }
 
-pub(super) async fn read(tx: &mut Tx, inventories: &[HostInventory]) -> Result<Known, StoreError> {
-    let mut known = Known {
-        resources: resources(tx).await?,
-        ..Known::default()
-    };
-    let since = inventories.iter().map(|i| i.asked_at).min().unwrap_or_default();
-    moved(tx, since, &mut known).await?;
+impl Store {
+    /// Whether a host that has just said what it holds was put back to an older copy of itself. The next check tells as well; but until
+    /// then a job may cover up what shows it.
+    pub async fn host_is_older(&self, looked: &HostInventory) -> Result<Option<Older>, StoreError> {
+        let mut tx = self.begin_survey().await?;
+        let ids: Vec<Uuid> = looked.fences.keys().map(|id| id.0).collect();
+        let mut known = Known {
+            jobs: ended(&mut tx, std::slice::from_ref(looked)).await?,
+            answered: answered(&mut tx, Some(&ids)).await?,
+            ..Known::default()
+        };
+        let moved = sqlx::query_scalar!(
+            "SELECT DISTINCT resource_id FROM jobs WHERE resource_id = ANY($1) AND (ended_at IS NULL OR ended_at >= $2)",
+            &ids,
+            looked.asked_at
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.rollback().await?;
+        known.moved = moved
+            .into_iter()
+            .map(|id| (ResourceId(id), Moved::Open))
+            .collect();
+        Ok(older(std::slice::from_ref(looked), &known).pop())
+    }
+}
+
+/// The jobs that ledgers have not finished, and when they ended.
+async fn ended(tx: &mut Tx, inventories: &[HostInventory]) -> Result<BTreeMap<JobId, KnownJob>, StoreError> {
     let jobs: Vec<Uuid> = inventories
         .iter()
         .flat_map(|i| &i.unfinished)
@@ -101,11 +124,21 @@ pub(super) async fn read(tx: &mut Tx, inventories: &[HostInventory]) -> Result<K
     )
     .fetch_all(&mut **tx)
     .await?;
-    known.jobs = ended
+    Ok(ended
         .into_iter()
         .map(|r| (JobId(r.id), KnownJob { ended_at: r.ended_at }))
-        .collect();
-    known.answered = answered(tx).await?;
+        .collect())
+}
+
+pub(super) async fn read(tx: &mut Tx, inventories: &[HostInventory]) -> Result<Known, StoreError> {
+    let mut known = Known {
+        resources: resources(tx).await?,
+        ..Known::default()
+    };
+    let since = inventories.iter().map(|i| i.asked_at).min().unwrap_or_default();
+    moved(tx, since, &mut known).await?;
+    known.jobs = ended(tx, inventories).await?;
+    known.answered = answered(tx, None).await?;
     // A sequence stands outside of snapshots and only rises: read last, it accuses nobody.
     let last = sqlx::query_scalar!(
         r#"SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS "last!" FROM fences"#
@@ -116,12 +149,13 @@ pub(super) async fn read(tx: &mut Tx, inventories: &[HostInventory]) -> Result<K
     Ok(known)
 }
 
-/// By the fence of a resource, which is that of its newest order.
-async fn answered(tx: &mut Tx) -> Result<BTreeMap<ResourceId, Answered>, StoreError> {
+/// Of all resources or of these. By the fence of a resource, which is that of its newest order.
+async fn answered(tx: &mut Tx, of: Option<&[Uuid]>) -> Result<BTreeMap<ResourceId, Answered>, StoreError> {
     let rows = sqlx::query!(
         r#"SELECT r.id, j.host AS "host!", j.epoch AS "epoch!", j.fence AS "fence!" FROM resources r
            JOIN jobs j ON j.resource_id = r.id AND j.fence = r.fence
-           WHERE j.ended_at IS NOT NULL AND j.host IS NOT NULL AND j.epoch IS NOT NULL"#
+           WHERE j.ended_at IS NOT NULL AND j.host IS NOT NULL AND j.epoch IS NOT NULL AND ($1::uuid[] IS NULL OR r.id = ANY($1))"#,
+        of
     )
     .fetch_all(&mut **tx)
     .await?;

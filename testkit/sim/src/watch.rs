@@ -4,6 +4,8 @@ use crate::host::Host;
 use crate::lock;
 use crate::scheduler::config;
 use crate::sim::Sim;
+use chrono::{DateTime, Utc};
+use rhyzome_model::check::{RawInventory, older};
 use rhyzome_scheduler::inventory::document;
 use rhyzome_scheduler::left_behind::is_gone;
 use rhyzome_store::watches::{Greeting, Hello};
@@ -63,6 +65,7 @@ pub(crate) async fn watch(sim: Arc<Sim>, host: Arc<Host>) {
 async fn greet(sim: &Arc<Sim>, host: &Arc<Host>) -> Option<Stream> {
     // Before the agent is asked: what it has answered until then it must know.
     let answered = lock(&sim.books).host_answered(&host.name);
+    let opened_at = sim.now();
     sim.doze(0, 50).await;
     let (life, said) = host.hello()?;
     sim.doze(0, 50).await;
@@ -85,9 +88,26 @@ async fn greet(sim: &Arc<Sim>, host: &Arc<Host>) -> Option<Stream> {
                     host.name, hello.max_fence
                 ));
             }
-            Some(Stream { life, epoch })
+            (!was_put_back(sim, host, opened_at).await).then_some(Stream { life, epoch })
         }
     }
+}
+
+/// What it says that it holds first shows whether it is an older copy of itself.
+async fn was_put_back(sim: &Arc<Sim>, host: &Arc<Host>, opened_at: DateTime<Utc>) -> bool {
+    let Some(inventory) = host.inventory(sim).await else {
+        return true;
+    };
+    let raw: Result<RawInventory, _> = serde_json::from_value(document(&inventory));
+    let Ok(Ok(looked)) = raw.map(|raw| raw.read(host.name.clone(), opened_at)) else {
+        return true;
+    };
+    sim.quiet().await;
+    let now = sim.now();
+    let mut books = lock(&sim.books);
+    let known = books.known(std::slice::from_ref(&looked));
+    let put_back = older(&[looked], &known);
+    put_back.iter().any(|o| books.host_older(&o.host, o.epoch, now))
 }
 
 async fn tell(sim: &Arc<Sim>, host: &Arc<Host>, stream: Stream) -> Option<Stream> {
