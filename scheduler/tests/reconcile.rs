@@ -18,7 +18,7 @@ use rhyzome_store::amiss::Noted;
 use rhyzome_store::change::Mended;
 use rhyzome_store::dispatch::OrderRow;
 use rhyzome_store::rows::JobRow;
-use rhyzome_store::watches::{Greeting, Hello};
+use rhyzome_store::watches::{Greeting, Hello, Watch};
 use std::collections::BTreeMap;
 use support::agent::{Luck, report};
 use support::common::make;
@@ -339,6 +339,11 @@ async fn all_that_lives_on_a_host_that_was_put_back_is_made_so_again() {
     ends(&mut walk, before.id, &order, OutcomeKind::Succeeded).await;
     let found = in_doubt(&walk, &host).await;
     assert_eq!(found.len(), 1);
+    walk.store.watch_take(make::WATCHER, 3600.0, 1000).await.unwrap();
+    walk.store
+        .watch_set(make::WATCHER, &host, Watch::Up)
+        .await
+        .unwrap();
 
     let again = repair(&walk, &found[0]).await.unwrap();
     let order = order_of(&mut walk, again.id).await;
