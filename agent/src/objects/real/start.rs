@@ -13,7 +13,7 @@ use std::fs::{File, OpenOptions};
 use std::sync::atomic::Ordering;
 
 /// Looks after which one network is looked at as a whole, by programs.
-const WHOLE_EVERY: usize = 10;
+const WHOLE_EVERY: usize = 3;
 
 /// One look, the `turn`th; what went wrong.
 pub(super) async fn look(parts: &Parts, locks: &Locks, layout: &Layout, turn: usize) -> Vec<StepError> {
