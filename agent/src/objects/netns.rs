@@ -342,8 +342,12 @@ fn net_of(text: &str) -> Option<Ipv4Net> {
 /// Whether this process can make networks at all: tried, not guessed.
 pub(crate) async fn can_make_networks() -> Result<(), StepError> {
     let name = format!("rz-try-{}", std::process::id());
-    ip(argv!["netns", "add", name]).await?;
     let file = Path::new(NAMES).join(&name);
+    // Of an agent that was killed as it tried, and had the same process id.
+    if file.exists() {
+        ip(argv!["netns", "del", name]).await?;
+    }
+    ip(argv!["netns", "add", name]).await?;
     let around = Surroundings {
         netns: Some(file),
         ..Surroundings::default()
