@@ -233,6 +233,11 @@ fn pid_of_dnsmasq(folder: &Path) -> i32 {
     i32::try_from(record["process"]["pid"].as_i64().unwrap()).unwrap()
 }
 
+fn kill(pid: i32) {
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let until = tokio::time::Instant::now() + real_support::PATIENCE;
     while !is_so() {
@@ -274,11 +279,7 @@ async fn dnsmasq_is_kept_alive_adopted_and_told_of_changes() {
     host.agent_goes().await;
     host.start().await;
     assert_eq!(pid(&folder), first, "adopted");
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(first),
-        nix::sys::signal::Signal::SIGKILL,
-    )
-    .unwrap();
+    kill(first);
     let record = folder.join("dnsmasq.json");
     until("dnsmasq to come back", || {
         record.exists() && pid(&folder) != first
@@ -363,11 +364,7 @@ async fn an_address_is_free_once_its_guest_is_gone_and_guests_keep_their_network
         .path()
         .join(format!("objects/networks/{}", stays.network));
     let server = pid_of_dnsmasq(&folder);
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(server),
-        nix::sys::signal::Signal::SIGKILL,
-    )
-    .unwrap();
+    kill(server);
     run("ip", &["netns", "del", &namespace]);
     until("the network to be as it was", || {
         let served = folder.join("dnsmasq.json").exists() && pid_of_dnsmasq(&folder) != server;
@@ -448,8 +445,7 @@ async fn an_update_makes_nothing_where_nothing_is_and_a_lost_namespace_is_made_a
     // As after a restart of the machine: namespace and processes are gone, the record is not.
     let namespace = host.namespace(plan.network).await;
     for pid in run("ip", &["netns", "pids", &namespace]).1.split_whitespace() {
-        let pid = nix::unistd::Pid::from_raw(pid.parse().unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        kill(pid.parse().unwrap());
     }
     run("ip", &["netns", "del", &namespace]);
     let job = real_support::context(JobId::new());

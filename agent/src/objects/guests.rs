@@ -233,17 +233,14 @@ impl Guests {
         definition: &EnsureInstance,
         run: &mut RunState,
     ) -> Result<(), StepError> {
-        let Some(disk) = self.disks.get(id)? else {
+        let file = self.layout.disk(id);
+        let Some(disk) = self.disks.get(id)?.filter(|_| file.is_file()) else {
             return Err(StepError::disk_missing());
         };
         let identity = self.users.of(&self.owner, id);
         let folder = self.run_folder(id);
         // What the definition says can be made again, and whoever put files back need not know whose they are.
         instance::ensure_seed(&self.layout, definition, identity)?;
-        let file = self.layout.disk(id);
-        if !file.is_file() {
-            return Err(StepError::disk_missing());
-        }
         files::give(&file, identity)?;
         files::give(&folder, identity)?;
         for socket in [MONITOR, qemu::CONSOLE] {

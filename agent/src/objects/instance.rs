@@ -40,15 +40,18 @@ pub(crate) fn definition(layout: &Layout, id: ResourceId) -> Result<Option<Ensur
     files::read_or_lost(&definition_record(layout, id))
 }
 
+fn seed_file(layout: &Layout, id: ResourceId) -> PathBuf {
+    layout.instance(id).join(SEED)
+}
+
 /// What cloud-init finds, anew.
 fn write_seed(
     layout: &Layout,
     definition: &EnsureInstance,
     identity: Option<Identity>,
 ) -> Result<(), StepError> {
-    let folder = layout.instance(definition.instance);
-    let image = seed::build(definition).map_err(|e| storage("making a seed", &folder, &e))?;
-    let seed = folder.join(SEED);
+    let seed = seed_file(layout, definition.instance);
+    let image = seed::build(definition).map_err(|e| storage("making a seed", &seed, &e))?;
     files::write_atomic(&seed, &image, 0o400)?;
     files::give(&seed, identity)
 }
@@ -59,7 +62,7 @@ pub(crate) fn ensure_seed(
     definition: &EnsureInstance,
     identity: Option<Identity>,
 ) -> Result<(), StepError> {
-    let seed = layout.instance(definition.instance).join(SEED);
+    let seed = seed_file(layout, definition.instance);
     if seed.is_file() {
         files::give(&seed, identity)
     } else {
@@ -107,7 +110,7 @@ impl Instances {
     }
 
     fn is_seeded(&self, id: ResourceId) -> bool {
-        self.layout().instance(id).join(SEED).is_file()
+        seed_file(self.layout(), id).is_file()
     }
 
     pub(crate) async fn ensure(&self, action: &EnsureInstance) -> Result<Effect, StepError> {

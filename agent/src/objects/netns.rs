@@ -132,11 +132,12 @@ pub(crate) fn is_there(names: &Names) -> bool {
         .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::NSFS_MAGIC)
 }
 
-/// Gives the namespace that a process of ours runs in its name again: somebody deleted that, and what runs inside goes on.
+/// Gives the namespace that a process of ours runs in its name, where there is none of that name: somebody deleted that, and what runs
+/// inside goes on.
 pub(crate) async fn name_again(names: &Names, process: &ProcessId) -> Result<(), StepError> {
     let of = |path: PathBuf| std::fs::read_link(path).ok();
     let its = of(process.proc("ns/net"));
-    if is_there(names) || its.is_none() || its == of("/proc/self/ns/net".into()) {
+    if its.is_none() || its == of("/proc/self/ns/net".into()) {
         return Ok(());
     }
     super::files::remove_file(&names.file())?;

@@ -97,7 +97,7 @@ pub struct RawObject {
     /// file of which its host has no record.
     #[serde(default)]
     pub state: String,
-    /// Of its content; 0 of an instance without a definition, or without the seed that belongs to it.
+    /// Of its content; 0 of an instance without a definition, or without what belongs to that: its seed, and whether it shall run.
     #[serde(default)]
     pub generation: i64,
 }

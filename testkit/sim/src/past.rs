@@ -4,6 +4,7 @@
 use crate::host::{Copied, Host};
 use crate::lock;
 use crate::sim::Sim;
+use crate::users::pick;
 use rhyzome_agent::driver::{Direction, Driver, Held, StepContext};
 use rhyzome_model::ids::{JobId, ResourceId};
 use rhyzome_model::kinds::Power;
@@ -21,7 +22,7 @@ pub(crate) async fn put_back(sim: Arc<Sim>) {
     let hosts: Vec<_> = sim.hosts.values().cloned().collect();
     loop {
         sim.doze(500, every * 2_000).await;
-        let host = &hosts[sim.between(0, hosts.len() as u64) as usize];
+        let Some(host) = pick(&sim, &hosts) else { return };
         let copy: Copied = host.copied();
         sim.say(format_args!("a copy of {} is made", host.name));
         sim.doze(200, 8_000).await;
@@ -45,19 +46,16 @@ pub(crate) async fn lose(sim: Arc<Sim>) {
         if sim.is_healed() {
             return;
         }
-        let host = &hosts[sim.between(0, hosts.len() as u64) as usize];
+        let Some(host) = pick(&sim, &hosts) else { return };
         let mut held = host.held().await;
         held.retain(|h| is_left_alone(&sim, h));
         held.sort_by_key(|h| (h.kind.as_str(), h.id));
-        if held.is_empty() {
-            continue;
-        }
-        let lost = &held[sim.between(0, held.len() as u64) as usize];
+        let Some(lost) = pick(&sim, &held) else { continue };
         let what: Vec<Action> = match lost.kind {
             // A guest's disk is in its folder.
-            ObjectKind::Disk | ObjectKind::Instance => guest(&sim, lost),
-            ObjectKind::Network => claims(lost).map(Action::DropNetwork).collect(),
-            ObjectKind::Image => claims(lost).map(Action::DropImage).collect(),
+            ObjectKind::Disk | ObjectKind::Instance => guest(&sim, &lost),
+            ObjectKind::Network => claims(&lost).map(Action::DropNetwork).collect(),
+            ObjectKind::Image => claims(&lost).map(Action::DropImage).collect(),
         };
         sim.say(format_args!(
             "{} loses {}: {}",
@@ -66,7 +64,7 @@ pub(crate) async fn lose(sim: Arc<Sim>) {
             what.iter().map(Action::name).collect::<Vec<_>>().join(", ")
         ));
         for action in what {
-            make_so(host, &action).await;
+            make_so(&host, &action).await;
         }
     }
 }

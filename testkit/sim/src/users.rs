@@ -49,7 +49,8 @@ fn origin(sim: &Sim) -> Origin {
     }
 }
 
-fn pick<T: Clone>(sim: &Sim, from: &[T]) -> Option<T> {
+/// One of these, by the dice; none of none.
+pub(crate) fn pick<T: Clone>(sim: &Sim, from: &[T]) -> Option<T> {
     if from.is_empty() {
         return None;
     }

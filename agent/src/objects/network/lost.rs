@@ -2,22 +2,32 @@
 
 use super::{Network, Networking, Networks};
 use crate::driver::StepError;
+use crate::objects::names::Names;
 use crate::objects::process::ProcessId;
 use crate::objects::{dnsmasq, instance, netns, strays};
 use rhyzome_model::ids::ResourceId;
 
 impl Networks {
-    /// A process in its namespace: its dnsmasq, or a guest with its first card there, as where QEMU runs.
-    pub(super) fn inside(&self, network: &Network) -> Option<ProcessId> {
-        let of_guest = || {
-            let mut running = strays::running(&self.layout.instances());
-            network.claims.keys().find_map(|holder| {
-                let guest = instance::definition(&self.layout, *holder).ok().flatten()?;
-                let is_home = guest.interfaces.first()?.network == network.network;
-                running.remove(holder).filter(|_| is_home)?.into_iter().next()
-            })
-        };
-        dnsmasq::process(&self.layout.network(network.network)).or_else(of_guest)
+    /// Gives its namespace a lost name again: another one would be a second network beside the one that guests are in.
+    pub(super) async fn find_again(&self, names: &Names, network: &Network) -> Result<(), StepError> {
+        if netns::is_there(names) {
+            return Ok(());
+        }
+        let server = dnsmasq::process(&self.layout.network(network.network));
+        match server.or_else(|| self.guest_inside(network)) {
+            Some(inside) => netns::name_again(names, &inside).await,
+            None => Ok(()),
+        }
+    }
+
+    /// A guest in its namespace: QEMU runs in that of a guest's first card.
+    fn guest_inside(&self, network: &Network) -> Option<ProcessId> {
+        let mut running = strays::running(&self.layout.instances());
+        network.claims.keys().find_map(|holder| {
+            let guest = instance::definition(&self.layout, *holder).ok().flatten()?;
+            let is_home = guest.interfaces.first()?.network == network.network;
+            running.remove(holder).filter(|_| is_home)?.into_iter().next()
+        })
     }
 
     /// Whether its dnsmasq has ended, or its namespace has lost its name, though neither should have.
@@ -28,7 +38,7 @@ impl Networks {
         let there = netns::is_there(&self.names(id));
         let lost_both = || {
             let network = self.get(id).ok().flatten();
-            network.is_some_and(|n| self.inside(&n).is_some())
+            network.is_some_and(|n| self.guest_inside(&n).is_some())
         };
         there != dnsmasq::is_alive(&self.layout.network(id)) || (!there && lost_both())
     }

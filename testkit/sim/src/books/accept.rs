@@ -78,21 +78,7 @@ impl Books {
         if ask.kind == Kind::Instance {
             self.leases.insert(ask.id, leases);
         }
-        let resource = Resource {
-            id: ask.id,
-            tenant: ask.tenant,
-            kind: ask.kind,
-            name: ask.name,
-            spec: ask.spec,
-            generation: 1,
-            observed_generation: 0,
-            deleting: false,
-            applied: None,
-            facts: None,
-            host: None,
-            fence: 0,
-            stand_in: None,
-        };
+        let resource = Resource::new(ask.id, ask.tenant, ask.kind, ask.name, ask.spec);
         self.insert_job(&resource, Action::Create, JobState::Queued, &names, origin);
         self.resources.insert(resource.id, resource);
         Ok(())

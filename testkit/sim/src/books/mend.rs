@@ -161,19 +161,14 @@ impl Books {
     fn insert_stand_in(&mut self, amiss: &Amiss, stands: Pinned) {
         let spec = amiss.kind.ops().stand_in().unwrap_or_default();
         let row = Resource {
-            id: amiss.resource,
-            tenant: TenantId::from(NOBODYS),
-            kind: amiss.kind,
-            name: format!("quarantined-{}", amiss.resource),
-            spec,
-            generation: 1,
-            observed_generation: 0,
-            deleting: false,
-            applied: None,
-            facts: None,
-            host: None,
-            fence: 0,
             stand_in: Some(stands),
+            ..Resource::new(
+                amiss.resource,
+                TenantId::from(NOBODYS),
+                amiss.kind,
+                format!("quarantined-{}", amiss.resource),
+                spec,
+            )
         };
         self.changed = true;
         self.resources.insert(row.id, row);

@@ -111,6 +111,27 @@ pub struct Resource {
     pub stand_in: Option<Pinned>,
 }
 
+impl Resource {
+    /// One that is asked for, and nothing is done of it.
+    pub fn new(id: ResourceId, tenant: TenantId, kind: Kind, name: String, spec: Value) -> Self {
+        Self {
+            id,
+            tenant,
+            kind,
+            name,
+            spec,
+            generation: 1,
+            observed_generation: 0,
+            deleting: false,
+            applied: None,
+            facts: None,
+            host: None,
+            fence: 0,
+            stand_in: None,
+        }
+    }
+}
+
 /// A host, and what is done there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pinned {
