@@ -63,7 +63,19 @@ fn with_tools(mut command: Command, tools: &Tools, image: &Image) -> Result<Comm
         .env("RHYZOME_POSTGRES_BIN", &tools.postgres_bin)
         .env("RHYZOME_IMAGE_DIR", &image.folder)
         .env("RHYZOME_BIN", stack::binary()?);
+    // Of the test runner, and of the one that stands in for it.
+    for variable in ["NEXTEST_TEST_THREADS", "RUST_TEST_THREADS"] {
+        if std::env::var_os(variable).is_none() {
+            command.env(variable, threads().to_string());
+        }
+    }
     Ok(command)
+}
+
+/// How many tests run at a time: half as many again as there are processors, for a third of their time tests wait for guests and servers.
+fn threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    processors + processors.div_ceil(2)
 }
 
 fn names_packages(filter: &[String]) -> bool {
