@@ -1,7 +1,8 @@
 //! Creates that come together, in one transaction: natural batching.
 //!
-//! A batch is whatever came while the last one was being committed, up to a cap; an idle service adds no latency. Some batches are in
-//! flight at a time. A request that breaks a batch is found by accepting each of its requests alone, so that it fails no neighbour. What
+//! A batch is whatever came while the last one was being committed, up to a cap; an idle service adds no latency. One batch at a time costs
+//! least: it is as large as can be, and meets nobody on the rows that all creates lock. Only behind one that takes long, for it waits for
+//! a row that somebody holds, others go on, some at a time. A request that breaks a batch is found by accepting each of its requests alone, so that it fails no neighbour. What
 //! was committed is announced here, even if who asked has gone meanwhile.
 
 use crate::announce::Announcer;
@@ -10,10 +11,13 @@ use rhyzome_runtime::fault::{self, Point, Side};
 use rhyzome_store::accept::{AcceptedNow, CreateRequest, Refusal, Reply};
 use rhyzome_store::{Store, StoreError};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 /// Requests that wait for a batch; beyond that, callers wait.
 const QUEUE: usize = 4096;
+/// How long a batch keeps those that came after it waiting; more than any takes that waits for nobody.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 type Answer = Result<Result<Reply, Refusal>, Problem>;
 
@@ -27,7 +31,7 @@ struct Item {
 pub struct Batcher(mpsc::Sender<Item>);
 
 impl Batcher {
-    /// Begins with so many batches in flight; ends once every clone is dropped.
+    /// Begins, with so many batches in flight where some take long; ends once every clone is dropped.
     pub fn spawn(store: &Store, announcer: &Announcer, batch_max: usize, in_flight: usize) -> Self {
         let (sender, waiting) = mpsc::channel(QUEUE);
         let waiting = Arc::new(Mutex::new(waiting));
@@ -63,17 +67,19 @@ impl Worker {
     async fn run(self) {
         let mut items = Vec::with_capacity(self.batch_max);
         loop {
-            let came = self
-                .waiting
-                .lock()
-                .await
-                .recv_many(&mut items, self.batch_max)
-                .await;
-            if came == 0 {
+            let mut waiting = self.waiting.lock().await;
+            if waiting.recv_many(&mut items, self.batch_max).await == 0 {
                 return;
             }
             let (requests, askers): (Vec<_>, Vec<_>) = items.drain(..).map(|i| (i.request, i.answer)).unzip();
-            let answers = self.accept(requests).await;
+            let accepting = self.accept(requests);
+            tokio::pin!(accepting);
+            let soon = tokio::time::timeout(PATIENCE, &mut accepting).await;
+            drop(waiting);
+            let answers = match soon {
+                Ok(answers) => answers,
+                Err(_) => accepting.await,
+            };
             for (asker, answer) in askers.into_iter().zip(answers) {
                 if let Ok(Ok(Reply {
                     accepted,

@@ -1,4 +1,4 @@
-//! The API as a client sees it: before the database (`auth`), and on a real Postgres (`accept`, `quota`).
+//! The API as a client sees it: before the database (`auth`), and on a real Postgres (`accept`, `held`, `quota`).
 
 #![allow(
     clippy::unwrap_used,
@@ -8,5 +8,6 @@
 mod accept;
 mod auth;
 mod common;
+mod held;
 mod quota;
 mod world;
