@@ -145,11 +145,15 @@ impl Store {
         kind: Kind,
         target: &str,
     ) -> Result<Option<ResourceRow>, StoreError> {
+        // In the order of the names: see `name_holder`.
         let id = sqlx::query_scalar!(
             r#"SELECT f.id AS "id!" FROM (
                    SELECT r.id, 1 AS rank FROM resources r WHERE r.id = $4 AND r.kind = $2 AND (r.tenant = $1 OR r.public)
                    UNION ALL
-                   SELECT r.id, 2 FROM resources r WHERE r.tenant = $1 AND r.kind = $2 AND r.name = $3
+                   SELECT r.id, 2 FROM (
+                       SELECT r.id, r.tenant, r.kind, r.name FROM resources r
+                       WHERE (r.tenant, r.kind, r.name) >= ($1, $2, $3) ORDER BY r.tenant, r.kind, r.name LIMIT 1
+                   ) r WHERE r.tenant = $1 AND r.kind = $2 AND r.name = $3
                    UNION ALL
                    SELECT r.id, 3 FROM resources r WHERE r.public AND r.kind = $2 AND r.name = $3
                ) f ORDER BY f.rank, f.id LIMIT 1"#,
@@ -174,8 +178,14 @@ impl Store {
         targets: &[String],
     ) -> Result<Vec<HostName>, StoreError> {
         let hosts = sqlx::query_scalar!(
-            r#"SELECT DISTINCT host AS "host!" FROM resources
-               WHERE tenant = $1 AND kind = $2 AND (name = ANY($3) OR id = ANY($4)) AND host IS NOT NULL"#,
+            r#"SELECT r.host AS "host!" FROM unnest($3::text[]) AS q(name) CROSS JOIN LATERAL (
+                   SELECT r.host, r.tenant, r.kind, r.name FROM resources r
+                   WHERE (r.tenant, r.kind, r.name) >= ($1, $2, q.name) ORDER BY r.tenant, r.kind, r.name LIMIT 1
+               ) r WHERE r.tenant = $1 AND r.kind = $2 AND r.name = q.name AND r.host IS NOT NULL
+               UNION
+               SELECT r.host FROM unnest($4::uuid[]) AS q(id) CROSS JOIN LATERAL (
+                   SELECT r.host, r.tenant, r.kind FROM resources r WHERE r.id = q.id OFFSET 0
+               ) r WHERE r.tenant = $1 AND r.kind = $2 AND r.host IS NOT NULL"#,
             tenant.as_str(),
             kind.as_str(),
             targets,
@@ -278,4 +288,26 @@ pub(crate) async fn dependants(
             })
         })
         .collect()
+}
+
+/// Who has a name. It is sought in the order of the names: asked for by equality, all of the tenant's kind may be read in that of the
+/// lists.
+pub(crate) async fn name_holder(
+    tx: &mut Transaction<'_, Postgres>,
+    tenant: &TenantId,
+    kind: Kind,
+    name: &str,
+) -> Result<Option<ResourceId>, StoreError> {
+    let holder = sqlx::query_scalar!(
+        "SELECT r.id FROM (
+             SELECT r.id, r.tenant, r.kind, r.name FROM resources r
+             WHERE (r.tenant, r.kind, r.name) >= ($1, $2, $3) ORDER BY r.tenant, r.kind, r.name LIMIT 1
+         ) r WHERE r.tenant = $1 AND r.kind = $2 AND r.name = $3",
+        tenant.as_str(),
+        kind.as_str(),
+        name
+    )
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(holder.map(ResourceId))
 }

@@ -1,4 +1,5 @@
-//! What a job's way reads does not grow with what else is open: dispatch and settle, on a database with 24,000 open jobs.
+//! What a job's way reads does not grow with what else is there: accept, dispatch and settle, on a database with 24,000 open jobs and
+//! 10,000 that have ended.
 //!
 //! As in `sweep.rs` the server's own counters tell what the very statements read. Their plans are made once for each connection, so
 //! that the moment matters: while the tables were empty, when they are full and nobody has counted them, and after that.
@@ -9,9 +10,11 @@ mod common;
 
 use common::make;
 use common::reads::{ours, read_of};
-use rhyzome_model::ids::JobId;
+use rhyzome_model::ids::{JobId, TenantId};
 use rhyzome_model::job::JobState;
+use rhyzome_model::kinds::Kind;
 use rhyzome_store::Store;
+use rhyzome_store::accept::Refusal;
 use rhyzome_store::dispatch::DispatchLimits;
 use rhyzome_store::settle::{Effect, End, OpenJob, Settlement};
 
@@ -60,7 +63,11 @@ async fn fill(store: &Store, part: i64) {
     run(
         store,
         "INSERT INTO resources (id, tenant, kind, name, spec, applied)
-         VALUES ('00000000-0000-7000-8000-000000000001', 'demo', 'network', 'lan', '{}', '{}') ON CONFLICT DO NOTHING;
+         VALUES ('00000000-0000-7000-8000-000000000001', 'demo', 'network', 'lan', '{\"cidr\": \"10.0.0.0/16\"}', '{}'),
+                ('00000000-0000-7000-8000-000000000002', 'demo', 'image', 'img', '{}', '{}') ON CONFLICT DO NOTHING;
+         INSERT INTO resources (id, tenant, kind, name, spec, applied)
+         SELECT gen_random_uuid(), 'demo', 'network', 'lan-' || n, '{}', '{}' FROM generate_series(1, 1000) n ON CONFLICT DO NOTHING;
+         INSERT INTO lease_cursors (network_id) VALUES ('00000000-0000-7000-8000-000000000001') ON CONFLICT DO NOTHING;
          INSERT INTO network_homes (network_id, host) VALUES ('00000000-0000-7000-8000-000000000001', 'host-1') ON CONFLICT DO NOTHING",
     )
     .await;
@@ -164,8 +171,12 @@ fn end_of(job: &OpenJob) -> End {
     }
 }
 
-/// Settles some of what runs, and dispatches some of what is due, within what they may read.
+/// Accepts a job, finds by name, settles some of what runs, and dispatches some of what is due, within what they may read.
 async fn on_the_way(store: &Store) {
+    let meter = Meter::start(store).await;
+    named(store).await;
+    meter.end(store, "accept").await;
+
     let jobs: Vec<JobId> = sqlx::query_scalar("SELECT id FROM jobs WHERE state = 'running' LIMIT $1")
         .bind(BATCH)
         .fetch_all(store.pool())
@@ -192,15 +203,74 @@ async fn on_the_way(store: &Store) {
     assert_eq!(batch.jobs.len() as i64, BATCH);
     drop(batch);
     meter.end(store, "dispatch").await;
+
+    // Of those that wait for nothing but a place in line, and of all that have ended, nothing is due. The index forgets what was due once
+    // somebody has looked.
+    run(store, "UPDATE jobs SET due = NULL WHERE due IS NOT NULL").await;
+    assert!(store.dispatch_begin(limits()).await.unwrap().is_none());
+    let meter = Meter::start(store).await;
+    assert!(store.dispatch_begin(limits()).await.unwrap().is_none());
+    meter.end(store, "dispatch of nothing").await;
+}
+
+/// What goes by a name: a create's references, a resource that is asked for, the hosts of others.
+async fn named(store: &Store) {
+    let demo = TenantId::from("demo");
+    store
+        .check_create(make::instance(&demo, "new", "img", "lan"))
+        .await
+        .unwrap()
+        .unwrap();
+    let taken = store
+        .check_create(make::network(&demo, "lan", "10.0.0.0/24"))
+        .await
+        .unwrap();
+    assert!(matches!(taken, Err(Refusal::NameTaken { .. })), "{taken:?}");
+    let names = ["running-1-1", "succeeded-1-1", "nobody"].map(String::from);
+    assert_eq!(
+        store
+            .hosts_of(&demo, Kind::Instance, &names)
+            .await
+            .unwrap()
+            .is_empty(),
+        store
+            .resource_find(&demo, Kind::Instance, &names[0])
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+/// Has every statement's plan made.
+async fn plan(store: &Store) {
+    let demo = TenantId::from("demo");
+    drop(store.dispatch_begin(limits()).await.unwrap());
+    assert!(store.settle_begin(&[JobId::new()]).await.unwrap().jobs.is_empty());
+    let found = store.resource_find(&demo, Kind::Instance, "nobody").await;
+    assert!(found.unwrap().is_none());
+    let hosts = store
+        .hosts_of(&demo, Kind::Instance, &["nobody".to_owned()])
+        .await;
+    assert!(hosts.unwrap().is_empty());
+    let request = make::instance(&demo, "new", "nothing", "nowhere");
+    assert!(store.check_create(request).await.unwrap().is_err());
 }
 
 #[tokio::test]
-async fn with_plans_that_were_made_when_there_was_little() {
+async fn with_plans_that_were_made_when_there_was_nothing() {
     let store = ours(&empty().await).await;
-    assert!(store.dispatch_begin(limits()).await.unwrap().is_none());
-    assert!(store.settle_begin(&[JobId::new()]).await.unwrap().jobs.is_empty());
+    plan(&store).await;
     fill(&store, 100).await;
     on_the_way(&store).await;
+    fill(&store, 1).await;
+    on_the_way(&store).await;
+}
+
+#[tokio::test]
+async fn with_plans_that_were_made_when_there_was_one_of_each() {
+    let store = ours(&empty().await).await;
+    fill(&store, DUE).await;
+    plan(&store).await;
     fill(&store, 1).await;
     on_the_way(&store).await;
 }

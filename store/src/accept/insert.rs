@@ -3,9 +3,9 @@
 use super::create::{Entry, LeaseRow};
 use super::types::{Accepted, Refusal};
 use crate::StoreError;
+use crate::resources::name_holder;
 use crate::rows::{ActiveJob, JobRow, ResourceRow, StepRow, tags_json};
 use chrono::{DateTime, TimeDelta, Utc};
-use rhyzome_model::ids::ResourceId;
 use rhyzome_model::job::{Action, Mode};
 use serde_json::Value;
 use sqlx::types::Json;
@@ -73,18 +73,10 @@ pub(super) async fn insert_resources(
         if inserted.contains(&entry.request.id.0) {
             continue;
         }
-        let holder = sqlx::query_scalar!(
-            "SELECT id FROM resources WHERE tenant = $1 AND kind = $2 AND name = $3",
-            entry.request.tenant.as_str(),
-            entry.request.kind.as_str(),
-            entry.request.name
-        )
-        .fetch_optional(&mut **tx)
-        .await?;
+        let request = &entry.request;
+        let holder = name_holder(tx, &request.tenant, request.kind, &request.name).await?;
         entry.refusal = Some(match holder {
-            Some(holder) => Refusal::NameTaken {
-                holder: ResourceId(holder),
-            },
+            Some(holder) => Refusal::NameTaken { holder },
             // The holder went in between: the user's next try succeeds.
             None => Refusal::Moved,
         });

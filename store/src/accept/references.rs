@@ -123,6 +123,7 @@ async fn find_references(
     let kinds: Vec<String> = wanted.iter().map(|w| w.1.to_string()).collect();
     let targets: Vec<String> = wanted.iter().map(|w| w.2.clone()).collect();
     let ids: Vec<Option<Uuid>> = wanted.iter().map(|w| Uuid::parse_str(&w.2).ok()).collect();
+    // In the order of the names: see `name_holder`.
     let hits = sqlx::query!(
         r#"SELECT q.n AS "n!", r.id AS "id!", r.rank AS "rank!"
            FROM unnest($1::int4[], $2::text[], $3::text[], $4::text[], $5::uuid[]) AS q(n, tenant, kind, target, id)
@@ -130,7 +131,10 @@ async fn find_references(
                SELECT r.id, 1 AS rank FROM resources r
                 WHERE r.id = q.id AND r.kind = q.kind AND (r.tenant = q.tenant OR r.public)
                UNION ALL
-               SELECT r.id, 2 FROM resources r WHERE r.tenant = q.tenant AND r.kind = q.kind AND r.name = q.target
+               SELECT r.id, 2 FROM (
+                   SELECT r.id, r.tenant, r.kind, r.name FROM resources r
+                   WHERE (r.tenant, r.kind, r.name) >= (q.tenant, q.kind, q.target) ORDER BY r.tenant, r.kind, r.name LIMIT 1
+               ) r WHERE r.tenant = q.tenant AND r.kind = q.kind AND r.name = q.target
                UNION ALL
                SELECT r.id, 3 FROM resources r WHERE r.public AND r.kind = q.kind AND r.name = q.target
            ) r"#,

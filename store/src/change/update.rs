@@ -4,6 +4,7 @@ use super::rows::{Kept, NewJob, audit, delete_job, insert_job, keep_reply, lock_
 use super::types::{ChangeRequest, Work};
 use crate::accept::{Accepted, AcceptedNow, Refusal, Reply, StaticLeaseRequest};
 use crate::changes;
+use crate::resources::name_holder;
 use crate::rows::{ResourceRow, StepRow};
 use crate::{Store, StoreError, quotas};
 use chrono::TimeDelta;
@@ -58,18 +59,9 @@ impl Store {
             return Ok(Err(Refusal::Moved));
         }
         if before.name != request.name
-            && let Some(holder) = sqlx::query_scalar!(
-                "SELECT id FROM resources WHERE tenant = $1 AND kind = $2 AND name = $3",
-                request.tenant.as_str(),
-                request.kind.as_str(),
-                request.name
-            )
-            .fetch_optional(&mut *tx)
-            .await?
+            && let Some(holder) = name_holder(&mut tx, &request.tenant, request.kind, &request.name).await?
         {
-            return Ok(Err(Refusal::NameTaken {
-                holder: ResourceId(holder),
-            }));
+            return Ok(Err(Refusal::NameTaken { holder }));
         }
         if let Some(leases) = &request.static_leases
             && let Some(refusal) = replace_static_leases(&mut tx, request.id, leases).await?

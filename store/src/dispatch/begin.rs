@@ -22,7 +22,8 @@ impl Store {
     pub async fn dispatch_begin(&self, limits: DispatchLimits) -> Result<Option<DispatchTx>, StoreError> {
         let mut tx = self.pool.begin().await?;
         // Locked first and read after, in a statement with a snapshot of its own: an end that committed in between is seen. Whether a job
-        // needs a turn is asked in the words of the index `jobs_turn`, and in no others: what is due is then never read whole.
+        // needs a turn is asked in the words of the index `jobs_turn`, and in no others, and always in its order: neither what is due nor
+        // what has ended is then ever read whole.
         let mut taken = sqlx::query!(
             r#"WITH t AS (
                    SELECT t.id, t.running, greatest($2 - t.running, 0)::bigint AS free FROM tenants t
@@ -30,10 +31,10 @@ impl Store {
                      AND coalesce(
                          (SELECT true FROM jobs j WHERE j.tenant = t.id AND j.due <= now()
                             AND CASE WHEN j.holds_slot OR j.mode = 'undo' OR j.state = 'undoing' OR j.cancel_requested_at IS NOT NULL
-                                     THEN 0 ELSE 1 END = 1 LIMIT 1),
+                                     THEN 0 ELSE 1 END = 1 ORDER BY j.due LIMIT 1),
                          (SELECT true FROM jobs j WHERE j.tenant = t.id AND j.due <= now()
                             AND CASE WHEN j.holds_slot OR j.mode = 'undo' OR j.state = 'undoing' OR j.cancel_requested_at IS NOT NULL
-                                     THEN 0 ELSE 1 END = 0 LIMIT 1))
+                                     THEN 0 ELSE 1 END = 0 ORDER BY j.due LIMIT 1))
                ), share AS (
                    SELECT greatest($1 / greatest(count(*), 1), 1) AS n FROM t
                ), due AS MATERIALIZED (
