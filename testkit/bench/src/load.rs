@@ -25,7 +25,7 @@ const WAIT: &str = "wait=30";
 /// The scheduler's count of ends is looked at so often when the end is near: it decides how exactly that is known.
 const LOOK_LEAST: Duration = Duration::from_millis(25);
 /// And so often before: each look costs the scheduler a millisecond, which counts as its own.
-const LOOK_MOST: Duration = Duration::from_millis(250);
+const LOOK_MOST: Duration = Duration::from_secs(1);
 /// So long without a job that ends, and REST is asked what they wait for.
 const STALLED: Duration = Duration::from_mins(1);
 /// So long, and REST is asked whether the count is wrong (a scheduler was started again).
