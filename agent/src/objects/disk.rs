@@ -1,10 +1,11 @@
 //! Root disks of a host: an overlay each on an image's file.
 //!
 //! A disk is there wholly or not at all. It grows and never shrinks: what a guest wrote isn't cut off. The image below it was
-//! checked when it came, and is not opened here.
+//! checked when it came, and is not opened here. What a disk stands on is told by its record, and by its file where that is lost.
 
 use super::files::{self, Layout, storage};
 use super::image::Images;
+use super::qcow2;
 use super::spawn::{self, Identity, Surroundings, argv};
 use crate::driver::{Effect, Held, Seen, StepError};
 use rhyzome_model::ids::ResourceId;
@@ -12,7 +13,8 @@ use rhyzome_model::job::ErrorClass;
 use rhyzome_model::kinds::ImageFormat;
 use rhyzome_model::step::{EnsureDisk, ObjectKind, RemoveDisk};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -40,6 +42,44 @@ fn damaged(path: &Path, why: &dyn std::fmt::Display) -> StepError {
     .inside(format_args!("{}: {why}", path.display()))
 }
 
+fn record_of(layout: &Layout, id: ResourceId) -> Result<Option<Disk>, StepError> {
+    files::read_or_lost(&layout.disk_record(id))
+}
+
+/// Every disk of which there is anything.
+fn known(layout: &Layout) -> Result<BTreeSet<ResourceId>, StepError> {
+    let mut ids = files::ids_in(&layout.disks(), ".json")?;
+    ids.extend(files::ids_in(&layout.disks(), ".qcow2")?);
+    Ok(ids.into_iter().collect())
+}
+
+/// The disks that stand on an image's file, or may: whatever is recorded of images.
+pub(crate) fn standing_on(layout: &Layout, sha256: &str) -> Result<BTreeSet<ResourceId>, StepError> {
+    let mut standing = BTreeSet::new();
+    for id in known(layout)? {
+        if stands_on(layout, id, sha256)? {
+            standing.insert(id);
+        }
+    }
+    Ok(standing)
+}
+
+fn stands_on(layout: &Layout, id: ResourceId, sha256: &str) -> Result<bool, StepError> {
+    // Its guest is started on what the record says, not on what the file does.
+    if let Some(disk) = record_of(layout, id)? {
+        return Ok(disk.image_sha256 == sha256);
+    }
+    let file = layout.disk(id);
+    match qcow2::backing_file(&file) {
+        Ok(below) => Ok(below.is_some_and(|name| Path::new(&name).file_name() == Some(OsStr::new(sha256)))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => {
+            tracing::error!(file = %file.display(), %error, "it can't be told what a disk stands on: no image's file goes while it is there");
+            Ok(true)
+        }
+    }
+}
+
 /// All disks of a host.
 pub(crate) struct Disks {
     layout: Layout,
@@ -55,7 +95,7 @@ impl Disks {
         if !self.layout.disk(id).is_file() {
             return Ok(None);
         }
-        files::read_or_lost(&self.layout.disk_record(id))
+        record_of(&self.layout, id)
     }
 
     /// Makes it; `owner` is the user of the guest that will use it. The size that it has to grow to, where it is there and smaller.
@@ -135,7 +175,7 @@ impl Disks {
         let folder = self.layout.disks();
         let temp = folder.join(format!(".new-{}", action.disk));
         files::remove_file(&temp)?;
-        let backing = self.layout.images().join(&action.image_sha256);
+        let backing = self.layout.image_file(&action.image_sha256);
         // `-u`: the file below is not opened; it was looked at when it came, by a user with no rights.
         let args = argv![
             "create",
@@ -226,11 +266,7 @@ impl Disks {
 
     pub(crate) fn inventory(&self) -> Result<Vec<Held>, StepError> {
         let mut all = Vec::new();
-        let mut ids = files::ids_in(&self.layout.disks(), ".json")?;
-        ids.extend(files::ids_in(&self.layout.disks(), ".qcow2")?);
-        ids.sort_unstable();
-        ids.dedup();
-        for id in ids {
+        for id in known(&self.layout)? {
             let state = match (self.layout.disk(id).is_file(), self.get(id)?) {
                 (true, Some(_)) => "ready",
                 (true, None) => "unrecorded",

@@ -56,6 +56,10 @@ impl Layout {
         self.root.join("images")
     }
 
+    pub(crate) fn image_file(&self, sha256: &str) -> PathBuf {
+        self.images().join(sha256)
+    }
+
     /// What each image is here, by image id.
     pub(crate) fn claims(&self) -> PathBuf {
         self.root.join("image-claims")

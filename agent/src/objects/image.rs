@@ -1,8 +1,10 @@
 //! Images of a host: a file per digest, held by claims of (image, resource), fetched and checked before anything may use it.
 //!
 //! A file comes under its digest only once it was hashed and looked at; half of one lies under a name of its own and is cleared
-//! away at the next start. With the last claim of the last image that has the digest, the file goes.
+//! away at the next start. With the last claim of the last image that has the digest, the file goes, unless a disk stands on it: claims are
+//! records, and records get lost; what a disk stands on is the data of its user.
 
+use super::disk;
 use super::fetch::{self, FetchRules};
 use super::files::{self, Layout, storage};
 use super::qcow2;
@@ -67,7 +69,7 @@ impl Images {
     }
 
     fn file(&self, sha256: &str) -> PathBuf {
-        self.layout.images().join(sha256)
+        self.layout.image_file(sha256)
     }
 
     /// An image by the digest of its file, if the file is here.
@@ -218,28 +220,41 @@ impl Images {
     }
 
     pub(crate) async fn release(&self, claim: &DropShared) -> Result<Effect, StepError> {
+        let record = self.layout.image_record(claim.object);
         let Some(mut image) = self.get(claim.object)? else {
+            // A damaged one tells of no claims, and would keep every file.
+            files::remove_file(&record)?;
             return Ok(said("the image is not on the host"));
         };
         image.claims.remove(&claim.holder);
-        let record = self.layout.image_record(claim.object);
         if !image.claims.is_empty() {
             files::write_record(&record, &image)?;
             return Ok(said("the image stays: others use it"));
         }
         let _files = self.files.lock().await;
-        let mut shared = false;
-        for id in files::ids_in(&self.layout.claims(), ".json")? {
-            shared |= id != claim.object
-                && self
-                    .get(id)?
-                    .is_some_and(|i| i.facts.sha256 == image.facts.sha256);
-        }
-        if !shared {
-            files::remove_file(&self.file(&image.facts.sha256))?;
+        let sha256 = &image.facts.sha256;
+        if !self.is_anothers(claim.object, sha256)? {
+            let standing = disk::standing_on(&self.layout, sha256)?;
+            if !standing.is_empty() {
+                tracing::error!(image = %claim.object, disks = ?standing, "disks without a claim stand on an image's file: it stays");
+                image.claims = standing;
+                files::write_record(&record, &image)?;
+                return Ok(said("the image stays: disks stand on it"));
+            }
+            files::remove_file(&self.file(sha256))?;
         }
         files::remove_file(&record)?;
         Ok(said("the image is gone from the host"))
+    }
+
+    /// Whether a file is another image's, too, or may be: a damaged record doesn't tell.
+    fn is_anothers(&self, id: ResourceId, sha256: &str) -> Result<bool, StepError> {
+        for other in files::ids_in(&self.layout.claims(), ".json")? {
+            if other != id && self.get(other)?.is_none_or(|i| i.facts.sha256 == sha256) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     pub(crate) fn inventory(&self) -> Result<Vec<Held>, StepError> {

@@ -10,6 +10,7 @@ use rhyzome_model::job::ErrorClass;
 use rhyzome_model::kinds::ImageFormat;
 use serde_json::Value;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -39,6 +40,33 @@ pub(crate) fn head(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(HEAD).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// The name of the file that an overlay says it stands on, if it names one. An error where it is no qcow2.
+pub(crate) fn backing_file(path: &Path) -> io::Result<Option<String>> {
+    // By the format a name has no more bytes.
+    const LONGEST: usize = 1023;
+    let file = std::fs::File::open(path)?;
+    let mut header = [0u8; 20];
+    file.read_exact_at(&mut header, 0)?;
+    if !header.starts_with(b"QFI\xfb") {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no qcow2"));
+    }
+    let number = |at: usize, len: usize| {
+        header[at..at + len]
+            .iter()
+            .fold(0u64, |n, b| n << 8 | u64::from(*b))
+    };
+    let (offset, length) = (number(8, 8), number(16, 4));
+    if offset == 0 {
+        return Ok(None);
+    }
+    let length = usize::try_from(length).unwrap_or(LONGEST).min(LONGEST);
+    let mut name = vec![0; length];
+    file.read_exact_at(&mut name, offset)?;
+    String::from_utf8(name)
+        .map(Some)
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
 /// Pure: whether a file that begins so may be taken as this format.

@@ -1,0 +1,124 @@
+//! What disks of a real host stand on: a base goes when nothing needs it, whatever records say.
+
+#![allow(clippy::unwrap_used)]
+
+mod real_support;
+
+use real_support::{Host, Plan, can_be_real, name};
+use rhyzome_agent::driver::Driver;
+use rhyzome_agent::objects::{Choice, Networking};
+use rhyzome_model::ids::ResourceId;
+use rhyzome_model::step::{Action, DropShared, ObjectKind, RemoveDisk};
+use std::path::{Path, PathBuf};
+
+async fn host() -> Host {
+    Host::with(|c| c.networking = Choice::Fixed(Networking::User)).await
+}
+
+fn plan(last: u8) -> Plan {
+    Plan::new(ResourceId::new(), ResourceId::new(), last)
+}
+
+/// A guest that is defined and off, and the file that its disk stands on.
+async fn defined(host: &Host, plan: &Plan) -> PathBuf {
+    plan.define(host).await;
+    let sha256 = plan.facts(host).await.sha256;
+    host.dir.path().join("objects/images").join(sha256)
+}
+
+fn drop_image(plan: &Plan) -> Action {
+    Action::DropImage(DropShared {
+        object: plan.image,
+        holder: plan.instance,
+    })
+}
+
+/// What happens to a record.
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    Gone,
+    Damaged,
+}
+
+impl Loss {
+    fn befalls(self, record: &Path) {
+        match self {
+            Self::Gone => std::fs::remove_file(record).unwrap(),
+            Self::Damaged => std::fs::write(record, "{").unwrap(),
+        }
+    }
+}
+
+/// Another image has the same bytes: its last claim must not take what a disk without a claim stands on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_stays_for_as_long_as_a_disk_stands_on_it() {
+    if !can_be_real() {
+        return;
+    }
+    for (of_image, of_disk) in [
+        (Loss::Gone, None),
+        (Loss::Gone, Some(Loss::Gone)),
+        (Loss::Gone, Some(Loss::Damaged)),
+        (Loss::Damaged, None),
+    ] {
+        let host = host().await;
+        let (keeps, goes) = (plan(31), plan(32));
+        let base = defined(&host, &keeps).await;
+        assert_eq!(defined(&host, &goes).await, base);
+        let objects = host.dir.path().join("objects");
+        of_image.befalls(&objects.join(format!("image-claims/{}.json", keeps.image)));
+        if let Some(loss) = of_disk {
+            loss.befalls(&objects.join(format!("disks/{}.json", keeps.instance)));
+        }
+
+        goes.delete(&host).await;
+        assert!(base.is_file(), "{of_image:?}, {of_disk:?}");
+        // As its repair does, and then its delete.
+        keeps.create(&host).await;
+        keeps.delete(&host).await;
+        // A claim that it doesn't need: it had to hold the file by some image.
+        host.must(Action::DropImage(DropShared {
+            object: goes.image,
+            holder: keeps.instance,
+        }))
+        .await;
+        let held = host.driver().inventory(&name()).await.unwrap();
+        assert!(held.is_empty(), "{of_image:?}, {of_disk:?}: {held:?}");
+    }
+}
+
+/// The record was put back to one that doesn't know the disk's claim: who stands on the file holds it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_whose_claim_is_forgotten_holds_its_base() {
+    if !can_be_real() {
+        return;
+    }
+    let host = host().await;
+    let keeps = plan(33);
+    let goes = Plan {
+        image: keeps.image,
+        ..plan(34)
+    };
+    let base = defined(&host, &goes).await;
+    let record = host
+        .dir
+        .path()
+        .join(format!("objects/image-claims/{}.json", keeps.image));
+    let older = std::fs::read(&record).unwrap();
+    keeps.define(&host).await;
+    std::fs::write(&record, older).unwrap();
+
+    goes.delete(&host).await;
+    assert!(base.is_file());
+    let held = host.driver().inventory(&name()).await.unwrap();
+    let image = held.iter().find(|h| h.kind == ObjectKind::Image).unwrap();
+    assert_eq!(image.claims, [keeps.instance]);
+    // Its own claim is no other than that: it goes with the disk, and not before.
+    host.must(drop_image(&keeps)).await;
+    assert!(base.is_file());
+    host.must(Action::RemoveDisk(RemoveDisk { disk: keeps.instance }))
+        .await;
+    host.must(drop_image(&keeps)).await;
+    assert!(!base.exists() && !record.exists());
+    keeps.delete(&host).await;
+}
