@@ -36,6 +36,8 @@ pub struct StepError {
 const NOT_DEFINED: &str = "NOT_DEFINED";
 /// See [`StepError::disk_missing`].
 const DISK_MISSING: &str = "DISK_MISSING";
+/// See [`StepError::image_lost`].
+const IMAGE_LOST: &str = "IMAGE_LOST";
 /// See [`StepError::missing`].
 const MISSING: &str = "MISSING";
 
@@ -68,6 +70,16 @@ impl StepError {
         )
     }
 
+    /// Of an instance whose disk stands on an image that its host lost. Only a repair, or a create, has the step that fetches it again: a
+    /// host that can't do it is what it is to all others, and once that was done a retry helps.
+    pub fn image_lost() -> Self {
+        Self::new(
+            ErrorClass::NotHere,
+            IMAGE_LOST,
+            "the file of the instance's image is no longer on its host; it is fetched again by itself, try again after that",
+        )
+    }
+
     /// Of what an instance needs and its host doesn't have.
     pub fn missing(what: &str) -> Self {
         Self::new(
@@ -79,7 +91,7 @@ impl StepError {
 
     /// Whether it is of an instance that its host lost, or of which it lost what it needs: nothing but a repair makes that whole.
     pub fn is_of_a_loss(&self) -> bool {
-        [NOT_DEFINED, DISK_MISSING, MISSING].contains(&self.code.as_str())
+        [NOT_DEFINED, DISK_MISSING, IMAGE_LOST, MISSING].contains(&self.code.as_str())
     }
 
     /// Of an image that a host doesn't get though another has it: its bytes are known to be good, so the fault is this host's, or lies

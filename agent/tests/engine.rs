@@ -227,6 +227,11 @@ async fn the_power_of_what_is_not_there_is_not_taken_back() {
             StepError::disk_missing(),
             "the instance's disk is not on the host: nothing is to be taken back",
         ),
+        (
+            StepError::image_lost(),
+            "the file of the instance's image is no longer on its host; it is fetched again by itself, try again after that: \
+             nothing is to be taken back",
+        ),
     ] {
         let (agent, job) = (Agent::new().await, Job::new());
         for step in ["set_power", "undo_set_power"] {

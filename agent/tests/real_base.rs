@@ -1,13 +1,15 @@
-//! What disks of a real host stand on: a base goes when nothing needs it, whatever records say.
+//! What disks of a real host stand on: a base goes when nothing needs it, whatever records say, and one that is lost is said and fetched again.
 
 #![allow(clippy::unwrap_used)]
 
 mod real_support;
 
-use real_support::{Host, Plan, can_be_real, name};
-use rhyzome_agent::driver::Driver;
+use real_support::{Host, Plan, can_be_real, context, name};
+use rhyzome_agent::driver::{Driver, Seen};
 use rhyzome_agent::objects::{Choice, Networking};
-use rhyzome_model::ids::ResourceId;
+use rhyzome_model::ids::{JobId, ResourceId};
+use rhyzome_model::job::ErrorClass;
+use rhyzome_model::kinds::Power;
 use rhyzome_model::step::{Action, DropShared, ObjectKind, RemoveDisk};
 use std::path::{Path, PathBuf};
 
@@ -121,4 +123,63 @@ async fn a_disk_whose_claim_is_forgotten_holds_its_base() {
     host.must(drop_image(&keeps)).await;
     assert!(!base.exists() && !record.exists());
     keeps.delete(&host).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_base_is_said_before_anything_is_touched_and_is_fetched_again() {
+    if !can_be_real() {
+        return;
+    }
+    let host = host().await;
+    let plan = plan(35);
+    let base = defined(&host, &plan).await;
+    let bytes = std::fs::read(&base).unwrap();
+    let state = async || {
+        let held = host.driver().inventory(&name()).await.unwrap();
+        held.into_iter()
+            .find(|h| h.kind == ObjectKind::Image)
+            .unwrap()
+            .state
+    };
+    std::fs::remove_file(&base).unwrap();
+    assert_eq!(state().await, "unknown");
+    let error = host.make(plan.power(Power::On)).await.unwrap_err();
+    assert_eq!(
+        (error.code.as_str(), error.class),
+        ("IMAGE_LOST", ErrorClass::NotHere),
+        "{error:?}"
+    );
+
+    let job = context(JobId::new());
+    let seen = host.driver().observe(&job, &plan.ensure_image()).await;
+    assert_eq!(seen.unwrap(), Seen::NotSo);
+    // All steps of a repair.
+    plan.create(&host).await;
+    assert_eq!(
+        (state().await.as_str(), std::fs::read(&base).unwrap()),
+        ("ready", bytes)
+    );
+
+    // A guest that runs has it open, and isn't ended for what would not start again.
+    let pid = host.pid(plan.instance).await;
+    for file in [
+        &base,
+        &host
+            .dir
+            .path()
+            .join(format!("objects/disks/{}.qcow2", plan.instance)),
+    ] {
+        let aside = file.with_extension("aside");
+        std::fs::rename(file, &aside).unwrap();
+        let error = host.make(plan.reboot()).await.unwrap_err();
+        assert!(
+            ["IMAGE_LOST", "DISK_MISSING"].contains(&error.code.as_str()),
+            "{error:?}"
+        );
+        assert_eq!(host.pid(plan.instance).await, pid);
+        std::fs::rename(&aside, file).unwrap();
+    }
+    host.must(plan.reboot()).await;
+    assert_ne!(host.pid(plan.instance).await, pid);
+    plan.delete(&host).await;
 }

@@ -57,6 +57,19 @@ pub fn image_dir_if_any() -> Option<PathBuf> {
         .filter(|folder| folder.join("tiny.qcow2").is_file())
 }
 
+/// Why no real guest can be tried here, if so.
+pub fn why_no_guests() -> Option<&'static str> {
+    if env::var_os("RHYZOME_SKIP_REAL").is_some() {
+        Some("RHYZOME_SKIP_REAL is set")
+    } else if !nix::unistd::Uid::effective().is_root() {
+        Some("not root")
+    } else if image_dir_if_any().is_none() {
+        Some("there is no image tiny.qcow2")
+    } else {
+        None
+    }
+}
+
 fn given(variable: &str) -> Option<PathBuf> {
     env::var_os(variable)
         .filter(|value| !value.is_empty())

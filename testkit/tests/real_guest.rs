@@ -21,22 +21,9 @@ use serde_json::{Value, json};
 /// A guest under software emulation on a busy machine needs this long at the very most.
 const BOOT: Duration = Duration::from_mins(3);
 
-/// Why it can't be tried here, if so.
-fn why_not() -> Option<&'static str> {
-    if std::env::var_os("RHYZOME_SKIP_REAL").is_some() {
-        Some("RHYZOME_SKIP_REAL is set")
-    } else if !nix::unistd::Uid::effective().is_root() {
-        Some("not root")
-    } else if tools::image_dir_if_any().is_none() {
-        Some("there is no image tiny.qcow2")
-    } else {
-        None
-    }
-}
-
 #[tokio::test]
 async fn an_image_with_a_wrong_digest_fails_and_cannot_be_used() {
-    if let Some(why) = why_not() {
+    if let Some(why) = tools::why_no_guests() {
         eprintln!("skipped: {why}");
         return;
     }
@@ -98,7 +85,7 @@ fn real_stack() -> Stack {
 
 #[tokio::test]
 async fn guests_from_request_to_nothing() {
-    if let Some(why) = why_not() {
+    if let Some(why) = tools::why_no_guests() {
         eprintln!("skipped: {why}");
         return;
     }

@@ -98,6 +98,16 @@ impl Disks {
         record_of(&self.layout, id)
     }
 
+    /// What a guest boots from. An error that says what of it is not here.
+    pub(crate) fn bootable(&self, id: ResourceId) -> Result<Disk, StepError> {
+        let disk = self.get(id)?.ok_or_else(StepError::disk_missing)?;
+        if self.layout.image_file(&disk.image_sha256).is_file() {
+            Ok(disk)
+        } else {
+            Err(StepError::image_lost())
+        }
+    }
+
     /// Makes it; `owner` is the user of the guest that will use it. The size that it has to grow to, where it is there and smaller.
     pub(crate) async fn ensure(
         &self,

@@ -234,9 +234,7 @@ impl Guests {
         run: &mut RunState,
     ) -> Result<(), StepError> {
         let file = self.layout.disk(id);
-        let Some(disk) = self.disks.get(id)?.filter(|_| file.is_file()) else {
-            return Err(StepError::disk_missing());
-        };
+        let disk = self.disks.bootable(id)?;
         let identity = self.users.of(&self.owner, id);
         let folder = self.run_folder(id);
         // What the definition says can be made again, and whoever put files back need not know whose they are.

@@ -252,6 +252,10 @@ impl Instances {
             },
         };
         let same = run.process == mark.from;
+        if same {
+            // What runs has open what was lost, and goes on until it is ended.
+            self.guests.disks.bootable(id)?;
+        }
         run.reboot = Some(mark.clone());
         self.guests.write_run_state(id, &run)?;
         if same {
