@@ -75,6 +75,8 @@ codes! {
     Deleting = "DELETING", 409, "It is being deleted", false;
     /// Its create failed.
     ResourceFailed = "RESOURCE_FAILED", 409, "It could not be made", false;
+    /// It stands in for what a host holds and nobody owns.
+    Quarantined = "QUARANTINED", 409, "It is in quarantine", false;
     /// Somebody changed it at the same time.
     Moved = "CONFLICT", 409, "It was changed at the same time", true;
     /// The job has ended.

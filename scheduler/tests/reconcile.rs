@@ -472,6 +472,11 @@ async fn what_nobody_owns_is_turned_off_kept_and_then_removed() {
     let quarantined = walk.store.accept_quarantine(&found, until, &make::origin()).await;
     let off = row(quarantined.unwrap()).unwrap();
     assert_eq!((off.action, &off.tenant), (Action::Stop, &system));
+    // Nothing can be made of it, while that is open and after.
+    let stands = resource(&walk, found.resource).await;
+    let start = make::change(&stands, Action::Start, stands.spec.clone());
+    let refused = walk.store.accept_change(&start).await.unwrap();
+    assert!(matches!(refused, Err(Refusal::Quarantined)), "{refused:?}");
     let order = order_of(&mut walk, off.id).await;
     assert_eq!(
         (&order.host, names(&order)),
@@ -483,7 +488,8 @@ async fn what_nobody_owns_is_turned_off_kept_and_then_removed() {
     assert_eq!((stands.host, stands.applied), (None, None));
     assert_eq!(stands.reason.unwrap()["code"], "QUARANTINED");
     check(&walk, "it is in quarantine").await;
-    // Nothing can be made of it.
+    let refused = walk.store.accept_change(&start).await.unwrap();
+    assert!(matches!(refused, Err(Refusal::Quarantined)), "{refused:?}");
     let retried = walk
         .store
         .accept_retry(&system, off.id, JobId::new(), &[], None, &make::origin())

@@ -88,7 +88,8 @@ impl Store {
         let rows = sqlx::query_as!(
             RawResource,
             r#"SELECT r.id, r.tenant, r.kind, r.name, r.tags, r.spec, r.generation, r.deleting, r.public, r.applied,
-                      r.observed_generation, r.facts, r.observed, r.observed_at, r.reason, r.host, r.created_at, r.updated_at,
+                      r.observed_generation, r.facts, r.observed, r.observed_at, r.reason, r.host,
+                      r.stand_in IS NOT NULL AS "in_quarantine!", r.created_at, r.updated_at,
                       j.id AS "job_id?", j.action AS "job_action?", j.state AS "job_state?"
                FROM (
                    -- Its own, and public ones of others: each in the order of an index.
@@ -252,7 +253,8 @@ where
     let rows = sqlx::query_as!(
         RawResource,
         r#"SELECT r.id, r.tenant, r.kind, r.name, r.tags, r.spec, r.generation, r.deleting, r.public, r.applied,
-                  r.observed_generation, r.facts, r.observed, r.observed_at, r.reason, r.host, r.created_at, r.updated_at,
+                  r.observed_generation, r.facts, r.observed, r.observed_at, r.reason, r.host,
+                  r.stand_in IS NOT NULL AS "in_quarantine!", r.created_at, r.updated_at,
                   j.id AS "job_id?", j.action AS "job_action?", j.state AS "job_state?"
            FROM resources r
            LEFT JOIN LATERAL (

@@ -46,6 +46,9 @@ pub struct ResourceRow {
     pub reason: Option<Value>,
     /// The host that holds it.
     pub host: Option<HostName>,
+    /// It is no resource, but stands in for what a host holds and nobody owns.
+    #[serde(default)]
+    pub in_quarantine: bool,
     /// When it was accepted.
     pub created_at: DateTime<Utc>,
     /// When intent or status last changed.
@@ -188,6 +191,7 @@ pub(crate) struct RawResource {
     pub observed_at: Option<DateTime<Utc>>,
     pub reason: Option<Value>,
     pub host: Option<String>,
+    pub in_quarantine: bool,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     pub job_id: Option<uuid::Uuid>,
@@ -232,6 +236,7 @@ impl TryFrom<RawResource> for ResourceRow {
             observed_at: r.observed_at,
             reason: r.reason,
             host: r.host.map(HostName),
+            in_quarantine: r.in_quarantine,
             created_at: r.created_at,
             updated_at: r.updated_at,
             active_job,

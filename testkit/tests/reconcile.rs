@@ -196,11 +196,20 @@ async fn an_operator_sees_what_is_in_quarantine_and_may_remove_it() {
     assert!(why.contains(&host), "{why}");
     // It is no resource: nothing is made of it. And it is no tenant's.
     let path = format!("/v1/instances/{dead}");
-    operator.act(&format!("{path}/start")).await.refused(409);
-    operator
-        .patch(&path, &json!({ "tags": { "a": "b" } }))
-        .await
-        .refused(409);
+    let tags = json!({ "tags": { "a": "b" } });
+    for refused in [
+        operator.act(&format!("{path}/start")).await,
+        operator.act(&format!("{path}/start?dry_run=true")).await,
+        operator.patch(&path, &tags).await,
+    ] {
+        let refused = refused.refused(409);
+        assert_eq!(refused["code"], "QUARANTINED", "{refused:#}");
+        let why = text(&refused, "/detail");
+        assert!(
+            why.contains("can only be deleted") && !why.contains("retry"),
+            "{why}"
+        );
+    }
     operator
         .act(&format!("/v1/jobs/{}/retry", text(&off, "/id")))
         .await

@@ -155,15 +155,21 @@ pub fn allowed(caller: &Caller, row: &ResourceRow, verb: &str) -> Result<(), Pro
 }
 
 /// Refuses what no new intent can change; the store judges again under its lock.
-fn refuse_by_state(row: &ResourceRow) -> Result<(), Problem> {
-    if row.applied.is_none() && row.active_job.is_none() && !row.deleting {
-        return Err(refusal::problem(
-            Refusal::ResourceFailed,
+pub fn refuse_by_state(row: &ResourceRow) -> Result<(), Problem> {
+    let refused = match row {
+        row if row.deleting => None,
+        row if row.in_quarantine => Some(Refusal::Quarantined),
+        row if row.applied.is_none() && row.active_job.is_none() => Some(Refusal::ResourceFailed),
+        _ => None,
+    };
+    match refused {
+        Some(refusal) => Err(refusal::problem(
+            refusal,
             row.kind,
             &format!("{} {}", row.kind, row.id),
-        ));
+        )),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The intent that a request makes of a resource.

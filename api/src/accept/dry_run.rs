@@ -86,9 +86,7 @@ pub async fn of_change(
             .map_or_else(rhyzome_model::ids::JobId::default, |job| job.id);
         return refused(accept::Refusal::Deleting { job });
     }
-    if row.applied.is_none() && row.active_job.is_none() {
-        return refused(accept::Refusal::ResourceFailed);
-    }
+    change::refuse_by_state(&row)?;
     let intent = change::intent(ctx, &row, ask).await?;
     if intent.envelope.name != row.name {
         let scope = Scope::Tenant(ctx.caller.tenant.clone());

@@ -103,6 +103,12 @@ pub fn problem(refusal: Refusal, kind: Kind, what: &str) -> Problem {
             Code::ResourceFailed,
             format!("The {what} could not be made: retry its job, or delete it."),
         ),
+        Refusal::Quarantined => Problem::new(
+            Code::Quarantined,
+            format!(
+                "The {what} is in quarantine: a host holds it, and nobody owns it. It can only be deleted."
+            ),
+        ),
         Refusal::JobDone => Problem::new(Code::JobDone, "The job has ended already."),
         Refusal::NotCancellable => Problem::new(Code::NotCancellable, "A delete can not be cancelled."),
         Refusal::NotRetryable { detail } => Problem::new(
@@ -179,6 +185,7 @@ mod tests {
             ),
             (Refusal::Deleting { job: JobId::new() }, 409, None),
             (Refusal::JobDone, 409, None),
+            (Refusal::Quarantined, 409, None),
             (
                 Refusal::HasDependants {
                     dependants: vec![Neighbour {

@@ -226,6 +226,7 @@ pub(crate) mod tests {
             observed_at: None,
             reason: None,
             host: Some(HostName::from("host-1")),
+            in_quarantine: false,
             created_at: at,
             updated_at: at,
             active_job: None,

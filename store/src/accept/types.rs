@@ -197,6 +197,8 @@ pub enum Refusal {
     },
     /// 409: the resource's create failed or was cancelled: only retry or delete.
     ResourceFailed,
+    /// It stands in for what a host holds of nobody.
+    Quarantined,
     /// 409: the job has ended.
     JobDone,
     /// 409: the job can't be cancelled any more (a delete).

@@ -86,7 +86,7 @@ pub(super) async fn cancel_locked(
             .execute(&mut **tx)
             .await?;
         sqlx::query!(
-            "UPDATE resources SET reason = $2, updated_at = $3 WHERE id = $1 AND (applied IS NULL OR $4 = 'update')",
+            "UPDATE resources SET reason = $2, updated_at = $3 WHERE id = $1 AND (applied IS NULL OR $4 = 'update') AND stand_in IS NULL",
             row.resource_id,
             reason,
             now,

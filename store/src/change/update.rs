@@ -206,6 +206,9 @@ async fn refuse_change(
             job: delete_job(tx, before.id).await?,
         }));
     }
+    if before.in_quarantine {
+        return Ok(Some(Refusal::Quarantined));
+    }
     if before.applied.is_none() && before.active_job.is_none() {
         return Ok(Some(Refusal::ResourceFailed));
     }
