@@ -146,14 +146,36 @@ impl Agent {
         }
     }
 
+    /// What it answered, and to which orders: a file.
+    ///
+    /// # Panics
+    /// Where there is none.
+    pub fn ledger(&self) -> PathBuf {
+        match find(&self.state(), "ledger") {
+            Some(path) => path,
+            None => panic!("{} has no ledger", self.name),
+        }
+    }
+
     /// Puts back what it kept of its hosts' objects at another time, while it is not running.
     ///
     /// # Panics
     /// Where that can't be written.
     pub fn put_back(&mut self, effects: &[u8]) {
-        let path = self.effects();
+        self.put_back_file(&self.effects(), effects);
+    }
+
+    /// Puts back the ledger of another time, while it is not running.
+    ///
+    /// # Panics
+    /// Where that can't be written.
+    pub fn put_back_ledger(&mut self, ledger: &[u8]) {
+        self.put_back_file(&self.ledger(), ledger);
+    }
+
+    fn put_back_file(&mut self, path: &Path, bytes: &[u8]) {
         self.kill();
-        if let Err(error) = std::fs::write(&path, effects) {
+        if let Err(error) = std::fs::write(path, bytes) {
             panic!("{}: {error}", path.display());
         }
         self.restart();
