@@ -8,7 +8,7 @@ use crate::Context;
 use crate::backoff::Pause;
 use crate::guests::Guests;
 use crate::inventory::{document, keep_fresh};
-use crate::reconcile::put_back;
+use crate::reconcile::{ShownBy, put_back, tell_put_back};
 use chrono::{DateTime, Utc};
 use rhyzome_model::check::RawInventory;
 use rhyzome_model::ids::HostName;
@@ -294,11 +294,9 @@ async fn greet(
         .await?
     {
         Greeting::Epoch { epoch, behind } => {
-            if let Some(fence) = behind {
-                tracing::error!(
-                    %host, epoch, knows = hello.max_fence, answered = fence,
-                    "the agent's ledger was set back, to before what the agent has answered: it counts as a new one. See what the check finds"
-                );
+            if let Some(answered) = behind {
+                let knows = hello.max_fence;
+                tell_put_back(host, epoch, ShownBy::Hello { knows, answered });
             }
             tracing::info!(%host, epoch, ledger = hello.ledger_id, version = hello.version, "watching");
             Ok(epoch)

@@ -6,6 +6,7 @@ use crate::dispatch::notify;
 use crate::mend::{Accepts, mend_all};
 use chrono::{DateTime, Utc};
 use rhyzome_model::check::{Amiss, HostInventory, Older};
+use rhyzome_model::ids::HostName;
 use rhyzome_model::step::Step;
 use rhyzome_runtime::trace::TraceParent;
 use rhyzome_store::StoreError;
@@ -19,13 +20,36 @@ const ACTOR: &str = "reconcile";
 pub(crate) async fn put_back(context: &Context, older: &[Older]) -> Result<(), StoreError> {
     for Older { host, epoch } in older {
         if context.store.host_older(host, *epoch).await? {
-            tracing::error!(
-                %host, epoch = epoch.0,
-                "the agent's ledger was set back, to before what the agent has answered: it counts as a new one. See what the check finds"
-            );
+            tell_put_back(host, epoch.0 + 1, ShownBy::Inventory);
         }
     }
     Ok(())
+}
+
+/// What showed that a host was put back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ShownBy {
+    /// The highest fence that its agent knows is below the highest that it has answered.
+    Hello {
+        /// The one.
+        knows: i64,
+        /// The other.
+        answered: i64,
+    },
+    /// Its ledger lacks an end.
+    Inventory,
+}
+
+/// For operators: a host's ledger is older than what its agent has answered, so that a new epoch begins there.
+pub(crate) fn tell_put_back(host: &HostName, epoch: i64, shown_by: ShownBy) {
+    let (knows, answered) = match shown_by {
+        ShownBy::Hello { knows, answered } => (Some(knows), Some(answered)),
+        ShownBy::Inventory => (None, None),
+    };
+    tracing::error!(
+        %host, epoch, knows, answered,
+        "the agent's ledger was set back, to before what the agent has answered: it counts as a new one. See what the check finds"
+    );
 }
 
 /// Mends what is amiss on the hosts that were looked at, where it was so for long enough.
