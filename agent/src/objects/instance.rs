@@ -75,6 +75,14 @@ pub(crate) fn tap_name(owner: &str, instance: ResourceId, position: usize) -> St
     format!("t{}n{position}", &short_hash(owner, instance)[..10])
 }
 
+/// Whether it may be the name of a tap of ours.
+pub(crate) fn is_tap_name(name: &str) -> bool {
+    let parts = name.strip_prefix('t').and_then(|rest| rest.split_once('n'));
+    parts.is_some_and(|(hash, position)| {
+        hash.len() == 10 && hash.bytes().all(|b| b.is_ascii_hexdigit()) && position.parse::<usize>().is_ok()
+    })
+}
+
 /// What stopping found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StopOutcome {

@@ -40,6 +40,9 @@ struct Link {
     ifname: String,
     #[serde(default)]
     flags: Vec<String>,
+    /// The bridge that it is on.
+    #[serde(default)]
+    master: Option<String>,
     #[serde(default)]
     addr_info: Vec<Address>,
 }
@@ -55,6 +58,10 @@ struct Address {
 }
 
 impl Link {
+    fn is_up(&self) -> bool {
+        self.flags.iter().any(|f| f == "UP")
+    }
+
     fn addresses(&self) -> impl Iterator<Item = String> + '_ {
         self.addr_info
             .iter()
@@ -117,13 +124,17 @@ pub(crate) async fn is_so(names: &Names, wanted: &Wanted) -> Result<bool, StepEr
     }
     let inside = links(Some(&names.namespace)).await?;
     let has = |name: &str, address: &str| {
-        inside.iter().any(|l| {
-            l.ifname == name && l.flags.iter().any(|f| f == "UP") && l.addresses().any(|a| a == address)
-        })
+        let is = |l: &Link| l.ifname == name && l.is_up() && l.addresses().any(|a| a == address);
+        inside.iter().any(is)
     };
     let (_, near) = wanted.transfer_ends();
     let linked = has(BRIDGE, &wanted.gateway_net()) && has(UPLINK, &format!("{near}/{TRANSFER_PREFIX}"));
-    Ok(linked && rules::are_there(names).await)
+    Ok(linked && !inside.iter().any(tap::is_loose) && rules::are_there(names).await)
+}
+
+/// Whether its bridge is there.
+pub(crate) async fn has_bridge(names: &Names) -> Result<bool, StepError> {
+    Ok(is_there(names) && tap::has_link(names, BRIDGE).await?)
 }
 
 /// Whether the namespace has a name (its file may be left over from before the machine restarted: then it is a plain file).
@@ -263,6 +274,7 @@ fn changes_inside(links: &[Link], wanted: &Wanted) -> Vec<String> {
         lines.push(format!("link set dev {name} up"));
     }
     lines.push(format!("route replace default via {far} dev {UPLINK}"));
+    lines.extend(links.iter().filter(|l| tap::is_loose(l)).map(tap::onto_bridge));
     lines
 }
 

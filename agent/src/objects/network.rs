@@ -190,6 +190,10 @@ impl Networks {
         self.find_again(&names, &network).await?;
         let wanted = self.wanted(&names, &mut network).await?;
         if !netns::is_so(&names, &wanted).await? {
+            if !netns::has_bridge(&names).await? {
+                // What listens on a bridge that is gone hears nothing of another.
+                dnsmasq::stop(&names, &self.layout.network(network.network)).await?;
+            }
             netns::ensure(&names, &wanted).await?;
         }
         dnsmasq::ensure(&names, &self.layout.network(network.network), &network.service()).await

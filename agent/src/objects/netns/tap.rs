@@ -1,7 +1,8 @@
 //! Taps of guests: made in a namespace, put on its bridge, removed.
 
-use super::{BRIDGE, ip_batch, is_there, links};
+use super::{BRIDGE, Link, ip_batch, is_there, links};
 use crate::driver::StepError;
+use crate::objects::instance::is_tap_name;
 use crate::objects::names::Names;
 
 /// A tap of a guest in a namespace, owned by its user, so that QEMU needs no rights to open it. An older one goes first.
@@ -35,7 +36,17 @@ pub(crate) async fn attach_tap(from: &Names, to: &Names, tap: &str) -> Result<()
     .await
 }
 
-async fn has_link(names: &Names, name: &str) -> Result<bool, StepError> {
+/// Pure: whether it is a guest's tap that was put on the bridge and is on none now. One that is still being made is not up.
+pub(super) fn is_loose(link: &Link) -> bool {
+    is_tap_name(&link.ifname) && link.is_up() && link.master.as_deref() != Some(BRIDGE)
+}
+
+/// Pure: what puts it there again.
+pub(super) fn onto_bridge(link: &Link) -> String {
+    format!("link set dev {} master {BRIDGE}", link.ifname)
+}
+
+pub(super) async fn has_link(names: &Names, name: &str) -> Result<bool, StepError> {
     Ok(is_there(names)
         && links(Some(&names.namespace))
             .await?

@@ -37,3 +37,19 @@ fn a_changed_gateway_replaces_the_old_one() {
         "{lines:?}"
     );
 }
+
+#[test]
+fn taps_that_lost_their_bridge_are_put_on_it_again() {
+    let json = r#"[{"ifname":"up0","flags":["UP"]},{"ifname":"t0123456789n0","flags":["UP"]},
+        {"ifname":"t0123456789n1","flags":["UP"],"master":"br0"},{"ifname":"tabcdef0123n0","flags":[]},
+        {"ifname":"plug0","flags":["UP"]}]"#;
+    let links: Vec<Link> = serde_json::from_str(json).unwrap();
+    let lines = changes_inside(&links, &wanted());
+    let put: Vec<&String> = lines.iter().filter(|l| l.contains(" master ")).collect();
+    assert_eq!(put, ["link set dev t0123456789n0 master br0"], "{lines:?}");
+    let bridge = lines
+        .iter()
+        .position(|l| l.starts_with("link add name br0"))
+        .unwrap();
+    assert!(bridge < lines.iter().position(|l| l == put[0]).unwrap());
+}
