@@ -37,14 +37,14 @@ impl Store {
         };
         let mut tx = self.pool.begin().await?;
         let Some((before, now)) = at_rest(&mut tx, amiss).await? else {
-            return Ok(None);
+            return leave(tx).await;
         };
         let Some(applied) = before
             .applied
             .as_ref()
             .filter(|_| before.host.as_ref() == Some(&amiss.host))
         else {
-            return Ok(None);
+            return leave(tx).await;
         };
         let names = before
             .kind
@@ -84,7 +84,7 @@ impl Store {
     ) -> Result<Option<Mended>, StoreError> {
         let mut tx = self.pool.begin().await?;
         let Some((before, now)) = at_rest(&mut tx, amiss).await? else {
-            return Ok(None);
+            return leave(tx).await;
         };
         // What lives there has claims too many, and nothing else.
         let lives_there = before.host.as_ref() == Some(&amiss.host);
@@ -95,7 +95,7 @@ impl Store {
             Wrong::Incomplete { .. } => false,
         };
         if !owns(&amiss.wrong) || stand_in(&mut tx, before.id).await?.is_some() {
-            return Ok(None);
+            return leave(tx).await;
         }
         let new = there(amiss, steps, on(&before, Action::Repair, origin, now));
         let row = begin(&mut tx, amiss, new).await?;
@@ -123,7 +123,7 @@ impl Store {
         };
         let made = insert_stand_in(&mut tx, amiss, &stands, until).await?;
         let Some((before, now)) = at_rest(&mut tx, amiss).await? else {
-            return Ok(None);
+            return leave(tx).await;
         };
         match stand_in(&mut tx, before.id).await? {
             Some(is) if is.host == amiss.host => {
@@ -131,7 +131,7 @@ impl Store {
                     write_stand_in(&mut tx, before.id, &stands).await?;
                 }
             }
-            Some(_) | None => return Ok(None),
+            Some(_) | None => return leave(tx).await,
         }
         let off = amiss.quarantine();
         let row = if off.is_empty() {
@@ -151,13 +151,13 @@ impl Store {
     pub async fn accept_removal(&self, amiss: &Amiss, origin: &Origin) -> Result<Option<Mended>, StoreError> {
         let mut tx = self.pool.begin().await?;
         let Some((before, now)) = at_rest(&mut tx, amiss).await? else {
-            return Ok(None);
+            return leave(tx).await;
         };
         let Some(stands) = stand_in(&mut tx, before.id)
             .await?
             .filter(|s| s.host == amiss.host)
         else {
-            return Ok(None);
+            return leave(tx).await;
         };
         sqlx::query!(
             "UPDATE resources SET deleting = true, generation = generation + 1, updated_at = $2 WHERE id = $1",
@@ -205,6 +205,13 @@ impl Store {
         tx.commit().await?;
         Ok(changes)
     }
+}
+
+/// Nothing is asked for. Its row is let go at once: a transaction that is only dropped ends some time later, and until then dispatch passes
+/// by what has a locked row.
+async fn leave(tx: Transaction<'static, Postgres>) -> Result<Option<Mended>, StoreError> {
+    tx.rollback().await?;
+    Ok(None)
 }
 
 /// The resource, locked, if nothing is done with it, nor was since its host was looked at, and the host is one on which something may be
