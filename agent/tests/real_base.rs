@@ -125,6 +125,36 @@ async fn a_disk_whose_claim_is_forgotten_holds_its_base() {
     keeps.delete(&host).await;
 }
 
+/// What an image's record doesn't tell any more may be that the file is its own: its source may be gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_stays_while_it_may_be_that_of_an_image_whose_record_is_damaged() {
+    if !can_be_real() {
+        return;
+    }
+    let host = host().await;
+    let (keeps, goes) = (plan(36), plan(37));
+    let for_itself = Plan {
+        instance: keeps.image,
+        ..keeps.clone()
+    };
+    host.must(for_itself.ensure_image()).await;
+    let base = defined(&host, &goes).await;
+    let claims = host.dir.path().join("objects/image-claims");
+    Loss::Damaged.befalls(&claims.join(format!("{}.json", keeps.image)));
+    goes.delete(&host).await;
+    assert!(base.is_file());
+    host.must(for_itself.ensure_image()).await;
+    host.must(drop_image(&for_itself)).await;
+    assert!(!base.exists());
+    // One whose claims nobody knows is given up with any of them, and is in nobody's way then.
+    host.must(for_itself.ensure_image()).await;
+    Loss::Damaged.befalls(&claims.join(format!("{}.json", keeps.image)));
+    host.must(drop_image(&for_itself)).await;
+    host.must(goes.ensure_image()).await;
+    host.must(drop_image(&goes)).await;
+    assert!(!base.exists());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_base_is_said_before_anything_is_touched_and_is_fetched_again() {
     if !can_be_real() {

@@ -294,3 +294,55 @@ impl Disks {
         Ok(all)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An overlay's beginning, as QEMU writes it: the name stands behind the header.
+    fn overlay(below: &str) -> Vec<u8> {
+        let mut head = b"QFI\xfb\0\0\0\x03".to_vec();
+        head.extend(104u64.to_be_bytes());
+        head.extend(u32::try_from(below.len()).unwrap().to_be_bytes());
+        head.resize(104, 0);
+        head.extend(below.as_bytes());
+        head
+    }
+
+    #[test]
+    fn a_disk_stands_on_what_its_record_says_or_else_its_file_or_else_on_anything() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(dir.path().to_owned()).unwrap();
+        let (one, other) = ("1".repeat(64), "2".repeat(64));
+        let record = |sha256: &str| {
+            let disk = Disk {
+                image_sha256: sha256.to_owned(),
+                image_format: ImageFormat::Raw,
+                size_gib: 1,
+            };
+            serde_json::to_vec(&disk).unwrap()
+        };
+        let alone = [overlay("x")[..8].to_vec(), vec![0; 96]].concat();
+        let table = [
+            (Some(record(&one)), Some(overlay(&other)), true, false),
+            (Some(record(&one)), None, true, false),
+            (None, Some(overlay(&format!("/elsewhere/{one}"))), true, false),
+            (Some(b"{".to_vec()), Some(overlay(&other)), false, true),
+            (None, Some(alone), false, false),
+            (None, Some(b"garbage".to_vec()), true, true),
+            (Some(b"{".to_vec()), None, false, false),
+        ];
+        for (record, file, on_one, on_other) in table {
+            let id = ResourceId::new();
+            for (path, bytes) in [(layout.disk_record(id), &record), (layout.disk(id), &file)] {
+                if let Some(bytes) = bytes {
+                    std::fs::write(path, bytes).unwrap();
+                }
+            }
+            for (sha256, stands) in [(&one, on_one), (&other, on_other)] {
+                let standing = standing_on(&layout, sha256).unwrap();
+                assert_eq!(standing.contains(&id), stands, "{record:?} {file:?}");
+            }
+        }
+    }
+}

@@ -80,6 +80,26 @@ async fn what_nobody_owns_is_turned_off_kept_and_then_removed() {
     );
 }
 
+/// What it is, and why, is no matter of a job.
+#[tokio::test]
+async fn a_cancel_of_what_turns_it_off_leaves_it_in_quarantine() {
+    let (walk, one, host) = made().await;
+    let found = stray(&host, ResourceId::new(), Owner::Nobody, one);
+    noted(&walk, &[&host], std::slice::from_ref(&found)).await;
+    let until = walk.store.now().await.unwrap();
+    let off = walk.store.accept_quarantine(&found, until, &make::origin()).await;
+    let off = row(off.unwrap()).unwrap();
+    let cancelled = walk
+        .store
+        .accept_cancel(&TenantId::from("system"), off.id, &make::origin())
+        .await;
+    cancelled.unwrap().unwrap();
+    let stands = resource(&walk, found.resource).await;
+    assert!(stands.in_quarantine);
+    assert_eq!(stands.reason.unwrap()["code"], "QUARANTINED");
+    check(&walk, "its stop is cancelled").await;
+}
+
 #[tokio::test]
 async fn an_operator_may_remove_what_is_in_quarantine_at_once() {
     let (mut walk, one, host) = made().await;
