@@ -9,8 +9,9 @@ use rhyzome_agent::driver::{Driver, Seen};
 use rhyzome_agent::objects::{Choice, Networking};
 use rhyzome_model::ids::{JobId, ResourceId};
 use rhyzome_model::job::ErrorClass;
-use rhyzome_model::kinds::Power;
-use rhyzome_model::step::{Action, DropShared, ObjectKind, RemoveDisk};
+use rhyzome_model::kinds::{ImageFormat, ImageSource, Power};
+use rhyzome_model::step::{Action, DropShared, EnsureImage, ObjectKind, RemoveDisk};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 async fn host() -> Host {
@@ -152,6 +153,54 @@ async fn a_file_stays_while_it_may_be_that_of_an_image_whose_record_is_damaged()
     host.must(drop_image(&for_itself)).await;
     host.must(goes.ensure_image()).await;
     host.must(drop_image(&goes)).await;
+    assert!(!base.exists());
+}
+
+/// Records of images were lost, and so was where they came from: a repair claims what is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_without_a_record_is_claimed_again_if_it_is_what_it_was() {
+    if !can_be_real() {
+        return;
+    }
+    let host = host().await;
+    let plan = plan(38);
+    let base = defined(&host, &plan).await;
+    let record = host
+        .dir
+        .path()
+        .join(format!("objects/image-claims/{}.json", plan.image));
+    let known = std::fs::read(&record).unwrap();
+    let before = std::fs::metadata(&base).unwrap().ino();
+    let again = EnsureImage {
+        image: plan.image,
+        source: ImageSource::File("gone.qcow2".to_owned()),
+        format: ImageFormat::Qcow2,
+        sha256: Some(plan.facts(&host).await.sha256),
+        holder: plan.instance,
+    };
+    for loss in [Loss::Gone, Loss::Damaged] {
+        loss.befalls(&record);
+        host.must(Action::EnsureImage(again.clone())).await;
+        assert_eq!(std::fs::read(&record).unwrap(), known, "{loss:?}");
+        assert_eq!(std::fs::metadata(&base).unwrap().ino(), before);
+    }
+    host.must(plan.power(Power::On)).await;
+    plan.delete(&host).await;
+
+    // Neither by an image itself, of whoever it is, nor if it is something else by now.
+    let base = defined(&host, &plan).await;
+    std::fs::remove_file(&record).unwrap();
+    let itself = EnsureImage {
+        holder: plan.image,
+        ..again.clone()
+    };
+    let refused = host.make(Action::EnsureImage(itself)).await.unwrap_err();
+    assert_eq!(refused.code, "FILE_NOT_FOUND");
+    std::fs::write(&base, [7; 4096]).unwrap();
+    let refused = host.make(Action::EnsureImage(again)).await.unwrap_err();
+    assert_eq!(refused.code, "FILE_NOT_FOUND");
+    host.must(plan.ensure_image()).await;
+    plan.delete(&host).await;
     assert!(!base.exists());
 }
 

@@ -4,6 +4,7 @@
 //! away at the next start. With the last claim of the last image that has the digest, the file goes, unless a disk stands on it: claims are
 //! records, and records get lost; what a disk stands on is the data of its user.
 
+use super::digest;
 use super::disk;
 use super::fetch::{self, FetchRules};
 use super::files::{self, Layout, storage};
@@ -135,8 +136,47 @@ impl Images {
                 return effect("the image's file is on the host already", &image.facts);
             }
         }
+        if let Some(facts) = self.take_in(action, cancel).await? {
+            return effect("the image's file is on the host already", &facts);
+        }
         let facts = self.fetch(action, cancel).await?;
         effect("the image was fetched and checked", &facts)
+    }
+
+    /// Claims a file of which no record is left, if it still is what it was: where the image came from may be gone, and disks stand on the
+    /// file. Not for an image itself: whoever says a digest must not get by it what is another's.
+    async fn take_in(
+        &self,
+        action: &EnsureImage,
+        cancel: &CancellationToken,
+    ) -> Result<Option<ImageFacts>, StepError> {
+        let Some(sha256) = action.sha256.as_ref().filter(|_| action.holder != action.image) else {
+            return Ok(None);
+        };
+        let sha256 = sha256.to_lowercase();
+        let file = self.file(&sha256);
+        let Some(is) = digest::of_file(&file, cancel)
+            .await?
+            .filter(|is| is.sha256 == sha256)
+        else {
+            return Ok(None);
+        };
+        let facts = ImageFacts {
+            sha256,
+            size_bytes: is.size,
+            virtual_size_bytes: qcow2::check(&file, action.format, self.identity).await?,
+        };
+        let _files = self.files.lock().await;
+        if !file.is_file() {
+            return Ok(None);
+        }
+        let image = Image {
+            facts: facts.clone(),
+            format: action.format,
+            claims: BTreeSet::from([action.holder]),
+        };
+        files::write_record(&self.layout.image_record(action.image), &image)?;
+        Ok(Some(facts))
     }
 
     /// A file that was taken as one format can be declared as another by another image.

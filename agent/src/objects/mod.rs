@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `real`, `settings` | the driver: hands each action to its object, under its lock; what it needs to know |
 //! | `network`, `netns`, `names`, `filter`, `dnsmasq` | networks: what they shall be, their namespace by `ip` and `nft`, names, rules, DHCP |
-//! | `image`, `fetch`, `address`, `qcow2` | images: claims and files by digest, getting them, which URLs may be, what may be in them |
+//! | `image`, `fetch`, `digest`, `address`, `qcow2` | images: claims and files by digest, getting them, what a file is, which URLs may be, what may be in them |
 //! | `disk` | root disks |
 //! | `instance`, `seed` | definitions of guests, and what cloud-init finds |
 //! | `guests`, `watching`, `strays`, `taps`, `run_state`, `qemu`, `qmp`, `console` | guests' processes, what happens to them by itself, their taps, their record, QEMU's arguments and monitor, what they said |
@@ -16,6 +16,7 @@ mod address;
 mod capacity;
 mod cgroup;
 mod console;
+mod digest;
 mod disk;
 mod dnsmasq;
 mod fetch;
