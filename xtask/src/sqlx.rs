@@ -85,16 +85,19 @@ fn current() -> Result<Queries> {
         fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
     }
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    touch_all(&workspace.join("store"))?;
+    let mut touched = Vec::new();
+    touch_all(&workspace.join("store"), &mut touched)?;
     let progress = Progress::start("checking the store's queries against it");
-    run::moving(
+    let checked = run::moving(
         paths::cargo()?
             .args(["check", "--locked", "-p", "rhyzome-store", "--all-targets"])
             .env("DATABASE_URL", postgres.url())
             .env("SQLX_OFFLINE", "false")
             .env("SQLX_OFFLINE_DIR", &folder),
         &progress,
-    )?;
+    );
+    put_times_back(touched)?;
+    checked?;
     progress.done("done");
     read(&folder)
 }
@@ -124,21 +127,39 @@ fn migrations(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
-/// Makes cargo expand the macros again: it goes by the times of the files.
-fn touch_all(folder: &Path) -> Result<()> {
+/// A file, and when it was written.
+type Touched = (PathBuf, SystemTime);
+
+/// Makes cargo expand the macros again: it goes by the times of the files. Says what they were.
+fn touch_all(folder: &Path, touched: &mut Vec<Touched>) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
-        let path = entry.context("reading the store's sources")?.path();
+        let entry = entry.context("reading the store's sources")?;
+        let path = entry.path();
         if path.is_dir() {
-            touch_all(&path)?;
+            touch_all(&path, touched)?;
         } else if path.extension().is_some_and(|ending| ending == "rs") {
-            fs::File::options()
-                .append(true)
-                .open(&path)
-                .and_then(|file| file.set_modified(SystemTime::now()))
-                .with_context(|| format!("touching {}", path.display()))?;
+            let written = entry.metadata().and_then(|file| file.modified());
+            let written = written.with_context(|| format!("reading the time of {}", path.display()))?;
+            touched.push((path.clone(), written));
+            set_time(&path, SystemTime::now())?;
         }
     }
     Ok(())
+}
+
+/// So that other builds need not make anew all that uses the store.
+fn put_times_back(touched: Vec<Touched>) -> Result<()> {
+    touched
+        .into_iter()
+        .try_for_each(|(path, written)| set_time(&path, written))
+}
+
+fn set_time(path: &Path, time: SystemTime) -> Result<()> {
+    fs::File::options()
+        .append(true)
+        .open(path)
+        .and_then(|file| file.set_modified(time))
+        .with_context(|| format!("touching {}", path.display()))
 }
 
 fn read(folder: &Path) -> Result<Queries> {
