@@ -35,7 +35,7 @@ pub struct ApiConfig {
     pub issuer_keys_min_interval: Span,
     /// Creates in one transaction, at most.
     pub accept_batch: usize,
-    /// Transactions of creates at a time, where some take long; else it is one.
+    /// Transactions at a time of creates that wait for a row that somebody holds, beside the one of all others.
     pub accept_in_flight: usize,
     /// How long a job may take to go forward where its request doesn't say: `scheduler.job_deadline`, which the program hands in.
     #[serde(skip, default = "default_deadline")]

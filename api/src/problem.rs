@@ -226,6 +226,13 @@ impl Problem {
         Self::new(Code::Unavailable, detail).with_header(RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
+    /// 503, of what needs a row that somebody holds for too long.
+    pub fn held() -> Self {
+        Self::unavailable(
+            "Something that the request needs is being changed by somebody else, and that takes long. Try again.",
+        )
+    }
+
     /// 401, with the challenge of RFC 6750.
     pub fn unauthenticated(detail: impl Into<String>) -> Self {
         Self::new(Code::Unauthenticated, detail).with_header(
@@ -337,10 +344,11 @@ impl IntoResponse for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match &error {
-            StoreError::Unreachable(_)
-            | StoreError::Conflict(_)
-            | StoreError::Held(_)
-            | StoreError::NotMigrated { .. } => {
+            StoreError::Held(_) => {
+                tracing::warn!(%error, "a request needs a row that is held");
+                Self::held()
+            }
+            StoreError::Unreachable(_) | StoreError::Conflict(_) | StoreError::NotMigrated { .. } => {
                 tracing::warn!(%error, "the database can't serve a request");
                 Self::unavailable("The database can not be reached now.")
             }

@@ -1,29 +1,35 @@
 //! Creates that come together, in one transaction: natural batching.
 //!
 //! A batch is whatever came while the last one was being committed, up to a cap; an idle service adds no latency. One batch at a time costs
-//! least: it is as large as can be, and meets nobody on the rows that all creates lock. Only behind one that takes long, for it waits for
-//! a row that somebody holds, others go on, some at a time. A request that breaks a batch is found by accepting each of its requests alone, so that it fails no neighbour. What
-//! was committed is announced here, even if who asked has gone meanwhile.
+//! least: it is as large as can be, and meets nobody on the rows that all creates lock. A request that breaks a batch is found by accepting
+//! each of its requests alone, so that it fails no neighbour. What was committed is announced here, even if who asked has gone meanwhile.
+//!
+//! A batch that meets a row that somebody holds is given up after a second, and its requests are set aside ([`super::aside`]): those that
+//! need the same go on together, beside the batches, and whoever comes meanwhile and needs the same waits behind them.
 
+use super::aside::Aside;
 use crate::announce::Announcer;
 use crate::problem::Problem;
 use rhyzome_runtime::fault::{self, Point, Side};
 use rhyzome_store::accept::{AcceptedNow, CreateRequest, Refusal, Reply};
 use rhyzome_store::{Store, StoreError};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 /// Requests that wait for a batch; beyond that, callers wait.
-const QUEUE: usize = 4096;
-/// How long a batch keeps those that came after it waiting; more than any takes that waits for nobody.
-const PATIENCE: Duration = Duration::from_millis(200);
+pub(super) const QUEUE: usize = 4096;
+pub(super) type Answer = Result<Result<Reply, Refusal>, Problem>;
 
-type Answer = Result<Result<Reply, Refusal>, Problem>;
-
-struct Item {
-    request: CreateRequest,
+pub(super) struct Item {
+    pub(super) request: CreateRequest,
     answer: oneshot::Sender<Answer>,
+}
+
+impl Item {
+    pub(super) fn answer(self, answer: Answer) {
+        // Who has gone reads the job later, or never.
+        drop(self.answer.send(answer));
+    }
 }
 
 /// See the module. Cheap to clone.
@@ -31,19 +37,15 @@ struct Item {
 pub struct Batcher(mpsc::Sender<Item>);
 
 impl Batcher {
-    /// Begins, with so many batches in flight where some take long; ends once every clone is dropped.
-    pub fn spawn(store: &Store, announcer: &Announcer, batch_max: usize, in_flight: usize) -> Self {
+    /// Begins, with so many transactions beside the batches for what was set aside; ends once every clone is dropped.
+    pub fn spawn(store: &Store, announcer: &Announcer, batch_max: usize, beside: usize) -> Self {
         let (sender, waiting) = mpsc::channel(QUEUE);
-        let waiting = Arc::new(Mutex::new(waiting));
-        for _ in 0..in_flight.max(1) {
-            let worker = Worker {
-                store: store.clone(),
-                announcer: announcer.clone(),
-                waiting: waiting.clone(),
-                batch_max: batch_max.max(1),
-            };
-            tokio::spawn(worker.run());
-        }
+        let batch_max = batch_max.max(1);
+        let worker = Worker {
+            store: store.clone(),
+            announcer: announcer.clone(),
+        };
+        tokio::spawn(worker.run(waiting, batch_max, Arc::new(Aside::new(beside, batch_max))));
         Self(sender)
     }
 
@@ -56,55 +58,72 @@ impl Batcher {
     }
 }
 
-struct Worker {
+/// Accepts, and answers who asked.
+#[derive(Clone)]
+pub(super) struct Worker {
     store: Store,
     announcer: Announcer,
-    waiting: Arc<Mutex<mpsc::Receiver<Item>>>,
-    batch_max: usize,
 }
 
 impl Worker {
-    async fn run(self) {
-        let mut items = Vec::with_capacity(self.batch_max);
-        loop {
-            let mut waiting = self.waiting.lock().await;
-            if waiting.recv_many(&mut items, self.batch_max).await == 0 {
-                return;
+    async fn run(self, mut waiting: mpsc::Receiver<Item>, batch_max: usize, aside: Arc<Aside>) {
+        let mut items = Vec::with_capacity(batch_max);
+        while waiting.recv_many(&mut items, batch_max).await > 0 {
+            let free: Vec<Item> = items.drain(..).filter_map(|item| aside.free(item)).collect();
+            if free.is_empty() {
+                continue;
             }
-            let (requests, askers): (Vec<_>, Vec<_>) = items.drain(..).map(|i| (i.request, i.answer)).unzip();
-            let accepting = self.accept(requests);
-            tokio::pin!(accepting);
-            let soon = tokio::time::timeout(PATIENCE, &mut accepting).await;
-            drop(waiting);
-            let answers = match soon {
-                Ok(answers) => answers,
-                Err(_) => accepting.await,
-            };
-            for (asker, answer) in askers.into_iter().zip(answers) {
-                if let Ok(Ok(Reply {
-                    accepted,
-                    now: AcceptedNow::Now,
-                })) = &answer
-                {
-                    self.announcer.accepted(&accepted.resource, accepted.job.as_ref());
+            let requests: Vec<CreateRequest> = free.iter().map(|item| item.request.clone()).collect();
+            fault::point(Point::AcceptCommit, Side::Before);
+            match self.store.accept_creates_soon(&requests).await {
+                Err(error @ StoreError::Held(_)) => {
+                    tracing::warn!(%error, requests = requests.len(), "creates meet a row that is held: they are set aside");
+                    aside.put(free, &self);
                 }
-                // Who has gone reads the job later, or never.
-                drop(asker.send(answer));
+                done => {
+                    let answers = self.answers(requests, done).await;
+                    self.answer(free, answers);
+                }
             }
         }
     }
 
-    async fn accept(&self, requests: Vec<CreateRequest>) -> Vec<Answer> {
-        let alone = requests.len() == 1;
+    /// Accepts requests that need the same, and answers them.
+    pub(super) async fn accept_patiently(&self, items: Vec<Item>) {
+        let requests: Vec<CreateRequest> = items.iter().map(|item| item.request.clone()).collect();
         fault::point(Point::AcceptCommit, Side::Before);
-        match self.store.accept_creates(&requests).await {
+        let done = self.store.accept_creates(&requests).await;
+        let answers = self.answers(requests, done).await;
+        self.answer(items, answers);
+    }
+
+    fn answer(&self, items: Vec<Item>, answers: Vec<Answer>) {
+        for (item, answer) in items.into_iter().zip(answers) {
+            if let Ok(Ok(Reply {
+                accepted,
+                now: AcceptedNow::Now,
+            })) = &answer
+            {
+                self.announcer.accepted(&accepted.resource, accepted.job.as_ref());
+            }
+            item.answer(answer);
+        }
+    }
+
+    /// What each is answered, by what came of all of them together.
+    async fn answers(
+        &self,
+        requests: Vec<CreateRequest>,
+        done: Result<Vec<Result<Reply, Refusal>>, StoreError>,
+    ) -> Vec<Answer> {
+        let alone = requests.len() == 1;
+        match done {
             Ok(answers) => {
                 fault::point(Point::AcceptCommit, Side::After);
                 answers.into_iter().map(Ok).collect()
             }
             Err(error) if alone => vec![Err(error.into())],
-            // Whether it was committed is unknown: accepting again could make it twice. Or one of them met a row that is held: one by one
-            // each would wait for those before it.
+            // Whether it was committed is unknown: accepting again could make it twice. Or all need a row that is held still.
             Err(error @ (StoreError::Unreachable(_) | StoreError::Held(_))) => {
                 let problem = Problem::from(error);
                 requests.iter().map(|_| Err(problem.clone())).collect()

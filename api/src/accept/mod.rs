@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `create` | a create's document to what the store accepts |
 //! | `batch` | creates that come together, in one transaction |
+//! | `aside` | creates that met a row that somebody holds |
 //! | `change` | updates and actions against the generation that was read |
 //! | `image_floor` | what an instance's image needs of it |
 //! | `policy` | what only operators may ask for |
@@ -14,6 +15,7 @@
 //! | `dry_run` | all checks, nothing written |
 //! | `reply` | the 202 |
 
+mod aside;
 pub mod batch;
 pub mod change;
 pub mod create;

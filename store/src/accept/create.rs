@@ -26,7 +26,19 @@ use std::net::Ipv4Addr;
 /// How often a batch that met another's transaction is tried before the error is the caller's.
 const TRIES: usize = 5;
 
+/// A transaction that waits for no lock longer than a second.
+const BEGIN_SHORT: &str = "BEGIN; SET LOCAL lock_timeout = '1s'";
+
 type Answer = Result<Reply, Refusal>;
+
+/// How long a lock is waited for.
+#[derive(Clone, Copy, Debug)]
+enum Patience {
+    /// As long as the session does.
+    Whole,
+    /// A second.
+    Short,
+}
 
 pub(super) struct LeaseRow {
     pub(super) network: ResourceId,
@@ -86,6 +98,23 @@ impl Store {
         &self,
         requests: &[CreateRequest],
     ) -> Result<Vec<Result<Reply, Refusal>>, StoreError> {
+        self.accept(requests, Patience::Whole).await
+    }
+
+    /// The same, but no lock is waited for longer than a second: [`StoreError::Held`], and nothing is written, where one of these needs a
+    /// row that somebody holds.
+    pub async fn accept_creates_soon(
+        &self,
+        requests: &[CreateRequest],
+    ) -> Result<Vec<Result<Reply, Refusal>>, StoreError> {
+        self.accept(requests, Patience::Short).await
+    }
+
+    async fn accept(
+        &self,
+        requests: &[CreateRequest],
+        patience: Patience,
+    ) -> Result<Vec<Result<Reply, Refusal>>, StoreError> {
         let mut answers: BTreeMap<ResourceId, Answer> = BTreeMap::new();
         let mut tries = 0;
         self.earlier_replies(requests, &mut answers).await?;
@@ -95,7 +124,7 @@ impl Store {
                 .filter(|r| !answers.contains_key(&r.id))
                 .cloned()
                 .collect();
-            match self.accept_once(left).await {
+            match self.accept_once(left, patience).await {
                 Ok(Try::Done(all)) => {
                     answers.extend(all);
                     break;
@@ -127,12 +156,15 @@ impl Store {
             .collect()
     }
 
-    async fn accept_once(&self, requests: Vec<CreateRequest>) -> Result<Try, StoreError> {
+    async fn accept_once(&self, requests: Vec<CreateRequest>, patience: Patience) -> Result<Try, StoreError> {
         let mut entries: Vec<Entry> = requests.into_iter().map(Entry::of).collect();
         if entries.is_empty() {
             return Ok(Try::Done(Vec::new()));
         }
-        let mut tx = self.pool.begin().await?;
+        let mut tx = match patience {
+            Patience::Whole => self.pool.begin().await?,
+            Patience::Short => self.pool.begin_with(BEGIN_SHORT).await?,
+        };
         resolve_references(&mut tx, &mut entries).await?;
         allocate(&mut tx, &mut entries).await?;
         quota::judge(&mut tx, &mut entries).await?;
