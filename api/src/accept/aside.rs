@@ -31,7 +31,7 @@ fn needs(request: &CreateRequest) -> Needs {
 pub(super) struct Aside {
     /// Who waits behind those that are being accepted.
     lines: Mutex<HashMap<Needs, Vec<Item>>>,
-    beside: Arc<Semaphore>,
+    beside: Semaphore,
     batch_max: usize,
 }
 
@@ -40,7 +40,7 @@ impl Aside {
     pub(super) fn new(beside: usize, batch_max: usize) -> Self {
         Self {
             lines: Mutex::default(),
-            beside: Arc::new(Semaphore::new(beside.max(1))),
+            beside: Semaphore::new(beside.max(1)),
             batch_max,
         }
     }
@@ -67,7 +67,7 @@ impl Aside {
     }
 
     /// Begins a line for each of the things that these need.
-    pub(super) fn put(self: &Arc<Self>, items: Vec<Item>, worker: &Worker) {
+    pub(super) fn put(self: &Arc<Self>, items: impl Iterator<Item = Item>, worker: &Worker) {
         let mut parts: BTreeMap<Needs, Vec<Item>> = BTreeMap::new();
         for item in items {
             parts.entry(needs(&item.request)).or_default().push(item);

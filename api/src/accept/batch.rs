@@ -25,11 +25,29 @@ pub(super) struct Item {
     answer: oneshot::Sender<Answer>,
 }
 
+/// Requests, and who waits for the answer to each.
+type Apart = (Vec<CreateRequest>, Vec<oneshot::Sender<Answer>>);
+
 impl Item {
-    pub(super) fn answer(self, answer: Answer) {
-        // Who has gone reads the job later, or never.
-        drop(self.answer.send(answer));
+    fn apart(items: impl IntoIterator<Item = Self>) -> Apart {
+        items.into_iter().map(|item| (item.request, item.answer)).unzip()
     }
+
+    fn together((requests, askers): Apart) -> impl Iterator<Item = Self> {
+        requests
+            .into_iter()
+            .zip(askers)
+            .map(|(request, answer)| Self { request, answer })
+    }
+
+    pub(super) fn answer(self, answer: Answer) {
+        tell(self.answer, answer);
+    }
+}
+
+fn tell(asker: oneshot::Sender<Answer>, answer: Answer) {
+    // Who has gone reads the job later, or never.
+    drop(asker.send(answer));
 }
 
 /// See the module. Cheap to clone.
@@ -69,20 +87,19 @@ impl Worker {
     async fn run(self, mut waiting: mpsc::Receiver<Item>, batch_max: usize, aside: Arc<Aside>) {
         let mut items = Vec::with_capacity(batch_max);
         while waiting.recv_many(&mut items, batch_max).await > 0 {
-            let free: Vec<Item> = items.drain(..).filter_map(|item| aside.free(item)).collect();
-            if free.is_empty() {
+            let (requests, askers) = Item::apart(items.drain(..).filter_map(|item| aside.free(item)));
+            if requests.is_empty() {
                 continue;
             }
-            let requests: Vec<CreateRequest> = free.iter().map(|item| item.request.clone()).collect();
             fault::point(Point::AcceptCommit, Side::Before);
             match self.store.accept_creates_soon(&requests).await {
                 Err(error @ StoreError::Held(_)) => {
                     tracing::warn!(%error, requests = requests.len(), "creates meet a row that is held: they are set aside");
-                    aside.put(free, &self);
+                    aside.put(Item::together((requests, askers)), &self);
                 }
                 done => {
                     let answers = self.answers(requests, done).await;
-                    self.answer(free, answers);
+                    self.answer(askers, answers);
                 }
             }
         }
@@ -90,15 +107,15 @@ impl Worker {
 
     /// Accepts requests that need the same, and answers them.
     pub(super) async fn accept_patiently(&self, items: Vec<Item>) {
-        let requests: Vec<CreateRequest> = items.iter().map(|item| item.request.clone()).collect();
+        let (requests, askers) = Item::apart(items);
         fault::point(Point::AcceptCommit, Side::Before);
         let done = self.store.accept_creates(&requests).await;
         let answers = self.answers(requests, done).await;
-        self.answer(items, answers);
+        self.answer(askers, answers);
     }
 
-    fn answer(&self, items: Vec<Item>, answers: Vec<Answer>) {
-        for (item, answer) in items.into_iter().zip(answers) {
+    fn answer(&self, askers: Vec<oneshot::Sender<Answer>>, answers: Vec<Answer>) {
+        for (asker, answer) in askers.into_iter().zip(answers) {
             if let Ok(Ok(Reply {
                 accepted,
                 now: AcceptedNow::Now,
@@ -106,7 +123,7 @@ impl Worker {
             {
                 self.announcer.accepted(&accepted.resource, accepted.job.as_ref());
             }
-            item.answer(answer);
+            tell(asker, answer);
         }
     }
 
