@@ -88,6 +88,7 @@ pub const OUTAGE: &[&str] = &[
     "change notices can't be heard",
     "change notices were not sent",
     "dispatch failed; again",
+    "error occurred while testing the connection on-release",
     "events can't be pulled yet",
     "loads not written",
     "no hint to the worker",
