@@ -13,7 +13,7 @@ use crate::simulated::{EffectsError, Settings, SimulatedDriver};
 use rhyzome_model::ids::HostName;
 use rhyzome_proto::agent::agent_server::AgentServer;
 use rhyzome_runtime::tls::{KeyPair, ServerTls, TlsError, Trust, incoming};
-use rhyzome_runtime::{Process, Role};
+use rhyzome_runtime::{Process, Role, part};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -92,7 +92,7 @@ pub async fn run(config: AgentConfig, process: Process) -> Result<(), AgentError
     let token = process.shutdown.token.clone();
     let ending = token.child_token();
     let hub = GuestHub::start(engine.driver(), ending.clone());
-    tokio::spawn(count_guests(engine.clone(), ending.clone()));
+    part::spawn("guest counts", count_guests(engine.clone(), ending.clone()));
     let settings = WatchSettings {
         heartbeat: config.heartbeat.duration(),
         guest_refresh: config.guest_refresh.duration(),

@@ -10,6 +10,7 @@ use rhyzome_nats::notices::{Change, JobAnnouncer, publish_changes};
 use rhyzome_proto::VERSION;
 use rhyzome_proto::job::JobNotice;
 use rhyzome_runtime::fault::{self, Point, Side};
+use rhyzome_runtime::part;
 use rhyzome_store::rows::{JobRow, ResourceRow};
 use tokio::sync::mpsc;
 
@@ -34,7 +35,7 @@ impl Announcer {
         Self(nats.map(|connection| {
             let (changes, mut waiting) = mpsc::channel(QUEUE);
             let sender = connection.clone();
-            tokio::spawn(async move {
+            part::spawn("change notices", async move {
                 let mut batch = Vec::with_capacity(BATCH);
                 while waiting.recv_many(&mut batch, BATCH).await > 0 {
                     if let Err(error) = publish_changes(&sender, &batch).await {
@@ -43,10 +44,9 @@ impl Announcer {
                     batch.clear();
                 }
             });
-            Channels {
-                jobs: JobAnnouncer::spawn(connection),
-                changes,
-            }
+            let (jobs, publishing) = JobAnnouncer::new(connection);
+            part::spawn("job notices", publishing);
+            Channels { jobs, changes }
         }))
     }
 

@@ -5,12 +5,16 @@ use crate::wait::JobWatch;
 use rhyzome_model::ids::JobId;
 use rhyzome_nats::Connection;
 use rhyzome_nats::notices::Changes;
+use rhyzome_runtime::part;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Begins; ends with the token.
 pub fn spawn(nats: Connection, jobs: JobWatch, events: Seats, token: CancellationToken) {
-    tokio::spawn(token.run_until_cancelled_owned(listen(nats, jobs, events)));
+    part::spawn(
+        "heard changes",
+        token.run_until_cancelled_owned(listen(nats, jobs, events)),
+    );
 }
 
 async fn listen(nats: Connection, jobs: JobWatch, events: Seats) {

@@ -4,6 +4,7 @@
 //! nothing was heard. What comes together is read in one query. Nobody is told that a job is done but from its row.
 
 use rhyzome_model::ids::JobId;
+use rhyzome_runtime::part;
 use rhyzome_store::rows::JobRow;
 use rhyzome_store::{Store, StoreError};
 use std::collections::{HashMap, HashSet};
@@ -75,7 +76,10 @@ impl JobWatch {
     pub fn spawn(reader: impl JobReader, poll: Duration, token: CancellationToken) -> Self {
         let (waiters, incoming) = mpsc::channel(QUEUE);
         let heard = Arc::new(Heard::default());
-        tokio::spawn(token.run_until_cancelled_owned(watch(reader, incoming, heard.clone(), poll)));
+        part::spawn(
+            "waiting requests",
+            token.run_until_cancelled_owned(watch(reader, incoming, heard.clone(), poll)),
+        );
         Self { waiters, heard }
     }
 

@@ -165,18 +165,18 @@ fn read_control(payload: &Bytes) -> Option<(JobId, Control)> {
 pub struct JobAnnouncer(mpsc::Sender<JobNotice>);
 
 impl JobAnnouncer {
-    /// Begins; ends once every clone is dropped.
-    pub fn spawn(connection: Connection) -> Self {
+    /// One, and what publishes for it until every clone is dropped: to be run in a task of its own.
+    pub fn new(connection: Connection) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, mut waiting) = mpsc::channel::<JobNotice>(16_384);
-        tokio::spawn(async move {
+        let publishing = async move {
             while let Some(notice) = waiting.recv().await {
                 if let Err(error) = announce(&connection, &notice).await {
                     ErrorKind::Publish.count();
                     tracing::warn!(%error, "a job notice was not sent; the scan will find the job");
                 }
             }
-        });
-        Self(sender)
+        };
+        (Self(sender), publishing)
     }
 
     /// After the commit. Never waits: when thousands wait already, one more can't wake anybody.

@@ -247,7 +247,8 @@ async fn notices_arrive() {
     let sending = tokio::spawn({
         let (changes, api) = ([change("other"), change("demo")], api.clone());
         async move {
-            let announcer = JobAnnouncer::spawn(api);
+            let (announcer, publishing) = JobAnnouncer::new(api);
+            tokio::spawn(publishing);
             loop {
                 notices::publish_changes(&scheduler, &changes).await.unwrap();
                 let control = Control {

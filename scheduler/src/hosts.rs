@@ -16,6 +16,7 @@ use rhyzome_model::kinds::Demand;
 use rhyzome_proto::agent::agent_client::AgentClient;
 use rhyzome_proto::agent::host_report::Report;
 use rhyzome_proto::agent::{Heartbeat, HostCapacity, HostHello, Inventory, WatchControl};
+use rhyzome_runtime::part;
 use rhyzome_runtime::tls::{TlsError, connect_agent};
 use rhyzome_store::StoreError;
 use rhyzome_store::sweep::Place;
@@ -68,7 +69,7 @@ struct Watched {
 pub async fn run(context: Context) {
     let owner = format!("{}-{:08x}", context.identity.name(), rand::random::<u32>());
     let heard = Heard::default();
-    let guests = tokio::spawn(heard.guests.clone().write_on(context.clone()));
+    let guests = part::spawn("guests", heard.guests.clone().write_on(context.clone()));
     let mut watched: HashMap<HostName, Watched> = HashMap::new();
     let lease_s = context.config.watch_lease.duration().as_secs_f64();
     loop {

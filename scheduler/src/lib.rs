@@ -50,7 +50,7 @@ pub use config::{InstanceConfig, SchedulerConfig};
 
 use rhyzome_nats::{Connection, NatsConfig, NatsError};
 use rhyzome_runtime::tls::TlsError;
-use rhyzome_runtime::{Identity, Process, Shutdown};
+use rhyzome_runtime::{Identity, Process, Shutdown, part};
 use rhyzome_store::{Store, StoreError};
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -70,14 +70,9 @@ pub enum SchedulerError {
     /// It can't say that it serves.
     #[error("ready file: {0}")]
     Ready(#[from] std::io::Error),
-    /// A part of it ended by a fault.
-    #[error("{part} ended: {source}")]
-    Part {
-        /// Which.
-        part: &'static str,
-        /// Why.
-        source: tokio::task::JoinError,
-    },
+    /// A part of it was not let end.
+    #[error("a part of it: {0}")]
+    Part(#[from] tokio::task::JoinError),
 }
 
 /// What every part of a scheduler holds.
@@ -137,18 +132,17 @@ pub async fn run(
     };
     sweep::ensure_streams_until_done(&context).await;
     let parts = [
-        ("dispatch", tokio::spawn(dispatch::run(context.clone()))),
-        ("wake-ups", tokio::spawn(dispatch::listen(context.clone()))),
-        ("settle", tokio::spawn(settle::run(context.clone()))),
-        ("sweep", tokio::spawn(sweep::run(context.clone()))),
-        ("hosts", tokio::spawn(hosts::run(context.clone()))),
-        ("check", tokio::spawn(check::run(context.clone()))),
+        part::spawn("dispatch", dispatch::run(context.clone())),
+        part::spawn("wake-ups", dispatch::listen(context.clone())),
+        part::spawn("settle", settle::run(context.clone())),
+        part::spawn("sweep", sweep::run(context.clone())),
+        part::spawn("hosts", hosts::run(context.clone())),
+        part::spawn("check", check::run(context.clone())),
     ];
     process.ready(None)?;
     let ended = async {
-        for (part, task) in parts {
-            task.await
-                .map_err(|source| SchedulerError::Part { part, source })?;
+        for part in parts {
+            part.await?;
         }
         Ok::<_, SchedulerError>(())
     };

@@ -8,7 +8,7 @@ use crate::slot::Shop;
 use rhyzome_nats::notices::Controls;
 use rhyzome_nats::{Delivery, NatsConfig, NatsError, Puller, Role, orders};
 use rhyzome_runtime::tls::{TlsError, client_config};
-use rhyzome_runtime::{Process, Shutdown};
+use rhyzome_runtime::{Process, Shutdown, part};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::RwLock;
@@ -74,8 +74,8 @@ pub async fn run(config: WorkerConfig, nats: NatsConfig, process: Process) -> Re
         config,
     });
     let helpers = [
-        tokio::spawn(listen(Arc::clone(&shop), controls)),
-        tokio::spawn({
+        part::spawn("controls", listen(Arc::clone(&shop), controls)),
+        part::spawn("progress", {
             let shop = Arc::clone(&shop);
             async move { shop.reporter.tell(&shop.stop).await }
         }),

@@ -29,6 +29,7 @@ use nix::fcntl::Flock;
 use rhyzome_model::ids::ResourceId;
 use rhyzome_model::job::ErrorClass;
 use rhyzome_model::step::{Action, EnsureDisk, ObjectKind};
+use rhyzome_runtime::part;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -196,7 +197,7 @@ impl RealDriver {
     /// Looks now and then at what nobody tells us of.
     fn look_after(&self, parts: Arc<Parts>) {
         let (locks, ending, layout) = (Arc::clone(&self.locks), self.ending.clone(), self.layout.clone());
-        self.tasks.spawn(async move {
+        self.tasks.spawn(part::guard("what runs", async move {
             let mut turn = 0_usize;
             while tokio::time::timeout(LOOK_EVERY, ending.cancelled())
                 .await
@@ -207,7 +208,7 @@ impl RealDriver {
                     tracing::warn!(%error, inside = error.inside, "looking after what runs");
                 }
             }
-        });
+        }));
     }
 
     async fn do_action(&self, context: &StepContext, action: &Action) -> Result<Effect, StepError> {

@@ -13,6 +13,7 @@ use super::run_state::{Ended, RunState};
 use crate::driver::StepError;
 use rhyzome_model::ids::ResourceId;
 use rhyzome_model::step::ObjectKind;
+use rhyzome_runtime::part;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -39,13 +40,13 @@ impl Guests {
         });
         self.held().insert(id, Arc::clone(&live));
         let guests = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.tasks.spawn(part::guard("a guest", async move {
             let ending = guests.ending.clone();
             tokio::select! {
                 () = ending.cancelled() => {}
                 () = guests.watch(id, live, events, child, sender) => {}
             }
-        });
+        }));
     }
 
     async fn watch(
@@ -114,7 +115,7 @@ impl Guests {
     /// Starts a guest by itself after a pause, if it should run then.
     fn start_later(self: &Arc<Self>, id: ResourceId, pause: Duration) {
         let guests = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.tasks.spawn(part::guard("a later start", async move {
             let ending = guests.ending.clone();
             let work = async {
                 tokio::time::sleep(pause).await;
@@ -126,7 +127,7 @@ impl Guests {
                 () = ending.cancelled() => {}
                 () = work => {}
             }
-        });
+        }));
     }
 
     async fn start_if_wanted(self: &Arc<Self>, id: ResourceId) -> Result<(), StepError> {

@@ -4,6 +4,7 @@
 
 use crate::driver::{Driver, GuestSeen};
 use rhyzome_model::ids::HostName;
+use rhyzome_runtime::part;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::broadcast::error::RecvError;
@@ -39,7 +40,7 @@ impl GuestHub {
         let hub = Arc::new(Self::default());
         let mut changes = driver.watch_guests();
         let for_task = hub.clone();
-        tokio::spawn(async move {
+        part::spawn("guest changes", async move {
             while let Some(change) = token.run_until_cancelled(changes.recv()).await {
                 match change {
                     Ok(guest) => for_task.tell(&guest),

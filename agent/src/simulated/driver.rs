@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, JobId, ResourceId};
 use rhyzome_model::job::ErrorClass;
 use rhyzome_model::step::{Action, ObjectKind};
+use rhyzome_runtime::part;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -265,7 +266,7 @@ fn strike(fault: Fault, side: When, step: &str, host: &HostName) -> Result<(), S
 impl Driver for SimulatedDriver {
     fn start(&self) -> Fut<'_, Result<(), StepError>> {
         let (faults, stop) = (self.faults.clone(), self.stop.clone());
-        tokio::spawn(async move {
+        part::spawn("faults", async move {
             let mut stamp = Stamp::default();
             while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
                 stamp = faults.look(&stamp);

@@ -8,6 +8,7 @@ use super::batch::{Item, QUEUE, Worker};
 use crate::problem::Problem;
 use rhyzome_model::ids::TenantId;
 use rhyzome_model::kinds::Kind;
+use rhyzome_runtime::part;
 use rhyzome_store::accept::CreateRequest;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -74,7 +75,10 @@ impl Aside {
         }
         for (needs, first) in parts {
             self.lines().insert(needs.clone(), Vec::new());
-            tokio::spawn(Arc::clone(self).go_on(needs, first, worker.clone()));
+            part::spawn(
+                "creates set aside",
+                Arc::clone(self).go_on(needs, first, worker.clone()),
+            );
         }
     }
 

@@ -11,6 +11,7 @@ use super::aside::Aside;
 use crate::announce::Announcer;
 use crate::problem::Problem;
 use rhyzome_runtime::fault::{self, Point, Side};
+use rhyzome_runtime::part;
 use rhyzome_store::accept::{AcceptedNow, CreateRequest, Refusal, Reply};
 use rhyzome_store::{Store, StoreError};
 use std::sync::Arc;
@@ -63,7 +64,10 @@ impl Batcher {
             store: store.clone(),
             announcer: announcer.clone(),
         };
-        tokio::spawn(worker.run(waiting, batch_max, Arc::new(Aside::new(beside, batch_max))));
+        part::spawn(
+            "creates",
+            worker.run(waiting, batch_max, Arc::new(Aside::new(beside, batch_max))),
+        );
         Self(sender)
     }
 

@@ -2,6 +2,7 @@
 //! after a notice, and every `poll` in case none came. Without watchers it asks nothing.
 
 use rhyzome_model::ids::TenantId;
+use rhyzome_runtime::part;
 use rhyzome_store::Store;
 use rhyzome_store::changes::Position;
 use std::collections::HashMap;
@@ -71,7 +72,10 @@ impl Seats {
             heard: Notify::new(),
             end: end.clone(),
         }));
-        tokio::spawn(end.run_until_cancelled_owned(look(seats.clone(), store, poll)));
+        part::spawn(
+            "streams of events",
+            end.run_until_cancelled_owned(look(seats.clone(), store, poll)),
+        );
         seats
     }
 

@@ -7,6 +7,7 @@ use crate::driver::{
 use crate::objects::console;
 use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_model::step::{Action, ObjectKind};
+use rhyzome_runtime::part;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::broadcast;
@@ -93,7 +94,7 @@ impl Driver for RealDriver {
         }
         let (parts, locks, ending) = (Arc::clone(parts), Arc::clone(&self.locks), self.ending.clone());
         parts.guests.told.store(true, Ordering::Release);
-        self.tasks.spawn(async move {
+        self.tasks.spawn(part::guard("networks and guests that were there", async move {
             let work = async {
                 for id in parts.networks.ids().unwrap_or_default() {
                     let _lock = locks.take(ObjectKind::Network, id).await;
@@ -107,6 +108,6 @@ impl Driver for RealDriver {
                 () = ending.cancelled() => {}
                 () = work => {}
             }
-        });
+        }));
     }
 }
