@@ -220,9 +220,13 @@ async fn watch_once(
     let mut epoch = 0;
     let mut floor = 0;
     let mut asked_at = Instant::now();
+    // What connects and has no heartbeat isn't up: it would come and go with each watch.
+    let (mut capacity_told, mut beats) = (false, false);
+    let mut heard_at = tokio::time::Instant::now();
     loop {
         let next = tokio::select! {
-            next = tokio::time::timeout(silence, reports.message()) => next.map_err(|_| WatchError::Silent(silence))??,
+            // The lease is renewed more often than silence lasts: that must not begin the silence anew.
+            next = tokio::time::timeout_at(heard_at + silence, reports.message()) => next.map_err(|_| WatchError::Silent(silence))??,
             changed = lease.changed() => {
                 changed.map_err(|_| WatchError::Ended)?;
                 let (now, left_behind) = {
@@ -241,6 +245,7 @@ async fn watch_once(
                 continue;
             }
         };
+        heard_at = tokio::time::Instant::now();
         let report = next.ok_or(WatchError::Ended)?.report;
         match report {
             Some(Report::Hello(hello)) => {
@@ -251,15 +256,16 @@ async fn watch_once(
             _ if epoch == 0 => return Err(WatchError::NoHello),
             Some(Report::Capacity(capacity)) => {
                 write_capacity(context, &host, &capacity).await?;
-                context.store.watch_set(owner, &host, Watch::Up).await?;
-                pause.reset();
-                // Who waited for this host, or for any room, looks again.
-                for reason in ["capacity", "host_unreachable"] {
-                    context.store.capacity_wake(reason, Place::START, WOKEN).await?;
+                capacity_told = true;
+                if beats {
+                    is_up(context, owner, &host, pause).await?;
                 }
-                context.due.notify_one();
             }
             Some(Report::Heartbeat(beat)) => {
+                if !beats && capacity_told {
+                    is_up(context, owner, &host, pause).await?;
+                }
+                beats = true;
                 heard
                     .loads
                     .lock()
@@ -273,6 +279,17 @@ async fn watch_once(
             None => {}
         }
     }
+}
+
+/// The host gets orders from now on. Who waited for it, or for any room, looks again.
+async fn is_up(context: &Context, owner: &str, host: &HostName, pause: &mut Pause) -> Result<(), StoreError> {
+    context.store.watch_set(owner, host, Watch::Up).await?;
+    pause.reset();
+    for reason in ["capacity", "host_unreachable"] {
+        context.store.capacity_wake(reason, Place::START, WOKEN).await?;
+    }
+    context.due.notify_one();
+    Ok(())
 }
 
 async fn greet(

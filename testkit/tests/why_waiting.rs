@@ -3,10 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-use rhyzome_testkit::Stack;
 use rhyzome_testkit::agents::{Agent, AgentSize, hosts_up};
-use rhyzome_testkit::rest::{Rest, small_instance_on, text, unique};
+use rhyzome_testkit::faults::{Fault, FaultError};
+use rhyzome_testkit::rest::{Rest, small_instance, small_instance_on, text, unique};
 use rhyzome_testkit::stack::Options;
+use rhyzome_testkit::{Stack, eventually};
 use serde_json::{Value, json};
 
 fn size(vcpus: u32, memory_mib: u64, disk_gib: u64) -> AgentSize {
@@ -36,6 +37,34 @@ fn by_host(hosts: &Value) -> Vec<(String, Value, i64)> {
 async fn dry_run(rest: &Rest, spec: &Value) -> Value {
     let body = json!({ "name": unique("dry"), "spec": spec });
     rest.post("/v1/instances?dry_run=true", &body).await.ok()["placement"].clone()
+}
+
+#[tokio::test]
+async fn a_host_whose_agent_says_nothing_any_more_is_unreachable_until_it_does() {
+    let stack = Stack::start(Options::simulated(1).expecting(&["watch broke off"]));
+    let (rest, operator) = (stack.demo(), stack.operator());
+    let network = rest.network("net").await;
+    let is = async |state: &str| {
+        eventually(&format!("the host to be {state}"), || async {
+            let hosts = operator.all("/v1/hosts").await;
+            (hosts[0]["state"] == json!(state)).then_some(())
+        })
+        .await;
+    };
+    is("up").await;
+    // The connection lives, and calls are answered.
+    stack
+        .faults()
+        .set(&[Fault::at("heartbeat").error(FaultError::Unavailable)]);
+    is("unreachable").await;
+    let accepted = rest.create("instances", "guest", small_instance(&network)).await;
+    rest.job_until(&accepted.job, "the job to wait for the host", |job| {
+        job["waiting_on"]["hosts"]["excluded"] == json!({ "unreachable": 1 })
+    })
+    .await;
+    stack.faults().clear();
+    rest.succeed(&accepted.job).await;
+    is("up").await;
 }
 
 #[tokio::test]
