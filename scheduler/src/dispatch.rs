@@ -100,6 +100,9 @@ async fn round(context: &Context, view: &mut View) -> Result<Round, StoreError> 
         stop_timeout_s: context.stop_timeout_s,
         recheck: recheck(context),
     };
+    for unread in &batch.unread {
+        tracing::error!(job = %unread.job, error = %unread.why, "a due job can't be read by this version: left to another");
+    }
     metrics::histogram!("rhyzome_dispatch_batch_size").record(batch.jobs.len() as f64);
     let decisions = decide_all(&context.store, view, &due).await?;
     let decided = decisions.len();
@@ -114,7 +117,7 @@ async fn round(context: &Context, view: &mut View) -> Result<Round, StoreError> 
     publish(context, outcome).await;
     // Where all was left, it waits for another's commit or for a slot: the next wake-up or scan takes it up. What became due meanwhile
     // has a wake-up of its own.
-    Ok(if left == decided || (left == 0 && !more) {
+    Ok(if (decided > 0 && left == decided) || (left == 0 && !more) {
         Round::Last
     } else {
         Round::More

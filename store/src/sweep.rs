@@ -3,7 +3,7 @@
 //! Each scan reads a page, from a [`Place`] on, and says where the next one begins: what is looked at costs the same however much there
 //! is, and whatever stays as it is at the front keeps nothing behind it from being looked at.
 
-use crate::dispatch::OrderRow;
+use crate::dispatch::{OrderRow, Unread};
 use crate::rows::{json, parse};
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
@@ -45,10 +45,12 @@ pub struct Woken {
 }
 
 /// A page of quiet orders.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Quiet {
     /// Them.
     pub orders: Vec<OrderRow>,
+    /// Those that can't be read here: another program may know what they are.
+    pub unread: Vec<Unread>,
     /// Where the next page begins.
     pub next: Place,
 }
@@ -93,36 +95,44 @@ impl Store {
         let seen = i64::try_from(rows.len()).unwrap_or(limit);
         let next = Place::after(rows.last().map(|r| (r.dispatched_at, r.id)), seen, limit);
         let mut orders = Vec::with_capacity(rows.len());
+        let mut unread = Vec::new();
         for r in rows {
             // Without its host there is nobody to send it to.
             let Some(address) = r.address.filter(|_| !r.due) else {
                 continue;
             };
-            orders.push(OrderRow {
-                job: JobId(r.id),
-                tenant: TenantId(r.tenant),
-                kind: parse("jobs", &r.kind, Kind::parse)?,
-                action: parse("jobs", &r.action, Action::parse)?,
-                resource: ResourceId(r.resource_id),
-                generation: r.generation,
-                host: HostName(r.host),
-                address,
-                epoch: r.epoch,
-                fence: r.fence,
-                mode: parse("jobs", &r.mode, Mode::parse)?,
-                verdict: r
-                    .verdict
-                    .as_deref()
-                    .map(|v| parse("jobs", v, Verdict::parse))
-                    .transpose()?,
-                cause: r.error.map(|e| json("jobs", e)).transpose()?,
-                attempt: r.attempt,
-                frozen: r.frozen,
-                deadline_at: r.deadline_at,
-                traceparent: r.traceparent,
-            });
+            let job = JobId(r.id);
+            let read = || -> Result<OrderRow, StoreError> {
+                Ok(OrderRow {
+                    job,
+                    tenant: TenantId(r.tenant),
+                    kind: parse("jobs", &r.kind, Kind::parse)?,
+                    action: parse("jobs", &r.action, Action::parse)?,
+                    resource: ResourceId(r.resource_id),
+                    generation: r.generation,
+                    host: HostName(r.host),
+                    address,
+                    epoch: r.epoch,
+                    fence: r.fence,
+                    mode: parse("jobs", &r.mode, Mode::parse)?,
+                    verdict: r
+                        .verdict
+                        .as_deref()
+                        .map(|v| parse("jobs", v, Verdict::parse))
+                        .transpose()?,
+                    cause: r.error.map(|e| json("jobs", e)).transpose()?,
+                    attempt: r.attempt,
+                    frozen: r.frozen,
+                    deadline_at: r.deadline_at,
+                    traceparent: r.traceparent,
+                })
+            };
+            match read() {
+                Ok(order) => orders.push(order),
+                Err(why) => unread.push(Unread { job, why }),
+            }
         }
-        Ok(Quiet { orders, next })
+        Ok(Quiet { orders, unread, next })
     }
 
     /// The order was published again: it is quiet from now on anew.

@@ -10,6 +10,7 @@ use rhyzome_model::change::What;
 use rhyzome_model::ids::{JobId, TenantId};
 use rhyzome_model::job::{Action, JobState};
 use sqlx::{Postgres, Transaction};
+use uuid::Uuid;
 
 impl Store {
     /// Cancels a job: at once where it was never dispatched, else by an order in mode undo. Asking twice is the same.
@@ -30,9 +31,11 @@ impl Store {
         )
         .fetch_one(&mut *tx)
         .await?;
-        let state = match cancel_locked(&mut tx, job, now).await? {
-            Ok(state) => state,
-            Err(refusal) => return Ok(Err(refusal)),
+        let state = match cancel_locked(&mut tx, &[job.0], now).await?.pop() {
+            Some((_, Ok(state))) => state,
+            Some((_, Err(refusal))) => return Ok(Err(refusal)),
+            // Forgotten since it was read: it was done.
+            None => return Ok(Err(Refusal::NotFound)),
         };
         audit_cancel(&mut tx, tenant, origin, row.resource_id, job, now).await?;
         let told = vec![
@@ -48,66 +51,109 @@ impl Store {
     }
 }
 
-/// Cancels an open job whose resource's row is locked; says in which state that leaves it.
+/// Cancels the open jobs of one resource, whose row is locked, all together; says in which state that leaves each.
 pub(super) async fn cancel_locked(
     tx: &mut Transaction<'_, Postgres>,
-    job: JobId,
+    jobs: &[Uuid],
     now: DateTime<Utc>,
-) -> Result<Result<JobState, Refusal>, StoreError> {
-    let row = sqlx::query!(
-        "SELECT state, action, host, resource_id FROM jobs WHERE id = $1 FOR NO KEY UPDATE",
-        job.0
+) -> Result<Vec<(JobId, Result<JobState, Refusal>)>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT id, seq, state, action, host, resource_id FROM jobs WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE",
+        jobs
     )
-    .fetch_one(&mut **tx)
+    .fetch_all(&mut **tx)
     .await?;
-    let state = crate::rows::parse("jobs", &row.state, JobState::parse)?;
-    let action = crate::rows::parse("jobs", &row.action, Action::parse)?;
-    if state.is_done() {
-        return Ok(Err(Refusal::JobDone));
+    let mut answers = Vec::with_capacity(rows.len());
+    let mut nowhere = Nowhere::default();
+    let mut marked = Vec::new();
+    for row in &rows {
+        let state = crate::rows::parse("jobs", &row.state, JobState::parse)?;
+        let action = crate::rows::parse("jobs", &row.action, Action::parse)?;
+        let answer = if state.is_done() {
+            Err(Refusal::JobDone)
+        } else if row.host.is_some() {
+            if action.forward_only() {
+                Err(Refusal::NotCancellable)
+            } else {
+                marked.push(row.id);
+                Ok(state)
+            }
+        } else if action == Action::Delete {
+            Err(Refusal::NotCancellable)
+        } else {
+            nowhere.take(row.id, row.seq, action);
+            Ok(JobState::Cancelled)
+        };
+        answers.push((JobId(row.id), answer));
     }
-    // No host has it: never dispatched, or its last order was reported released.
-    if row.host.is_none() {
-        if action == Action::Delete {
-            return Ok(Err(Refusal::NotCancellable));
-        }
-        let reason = serde_json::json!({
-            "code": "CANCELLED", "detail": "The request was cancelled before anything was done.", "job": job
-        });
-        sqlx::query!(
-            "UPDATE jobs SET state = 'cancelled', cancel_requested_at = coalesce(cancel_requested_at, $2), ended_at = $2,
-                    due = NULL, waiting = NULL
-             WHERE id = $1",
-            job.0,
-            now
-        )
-        .execute(&mut **tx)
-        .await?;
-        sqlx::query!("DELETE FROM job_resources WHERE job_id = $1", job.0)
-            .execute(&mut **tx)
-            .await?;
-        sqlx::query!(
-            "UPDATE resources SET reason = $2, updated_at = $3 WHERE id = $1 AND (applied IS NULL OR $4 = 'update') AND stand_in IS NULL",
-            row.resource_id,
-            reason,
-            now,
-            row.action
-        )
-        .execute(&mut **tx)
-        .await?;
-        crate::quotas::jobs_ended(tx, &[row.resource_id]).await?;
-        crate::settle::wake(tx, &[row.resource_id], &[]).await?;
-        return Ok(Ok(JobState::Cancelled));
-    }
-    if action.forward_only() {
-        return Ok(Err(Refusal::NotCancellable));
+    if let Some(row) = rows.first().filter(|_| !nowhere.ids.is_empty()) {
+        nowhere.end(tx, row.resource_id, now).await?;
     }
     sqlx::query!(
         "UPDATE jobs SET cancel_requested_at = $2, due = CASE WHEN mode = 'undo' THEN due ELSE now() END
-         WHERE id = $1 AND cancel_requested_at IS NULL",
-        job.0,
+         WHERE id = ANY($1) AND cancel_requested_at IS NULL",
+        &marked,
         now
     )
     .execute(&mut **tx)
     .await?;
-    Ok(Ok(state))
+    Ok(answers)
+}
+
+/// Jobs of one resource that no host has: never dispatched, or their last order was reported released. They end at once.
+#[derive(Default)]
+struct Nowhere {
+    ids: Vec<Uuid>,
+    /// The last in line, and the last update: what the resource gives as its reason.
+    last: Option<(i64, Uuid)>,
+    last_update: Option<(i64, Uuid)>,
+}
+
+impl Nowhere {
+    fn take(&mut self, id: Uuid, seq: i64, action: Action) {
+        self.ids.push(id);
+        self.last = self.last.max(Some((seq, id)));
+        if action == Action::Update {
+            self.last_update = self.last_update.max(Some((seq, id)));
+        }
+    }
+
+    async fn end(
+        &self,
+        tx: &mut Transaction<'_, Postgres>,
+        resource: Uuid,
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE jobs SET state = 'cancelled', cancel_requested_at = coalesce(cancel_requested_at, $2), ended_at = $2,
+                    due = NULL, waiting = NULL
+             WHERE id = ANY($1)",
+            &self.ids,
+            now
+        )
+        .execute(&mut **tx)
+        .await?;
+        sqlx::query!("DELETE FROM job_resources WHERE job_id = ANY($1)", &self.ids)
+            .execute(&mut **tx)
+            .await?;
+        let reason = |job: Option<(i64, Uuid)>| {
+            job.map(|(_, job)| {
+                serde_json::json!({
+                    "code": "CANCELLED", "detail": "The request was cancelled before anything was done.", "job": job
+                })
+            })
+        };
+        sqlx::query!(
+            "UPDATE resources SET reason = CASE WHEN applied IS NULL THEN $2 ELSE $3 END, updated_at = $4
+             WHERE id = $1 AND (applied IS NULL OR $3::jsonb IS NOT NULL) AND stand_in IS NULL",
+            resource,
+            reason(self.last),
+            reason(self.last_update),
+            now
+        )
+        .execute(&mut **tx)
+        .await?;
+        crate::quotas::jobs_ended(tx, &[resource]).await?;
+        crate::settle::wake(tx, &[resource], &[]).await
+    }
 }

@@ -66,10 +66,10 @@ impl Store {
         .await?;
         let mut cancelled = Vec::new();
         let mut told = Vec::new();
-        for other in open {
-            if let Ok(state) = cancel_locked(&mut tx, JobId(other), now).await? {
-                cancelled.push(JobId(other));
-                told.push(Change::job(tenant, JobId(other), state, What::Updated));
+        for (other, answer) in cancel_locked(&mut tx, &open, now).await? {
+            if let Ok(state) = answer {
+                cancelled.push(other);
+                told.push(Change::job(tenant, other, state, What::Updated));
             }
         }
         let still_open = sqlx::query_scalar!(

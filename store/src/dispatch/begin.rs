@@ -1,6 +1,6 @@
 //! Locks and reads a batch of due jobs.
 
-use super::{DispatchLimits, DispatchTx, DueJob, RefRow, Wanted};
+use super::{DispatchLimits, DispatchTx, DueJob, RefRow, Unread, Wanted};
 use crate::leases::LeaseView;
 use crate::rows::{json, parse};
 use crate::{Store, StoreError};
@@ -9,7 +9,11 @@ use rhyzome_model::job::{Action, JobState, Mode, Verdict};
 use rhyzome_model::kinds::{Demand, Kind};
 use sqlx::{Postgres, Transaction};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use uuid::Uuid;
+
+/// About how long a job that can't be read is left alone.
+const UNREAD_FOR: Duration = Duration::from_secs(10);
 
 impl Store {
     /// Locks and reads a batch of due jobs, in turn among tenants; none where nothing is due, or while the database is known to be
@@ -94,54 +98,71 @@ impl Store {
             return Ok(None);
         };
         let mut jobs = Vec::with_capacity(rows.len());
+        let mut unread = Vec::new();
         for r in rows {
-            jobs.push(DueJob {
-                id: JobId(r.id),
-                tenant: TenantId(r.tenant),
-                kind: parse("jobs", &r.kind, Kind::parse)?,
-                action: parse("jobs", &r.action, Action::parse)?,
-                resource: ResourceId(r.resource_id),
-                name: r.name,
-                generation: r.generation,
-                spec: r.spec,
-                applied: r.applied,
-                observed: r.observed,
-                facts: r.facts,
-                state: parse("jobs", &r.state, JobState::parse)?,
-                host: r.host.map(HostName),
-                pinned_host: r.pinned_host.map(HostName),
-                resource_host: r.resource_host.map(HostName),
-                reserved: Demand {
-                    vcpus: r.vcpus,
-                    memory_mib: r.memory_mib,
-                    disk_gib: r.disk_gib,
-                },
-                home: r.home.map(HostName),
-                frozen: r.frozen,
-                mode: parse("jobs", &r.mode, Mode::parse)?,
-                verdict: r
-                    .verdict
-                    .as_deref()
-                    .map(|v| parse("jobs", v, Verdict::parse))
-                    .transpose()?,
-                cause: r.error.map(|e| json("jobs", e)).transpose()?,
-                attempt: r.attempt,
-                failures: r.failures,
-                excluded: json("jobs", r.excluded)?,
-                deadline_at: r.deadline_at,
-                cancel_requested_at: r.cancel_requested_at,
-                holds_slot: r.holds_slot,
-                order_out: r.order_out,
-                waiting: r.waiting.map(|w| json("jobs", w)).transpose()?,
-                traceparent: r.traceparent,
-                created_at: r.created_at,
-                earlier_open: r.earlier_open,
-                wanted: if r.deleting { Wanted::Gone } else { Wanted::Kept },
-                referrers: r.referrers,
-            });
+            let id = JobId(r.id);
+            let read = || -> Result<DueJob, StoreError> {
+                Ok(DueJob {
+                    id,
+                    tenant: TenantId(r.tenant),
+                    kind: parse("jobs", &r.kind, Kind::parse)?,
+                    action: parse("jobs", &r.action, Action::parse)?,
+                    resource: ResourceId(r.resource_id),
+                    name: r.name,
+                    generation: r.generation,
+                    spec: r.spec,
+                    applied: r.applied,
+                    observed: r.observed,
+                    facts: r.facts,
+                    state: parse("jobs", &r.state, JobState::parse)?,
+                    host: r.host.map(HostName),
+                    pinned_host: r.pinned_host.map(HostName),
+                    resource_host: r.resource_host.map(HostName),
+                    reserved: Demand {
+                        vcpus: r.vcpus,
+                        memory_mib: r.memory_mib,
+                        disk_gib: r.disk_gib,
+                    },
+                    home: r.home.map(HostName),
+                    frozen: r.frozen,
+                    mode: parse("jobs", &r.mode, Mode::parse)?,
+                    verdict: r
+                        .verdict
+                        .as_deref()
+                        .map(|v| parse("jobs", v, Verdict::parse))
+                        .transpose()?,
+                    cause: r.error.map(|e| json("jobs", e)).transpose()?,
+                    attempt: r.attempt,
+                    failures: r.failures,
+                    excluded: json("jobs", r.excluded)?,
+                    deadline_at: r.deadline_at,
+                    cancel_requested_at: r.cancel_requested_at,
+                    holds_slot: r.holds_slot,
+                    order_out: r.order_out,
+                    waiting: r.waiting.map(|w| json("jobs", w)).transpose()?,
+                    traceparent: r.traceparent,
+                    created_at: r.created_at,
+                    earlier_open: r.earlier_open,
+                    wanted: if r.deleting { Wanted::Gone } else { Wanted::Kept },
+                    referrers: r.referrers,
+                })
+            };
+            match read() {
+                Ok(job) => jobs.push(job),
+                Err(why) => unread.push(Unread { job: id, why }),
+            }
         }
         let resources: Vec<Uuid> = jobs.iter().map(|j| j.resource.0).collect();
-        let refs = read_refs(&mut tx, &resources).await?;
+        let (refs, unread_refs) = read_refs(&mut tx, &resources).await?;
+        // What refers to what can't be read can't be dispatched either.
+        for (resource, why) in unread_refs {
+            let of_it = jobs.extract_if(.., |job| job.resource == resource);
+            unread.extend(of_it.map(|job| Unread {
+                job: job.id,
+                why: StoreError::row("resources", &why),
+            }));
+        }
+        put_off(&mut tx, &unread).await?;
         let leases = read_leases(&mut tx, &resources).await?;
         Ok(Some(DispatchTx {
             tx,
@@ -153,6 +174,7 @@ impl Store {
                 .map(|(place, job)| (job.id, place))
                 .collect(),
             jobs,
+            unread,
             refs,
             leases,
             now,
@@ -160,10 +182,26 @@ impl Store {
     }
 }
 
+/// Jobs that this program can't read stand in nobody's way until another may have come that can.
+async fn put_off(tx: &mut Transaction<'_, Postgres>, unread: &[Unread]) -> Result<(), StoreError> {
+    if unread.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = unread.iter().map(|u| u.job.0).collect();
+    sqlx::query!(
+        "UPDATE jobs SET due = now() + make_interval(secs => $2 * (0.5 + random())) WHERE id = ANY($1)",
+        &ids,
+        UNREAD_FOR.as_secs_f64()
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
 async fn read_refs(
     tx: &mut Transaction<'_, Postgres>,
     ids: &[Uuid],
-) -> Result<BTreeMap<ResourceId, Vec<RefRow>>, StoreError> {
+) -> Result<(BTreeMap<ResourceId, Vec<RefRow>>, Vec<(ResourceId, StoreError)>), StoreError> {
     let rows = sqlx::query!(
         r#"SELECT f.from_id, r.id, r.kind, r.tenant, r.name, r.generation, r.spec, r.applied IS NOT NULL AS "applied!", r.facts,
                   coalesce((SELECT true FROM job_resources q WHERE q.resource_id = r.id LIMIT 1), false) AS "open!"
@@ -173,10 +211,19 @@ async fn read_refs(
     .fetch_all(&mut **tx)
     .await?;
     let mut refs: BTreeMap<ResourceId, Vec<RefRow>> = BTreeMap::new();
+    let mut unread = Vec::new();
     for r in rows {
-        refs.entry(ResourceId(r.from_id)).or_default().push(RefRow {
+        let from = ResourceId(r.from_id);
+        let kind = match parse("resources", &r.kind, Kind::parse) {
+            Ok(kind) => kind,
+            Err(why) => {
+                unread.push((from, why));
+                continue;
+            }
+        };
+        refs.entry(from).or_default().push(RefRow {
             id: ResourceId(r.id),
-            kind: parse("resources", &r.kind, Kind::parse)?,
+            kind,
             tenant: TenantId(r.tenant),
             name: r.name,
             generation: r.generation,
@@ -186,7 +233,7 @@ async fn read_refs(
             open: r.open,
         });
     }
-    Ok(refs)
+    Ok((refs, unread))
 }
 
 async fn read_leases(

@@ -18,6 +18,7 @@ mod changed;
 mod commit;
 mod orders;
 
+use crate::StoreError;
 use crate::changes::Change;
 use crate::leases::LeaseView;
 use crate::rows::Waiting;
@@ -157,6 +158,15 @@ pub struct RefRow {
     pub open: bool,
 }
 
+/// A job whose row, or one that it refers to, holds what this program doesn't know.
+#[derive(Debug)]
+pub struct Unread {
+    /// The job.
+    pub job: JobId,
+    /// What it holds.
+    pub why: StoreError,
+}
+
 /// A batch of due jobs, locked.
 pub struct DispatchTx {
     tx: Transaction<'static, Postgres>,
@@ -165,6 +175,8 @@ pub struct DispatchTx {
     pub more: bool,
     /// The jobs, in turn.
     pub jobs: Vec<DueJob>,
+    /// Those that were due and can't be read here: another program may know what they are. They are put off for some seconds.
+    pub unread: Vec<Unread>,
     /// Where each of them stands.
     places: BTreeMap<JobId, usize>,
     /// What their resources refer to, by referrer.

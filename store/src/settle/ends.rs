@@ -234,8 +234,8 @@ async fn end_jobs(
     Ok(())
 }
 
-/// Wakes who waited: the jobs in line on `ended` resources, jobs of resources that refer to these, and jobs of what `removed` ones
-/// referred to. Dispatch judges anew.
+/// Wakes who waited: the first in line on `ended` resources, on those that refer to them, and on what `removed` ones referred to. Dispatch
+/// judges anew. Who stands further behind can't go yet: its turn comes with the end of the one before it.
 ///
 /// A job that is due and held by a dispatch is waited for: should it be put to wait on what was read before this end, it is woken.
 pub(crate) async fn wake(
@@ -248,15 +248,15 @@ pub(crate) async fn wake(
         // be read instead.
         "WITH c AS MATERIALIZED (
              SELECT o.job_id FROM unnest($1::uuid[]) AS e(id)
-             CROSS JOIN LATERAL (SELECT o.job_id FROM job_resources o WHERE o.resource_id = e.id OFFSET 0) o
+             CROSS JOIN LATERAL (SELECT o.job_id FROM job_resources o WHERE o.resource_id = e.id ORDER BY o.seq LIMIT 1) o
              UNION
              SELECT o.job_id FROM unnest($1::uuid[]) AS e(id)
              CROSS JOIN LATERAL (SELECT f.from_id FROM resource_refs f WHERE f.to_id = e.id OFFSET 0) f
-             CROSS JOIN LATERAL (SELECT o.job_id FROM job_resources o WHERE o.resource_id = f.from_id OFFSET 0) o
+             CROSS JOIN LATERAL (SELECT o.job_id FROM job_resources o WHERE o.resource_id = f.from_id ORDER BY o.seq LIMIT 1) o
              UNION
              SELECT o.job_id FROM unnest($2::uuid[]) AS e(id)
              CROSS JOIN LATERAL (SELECT f.to_id FROM resource_refs f WHERE f.from_id = e.id OFFSET 0) f
-             CROSS JOIN LATERAL (SELECT o.job_id FROM job_resources o WHERE o.resource_id = f.to_id OFFSET 0) o
+             CROSS JOIN LATERAL (SELECT o.job_id FROM job_resources o WHERE o.resource_id = f.to_id ORDER BY o.seq LIMIT 1) o
          ), w AS (
              SELECT j.id FROM jobs j
              WHERE j.id = ANY(ARRAY(SELECT job_id FROM c)) AND j.host IS NULL

@@ -1,0 +1,112 @@
+//! Rows of a later version: what holds something that this program doesn't know is left to another, and stops nothing else.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use common::make;
+use rhyzome_model::ids::JobId;
+use rhyzome_store::Store;
+use rhyzome_store::dispatch::DispatchLimits;
+use rhyzome_store::sweep::Place;
+
+const LIMITS: DispatchLimits = DispatchLimits {
+    batch: 100,
+    tenant_cap: 64,
+    host_cap: 64,
+};
+
+async fn run(store: &Store, sql: &'static str, job: JobId) {
+    sqlx::query(sql).bind(job.0).execute(store.pool()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_due_job_that_cant_be_read_is_put_off_and_the_others_go() {
+    let store = common::store().await;
+    let tenant = make::tenant(&store, "demo").await;
+    let mut jobs = Vec::new();
+    for name in ["known", "newer"] {
+        let made = make::accepted(&store, make::network(&tenant, name, "10.0.0.0/24")).await;
+        jobs.push(made.job.unwrap().id);
+    }
+    run(
+        &store,
+        "UPDATE jobs SET action = 'transmute' WHERE id = $1",
+        jobs[1],
+    )
+    .await;
+    let batch = store.dispatch_begin(LIMITS).await.unwrap().expect("due");
+    assert_eq!(batch.jobs.iter().map(|j| j.id).collect::<Vec<_>>(), jobs[..1]);
+    assert_eq!(batch.unread.iter().map(|u| u.job).collect::<Vec<_>>(), jobs[1..]);
+    assert!(
+        batch.unread[0].why.to_string().contains("transmute"),
+        "{}",
+        batch.unread[0].why
+    );
+    batch.commit(Vec::new()).await.unwrap();
+    // It is still to be done, by whom that knows how.
+    let due: DateTime<Utc> = sqlx::query_scalar("SELECT due FROM jobs WHERE id = $1 AND state = 'queued'")
+        .bind(jobs[1].0)
+        .fetch_one(store.pool())
+        .await
+        .unwrap();
+    let now = store.now().await.unwrap();
+    assert!(due > now && due < now + TimeDelta::minutes(1), "{due}, at {now}");
+}
+
+#[tokio::test]
+async fn what_refers_to_something_of_a_later_version_is_put_off_with_it() {
+    let store = common::store().await;
+    let tenant = make::tenant(&store, "demo").await;
+    make::accepted(&store, make::network(&tenant, "lan", "10.0.0.0/24")).await;
+    make::accepted(&store, make::image(&tenant, "img")).await;
+    sqlx::raw_sql(
+        "UPDATE resources SET applied = spec;
+         DELETE FROM job_resources;
+         UPDATE jobs SET state = 'succeeded', due = NULL, ended_at = now()",
+    )
+    .execute(store.pool())
+    .await
+    .unwrap();
+    let guest = make::accepted(&store, make::instance(&tenant, "guest", "img", "lan")).await;
+    let other = make::accepted(&store, make::network(&tenant, "other", "10.0.0.0/24")).await;
+    sqlx::raw_sql("UPDATE resources SET kind = 'hologram' WHERE name = 'img'")
+        .execute(store.pool())
+        .await
+        .unwrap();
+    let batch = store.dispatch_begin(LIMITS).await.unwrap().expect("due");
+    let unread: Vec<JobId> = batch.unread.iter().map(|u| u.job).collect();
+    assert_eq!(unread, [guest.job.unwrap().id]);
+    let jobs: Vec<JobId> = batch.jobs.iter().map(|j| j.id).collect();
+    assert_eq!(jobs, [other.job.unwrap().id]);
+}
+
+#[tokio::test]
+async fn a_quiet_order_that_cant_be_read_hides_no_other() {
+    let store = common::store().await;
+    let tenant = make::tenant(&store, "demo").await;
+    make::host(&store, "host-1", 8).await;
+    let mut jobs = Vec::new();
+    for name in ["known", "newer"] {
+        let made = make::accepted(&store, make::image(&tenant, name)).await;
+        let job = made.job.unwrap().id;
+        run(
+            &store,
+            "UPDATE jobs SET state = 'running', due = NULL, host = 'host-1', fence = 1, epoch = 1, frozen = ARRAY['{}'],
+                    dispatched_at = now() - interval '1 hour' WHERE id = $1",
+            job,
+        )
+        .await;
+        jobs.push(job);
+    }
+    run(
+        &store,
+        "UPDATE jobs SET action = 'transmute' WHERE id = $1",
+        jobs[1],
+    )
+    .await;
+    let page = store.orders_quiet(Utc::now(), Place::START, 100).await.unwrap();
+    assert_eq!(page.orders.iter().map(|o| o.job).collect::<Vec<_>>(), jobs[..1]);
+    assert_eq!(page.unread.iter().map(|u| u.job).collect::<Vec<_>>(), jobs[1..]);
+}
