@@ -89,9 +89,7 @@ pub async fn run(context: Context) {
             }
         }
         ticks += 1;
-        if let Err(error) = tick(&context, &mut scans, ticks).await {
-            tracing::warn!(%error, "sweep failed; again");
-        }
+        tick(&context, &mut scans, ticks).await;
     }
 }
 
@@ -101,37 +99,61 @@ async fn ensure_streams(context: &Context) {
     }
 }
 
-async fn tick(context: &Context, scans: &mut Scans, ticks: u64) -> Result<(), SweepError> {
+/// Each scan by itself: what stops one of them stops no other. Streams come first, since most of the others need them.
+async fn tick(context: &Context, scans: &mut Scans, ticks: u64) {
+    let often = ticks.is_multiple_of(5);
+    if often {
+        ensure_streams(context).await;
+    }
+    said("deadlines", deadlines(context, scans).await);
+    said("advisories", give_up(context, &mut scans.advisories).await);
+    said("quiet orders", republish(context, scans).await);
+    if often {
+        said("what is blocked", blocked(context, scans).await);
+        said("what is measured", measure(context).await);
+    }
+    if scans.forget == More::Maybe || ticks.is_multiple_of(FORGET) {
+        said("what is old", forget(context, scans).await);
+    }
+}
+
+fn said(scan: &'static str, done: Result<(), SweepError>) {
+    if let Err(error) = done {
+        tracing::warn!(%error, scan, "sweep failed; again");
+    }
+}
+
+async fn deadlines(context: &Context, scans: &mut Scans) -> Result<(), SweepError> {
     let late = context.store.deadlines_pass(scans.deadlines, LIMIT).await?;
     scans.deadlines = late.next;
     if late.jobs > 0 {
         context.due.notify_one();
     }
-    give_up(context, &mut scans.advisories).await?;
-    republish(context, scans).await?;
-    if ticks.is_multiple_of(5) {
-        ensure_streams(context).await;
-        let blocked = context.store.blocked_recheck(scans.blocked, LIMIT).await?;
-        scans.blocked = blocked.next;
-        if blocked.jobs > 0 {
-            context.due.notify_one();
-        }
-        measure(context).await?;
-    }
-    if scans.forget == More::Maybe || ticks.is_multiple_of(FORGET) {
-        let kept = TimeDelta::from_std(context.config.changes_kept.duration()).unwrap_or(TimeDelta::days(1));
-        let changes = context.store.changes_forget(kept, LIMIT).await?;
-        let others = context.store.forget_old(LIMIT).await?;
-        scans.forget = if (changes, others) == (More::No, More::No) {
-            More::No
-        } else {
-            More::Maybe
-        };
+    Ok(())
+}
+
+async fn blocked(context: &Context, scans: &mut Scans) -> Result<(), SweepError> {
+    let blocked = context.store.blocked_recheck(scans.blocked, LIMIT).await?;
+    scans.blocked = blocked.next;
+    if blocked.jobs > 0 {
+        context.due.notify_one();
     }
     Ok(())
 }
 
-async fn measure(context: &Context) -> Result<(), StoreError> {
+async fn forget(context: &Context, scans: &mut Scans) -> Result<(), SweepError> {
+    let kept = TimeDelta::from_std(context.config.changes_kept.duration()).unwrap_or(TimeDelta::days(1));
+    let changes = context.store.changes_forget(kept, LIMIT).await?;
+    let others = context.store.forget_old(LIMIT).await?;
+    scans.forget = if (changes, others) == (More::No, More::No) {
+        More::No
+    } else {
+        More::Maybe
+    };
+    Ok(())
+}
+
+async fn measure(context: &Context) -> Result<(), SweepError> {
     let backlog = context.store.backlog(&stats::WAITS).await?;
     for reason in stats::WAITS {
         let count: i64 = backlog
@@ -175,6 +197,9 @@ async fn republish(context: &Context, scans: &mut Scans) -> Result<(), SweepErro
         .store
         .orders_quiet(now - quiet, scans.quiet, LIMIT)
         .await?;
+    for unread in &page.unread {
+        tracing::warn!(job = %unread.job, error = %unread.why, "an order can't be looked for by this version: left to another");
+    }
     let mut lost: Vec<OrderRow> = Vec::new();
     if !page.orders.is_empty() {
         let state = orders::consumer_state(&context.nats).await?;
@@ -231,12 +256,17 @@ async fn look_for(
     )
 }
 
-/// The orders that the server says it gave up: sooner than a look at the stream tells, while much is under way.
+/// The orders that the server says it gave up: sooner than a look at the stream tells, while much is under way. One that can't be
+/// settled now stands in nobody's way, and is told of again; those that were settled are taken out, and aren't.
 async fn give_up(context: &Context, from: &mut u64) -> Result<(), SweepError> {
     let (exhausted, next) = orders::exhausted(&context.nats, *from).await?;
+    let mut failed = Ok(());
     for order in &exhausted {
-        poison::settle(context, order).await?;
+        if let Err(error) = poison::settle(context, order).await {
+            failed = Err(error);
+        }
     }
+    failed?;
     *from = next;
     Ok(())
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use nix::sys::signal::Signal;
+use rhyzome_testkit::faults::Fault;
 use rhyzome_testkit::logs;
 use rhyzome_testkit::processes::send;
-use rhyzome_testkit::rest::{Accepted, small_instance};
+use rhyzome_testkit::rest::{Accepted, small_instance, unique};
 use rhyzome_testkit::{Options, Stack};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const CREATES: usize = 200;
 
@@ -98,6 +99,39 @@ async fn every_create_of_a_burst_ends_though_nats_loses_everything() {
         .make("instances", "after", small_instance(&networks[0]))
         .await;
     assert_eq!(after["state"], json!("running"));
+}
+
+#[tokio::test]
+async fn what_runs_ends_though_nats_loses_everything_and_nobody_asks_for_more() {
+    let stack = Stack::start(
+        Options::simulated(1)
+            .set("nats.ack_wait", "5s")
+            .expecting(logs::OUTAGE),
+    );
+    let rest = stack.demo();
+    let network = rest.network("net").await;
+    stack.faults().set(&[Fault::at("ensure_disk").delay_ms(5000)]);
+    let makes_its_disk = |job: &Value| {
+        let mut steps = job["steps"].as_array().into_iter().flatten();
+        steps.any(|step| (&step["name"], &step["state"]) == (&json!("ensure_disk"), &json!("running")))
+    };
+    // The agent reads its faults within a second: what it does before is done at once.
+    let create = loop {
+        let create = rest
+            .create("instances", &unique("guest"), small_instance(&network))
+            .await;
+        let job = rest
+            .job_until(&create.job, "its disk to be made, or its end", |job| {
+                job["done"] == json!(true) || makes_its_disk(job)
+            })
+            .await;
+        if job["done"] == json!(false) {
+            break create;
+        }
+    };
+    wipe(&stack);
+    let job = rest.done_within(Duration::from_mins(2), &create.job).await;
+    assert_eq!(job["state"], "succeeded", "{job:#}");
 }
 
 /// Stopped first, so that it is not started again before its storage is gone.
