@@ -105,7 +105,9 @@ pub async fn decide_all(
                 Some(refusal) => wait_to_grow(job, &refusal, batch.now + batch.recheck, batch.now),
             });
         }
-        for (job, to_place) in refused {
+        for (job, mut to_place) in refused {
+            // Those before it that were refused, too, may have found room since.
+            keep_apart(store, job, batch, &decisions, &mut to_place).await?;
             decisions.push(place_or_wait(view, job, &to_place, batch));
         }
     }
