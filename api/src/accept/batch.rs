@@ -8,6 +8,7 @@
 //! need the same go on together, beside the batches, and whoever comes meanwhile and needs the same waits behind them.
 
 use super::aside::Aside;
+use super::keys::Turn;
 use crate::announce::Announcer;
 use crate::problem::Problem;
 use rhyzome_runtime::fault::{self, Point, Side};
@@ -23,32 +24,40 @@ pub(super) type Answer = Result<Result<Reply, Refusal>, Problem>;
 
 pub(super) struct Item {
     pub(super) request: CreateRequest,
+    asker: Asker,
+}
+
+/// Who waits for an answer, and the turn of its key, which is held until then, even where who asked has gone.
+struct Asker {
     answer: oneshot::Sender<Answer>,
+    _turn: Option<Turn>,
+}
+
+impl Asker {
+    fn tell(self, answer: Answer) {
+        // Who has gone reads the job later, or never.
+        drop(self.answer.send(answer));
+    }
 }
 
 /// Requests, and who waits for the answer to each.
-type Apart = (Vec<CreateRequest>, Vec<oneshot::Sender<Answer>>);
+type Apart = (Vec<CreateRequest>, Vec<Asker>);
 
 impl Item {
     fn apart(items: impl IntoIterator<Item = Self>) -> Apart {
-        items.into_iter().map(|item| (item.request, item.answer)).unzip()
+        items.into_iter().map(|item| (item.request, item.asker)).unzip()
     }
 
     fn together((requests, askers): Apart) -> impl Iterator<Item = Self> {
         requests
             .into_iter()
             .zip(askers)
-            .map(|(request, answer)| Self { request, answer })
+            .map(|(request, asker)| Self { request, asker })
     }
 
     pub(super) fn answer(self, answer: Answer) {
-        tell(self.answer, answer);
+        self.asker.tell(answer);
     }
-}
-
-fn tell(asker: oneshot::Sender<Answer>, answer: Answer) {
-    // Who has gone reads the job later, or never.
-    drop(asker.send(answer));
 }
 
 /// See the module. Cheap to clone.
@@ -71,11 +80,12 @@ impl Batcher {
         Self(sender)
     }
 
-    /// Accepts a create. No two requests with the same idempotency key may be here at a time ([`super::keys`]).
-    pub async fn accept(&self, request: CreateRequest) -> Answer {
+    /// Accepts a create. No two requests with the same idempotency key may be here at a time: so one with a key brings its turn.
+    pub async fn accept(&self, request: CreateRequest, turn: Option<Turn>) -> Answer {
         let (answer, answered) = oneshot::channel();
         let gone = || Problem::unavailable("The service is about to end.");
-        self.0.send(Item { request, answer }).await.map_err(|_| gone())?;
+        let asker = Asker { answer, _turn: turn };
+        self.0.send(Item { request, asker }).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 }
@@ -118,7 +128,7 @@ impl Worker {
         self.answer(askers, answers);
     }
 
-    fn answer(&self, askers: Vec<oneshot::Sender<Answer>>, answers: Vec<Answer>) {
+    fn answer(&self, askers: Vec<Asker>, answers: Vec<Answer>) {
         for (asker, answer) in askers.into_iter().zip(answers) {
             if let Ok(Ok(Reply {
                 accepted,
@@ -127,7 +137,7 @@ impl Worker {
             {
                 self.announcer.accepted(&accepted.resource, accepted.job.as_ref());
             }
-            tell(asker, answer);
+            asker.tell(answer);
         }
     }
 

@@ -1,6 +1,6 @@
 //! A create's document to what the store accepts: parsed (400), validated (422), allowed (403).
 
-use super::{image_floor, policy};
+use super::policy;
 use crate::ctx::Ctx;
 use crate::extract::envelope::{self, Envelope};
 use crate::problem::Problem;
@@ -10,8 +10,8 @@ use rhyzome_model::kinds::Kind;
 use rhyzome_store::accept::{CreateRequest, IdempotencyKey};
 use serde_json::Value;
 
-/// What a body asks for, checked but for what the accepting transaction judges.
-pub async fn checked(ctx: &Ctx, kind: Kind, body: Value) -> Result<Envelope, Problem> {
+/// What a body asks for, checked by itself: the same body and caller get the same answer whenever they come.
+pub fn checked(ctx: &Ctx, kind: Kind, body: Value) -> Result<Envelope, Problem> {
     let envelope = envelope::of_create(kind, body)?;
     let faults = kind.ops().validate(&envelope.spec, None)?;
     if !faults.is_empty() {
@@ -21,7 +21,6 @@ pub async fn checked(ctx: &Ctx, kind: Kind, body: Value) -> Result<Envelope, Pro
         return Err(crate::auth::caller::missing(kind.as_str(), "create"));
     }
     policy::check(&ctx.caller, kind, &envelope.spec, None)?;
-    image_floor::check(ctx, kind, &envelope.spec).await?;
     Ok(envelope)
 }
 

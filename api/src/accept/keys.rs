@@ -11,13 +11,16 @@ use tokio::sync::OwnedMutexGuard;
 
 type Key = (TenantId, String, String, String);
 
+/// A key's turn: the next one's begins when this is dropped.
+pub type Turn = OwnedMutexGuard<()>;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct KeyLocks(Mutex<HashMap<Key, Weak<tokio::sync::Mutex<()>>>>);
 
 impl KeyLocks {
     /// Waits for the key's turn; hold what comes back until the request is answered.
-    pub async fn lock(&self, tenant: &TenantId, key: Option<&IdempotencyKey>) -> Option<OwnedMutexGuard<()>> {
+    pub async fn lock(&self, tenant: &TenantId, key: Option<&IdempotencyKey>) -> Option<Turn> {
         let key = key?;
         let id = (
             tenant.clone(),

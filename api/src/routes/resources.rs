@@ -2,7 +2,7 @@
 
 use super::table::{Answer, Body, Endpoint, Need};
 use crate::accept::change::{self, Ask, Terms};
-use crate::accept::{create, dry_run, refusal, reply};
+use crate::accept::{create, dry_run, image_floor, refusal, reply};
 use crate::ctx::{Ctx, deadline};
 use crate::extract::headers::{IfMatch, prefer_wait};
 use crate::extract::path::Path;
@@ -123,19 +123,27 @@ async fn create_one(kind: Kind, ctx: Ctx) -> Result<Response, Problem> {
     query.finish()?;
     let document = ctx.document()?;
     let idempotency = ctx.idempotency(&document)?;
-    let envelope = create::checked(&ctx, kind, document).await?;
+    let envelope = create::checked(&ctx, kind, document)?;
     if dry {
+        image_floor::check(&ctx, kind, &envelope.spec).await?;
         return dry_run::of_create(&ctx, kind, envelope, deadline_s).await;
     }
     let what = format!("{kind} {}", envelope.name);
-    let _turn = ctx.app.keys.lock(&ctx.caller.tenant, idempotency.as_ref()).await;
-    let request = create::request(&ctx, kind, envelope, idempotency, deadline_s)?;
-    let reply = ctx
-        .app
-        .batcher
-        .accept(request)
-        .await?
-        .map_err(|refused| refusal::problem(refused, kind, &what))?;
+    let turn = ctx.app.keys.lock(&ctx.caller.tenant, idempotency.as_ref()).await;
+    let too_small = image_floor::check(&ctx, kind, &envelope.spec).await;
+    let answer = match (too_small, &idempotency) {
+        (Ok(()), _) => {
+            let request = create::request(&ctx, kind, envelope, idempotency, deadline_s)?;
+            ctx.app.batcher.accept(request, turn).await?
+        }
+        (Err(problem), None) => return Err(problem),
+        // The image may have come since this very request was accepted.
+        (Err(problem), Some(key)) => {
+            let earlier = ctx.app.store.idempotency_find(&ctx.caller.tenant, key).await?;
+            earlier.ok_or(problem)?
+        }
+    };
+    let reply = answer.map_err(|refused| refusal::problem(refused, kind, &what))?;
     reply::accepted(&ctx, reply, prefer_wait(&ctx.headers)).await
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 use std::pin::pin;
 
 /// Ends once another session waits as said.
-async fn until_one_waits(w: &World, how: &str) {
+pub(crate) async fn until_one_waits(w: &World, how: &str) {
     let until = format!(
         "DO $$ BEGIN
              LOOP
@@ -21,7 +21,7 @@ async fn until_one_waits(w: &World, how: &str) {
 }
 
 /// As a person who looks at the network `held`, until there is a tenant `over`.
-const HOLD: &str = "SELECT FROM resources WHERE name = 'held' FOR UPDATE;
+pub(crate) const HOLD: &str = "SELECT FROM resources WHERE name = 'held' FOR UPDATE;
     DO $$ BEGIN
         LOOP
             EXIT WHEN EXISTS (SELECT FROM tenants WHERE id = 'over');
@@ -29,7 +29,7 @@ const HOLD: &str = "SELECT FROM resources WHERE name = 'held' FOR UPDATE;
         END LOOP;
     END $$";
 
-async fn let_go(w: &World) {
+pub(crate) async fn let_go(w: &World) {
     w.database
         .execute("INSERT INTO tenants (id) VALUES ('over')")
         .await;

@@ -10,4 +10,5 @@ mod auth;
 mod common;
 mod held;
 mod quota;
+mod replays;
 mod world;
