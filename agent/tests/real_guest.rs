@@ -156,6 +156,10 @@ async fn a_guest_whose_records_are_lost_is_found_and_never_runs_twice() {
     host.must(plan.reboot()).await;
     host.says_times(plan.instance, &plan.greeting(), 2).await;
     assert_eq!(generation().await, defined);
+    // And its console's log, as somebody does who clears up logs.
+    std::fs::remove_file(folder.join("console.log")).unwrap();
+    host.must(plan.reboot()).await;
+    host.says(plan.instance, &plan.greeting()).await;
 
     // Its folder, once with its agent there and once while it is away.
     for away in [false, true] {

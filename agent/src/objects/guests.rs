@@ -239,6 +239,7 @@ impl Guests {
         let folder = self.run_folder(id);
         // What the definition says can be made again, and whoever put files back need not know whose they are.
         instance::ensure_seed(&self.layout, definition, identity)?;
+        instance::ensure_console_log(&self.layout, id, identity)?;
         files::give(&file, identity)?;
         files::give(&folder, identity)?;
         for socket in [MONITOR, qemu::CONSOLE] {

@@ -20,7 +20,7 @@ use rhyzome_model::kinds::Power;
 use rhyzome_model::step::{EnsureInstance, ObjectKind, Reboot, SetPower};
 use std::collections::BTreeMap;
 use std::fs::{OpenOptions, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,6 +68,23 @@ pub(crate) fn ensure_seed(
     } else {
         write_seed(layout, definition, identity)
     }
+}
+
+/// The guest's process may write into this file and not make it: the folder is the agent's.
+pub(crate) fn ensure_console_log(
+    layout: &Layout,
+    id: ResourceId,
+    identity: Option<Identity>,
+) -> Result<(), StepError> {
+    let log = layout.instance(id).join(CONSOLE_LOG);
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(&log)
+        .and_then(|f| f.set_permissions(Permissions::from_mode(0o600)))
+        .map_err(|e| storage("making a console's log", &log, &e))?;
+    files::give(&log, identity)
 }
 
 /// The tap of an instance's card; 14 characters of the 15 that Linux takes.
@@ -137,14 +154,7 @@ impl Instances {
             self.guests.write_run_state(id, &RunState::default())?;
         }
         write_seed(self.layout(), action, identity)?;
-        let console = folder.join(CONSOLE_LOG);
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&console)
-            .and_then(|f| f.set_permissions(Permissions::from_mode(0o600)))
-            .map_err(|e| storage("making a console's log", &console, &e))?;
-        files::give(&console, identity)?;
+        ensure_console_log(self.layout(), id, identity)?;
         if let Some(before) = before.as_ref().filter(|b| b.interfaces != action.interfaces) {
             self.drop_old_taps(before, action).await?;
         }
