@@ -200,6 +200,15 @@ pub(crate) struct RawResource {
 }
 
 impl ResourceRow {
+    /// What trying a job on it again does: what was never made must be made first, whatever the job was.
+    pub fn retried(&self, before: Action) -> Action {
+        if self.applied.is_none() {
+            Action::Create
+        } else {
+            before
+        }
+    }
+
     /// What an action on it is planned against.
     pub fn planned_against(&self, action: Action) -> Result<Option<Value>, PlanError> {
         self.kind

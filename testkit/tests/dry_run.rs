@@ -13,9 +13,10 @@ async fn a_dry_run_says_what_would_be_and_writes_nothing() {
     let name = unique("guest");
     let body = json!({ "name": name, "spec": small_instance(&network) });
     let would = rest.post("/v1/instances?dry_run=true", &body).await.ok();
+    let resource = &would["resource"];
     assert_eq!(
-        (&would["resource"]["name"], &would["resource"]["kind"]),
-        (&json!(name), &json!("instance"))
+        (&resource["name"], &resource["kind"], &resource["state"]),
+        (&json!(name), &json!("instance"), &json!("creating"))
     );
     assert_eq!(would["placement"]["fits"], true, "{would:#}");
     assert!(
@@ -80,7 +81,8 @@ async fn every_change_can_be_tried_dry() {
         "/id",
     );
     let path = format!("/v1/instances/{id}");
-    rest.act(&format!("{path}/stop?dry_run=true")).await.ok();
+    let would = rest.act(&format!("{path}/stop?dry_run=true")).await.ok();
+    assert_eq!(would["resource"]["state"], "stopping", "{would:#}");
     rest.patch(&format!("{path}?dry_run=true"), &json!({ "tags": { "a": "b" } }))
         .await
         .ok();

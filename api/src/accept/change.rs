@@ -33,7 +33,8 @@ pub enum Ask {
 }
 
 impl Ask {
-    fn action(&self) -> Action {
+    /// The action of the job that it comes to.
+    pub fn action(&self) -> Action {
         match self {
             Self::Patch(_) => Action::Update,
             Self::Act(action) => *action,
@@ -193,10 +194,25 @@ pub async fn intent(ctx: &Ctx, before: &ResourceRow, ask: &Ask) -> Result<Intent
             true,
         ),
     };
-    resolve(ctx, before, &mut envelope).await?;
-    let faults = ops.validate(&envelope.spec, Some(&before.spec))?;
+    let unresolved = resolve(ctx, before, &mut envelope).await?;
+    let mut faults = ops.validate(&envelope.spec, Some(&before.spec))?;
     if !faults.is_empty() {
+        // What may not change at all is no matter of what there is.
+        let judged: Vec<String> = faults.iter().map(|fault| fault.pointer.clone()).collect();
+        let within = |pointer: &str, at: &str| {
+            pointer
+                .strip_prefix(at)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        faults.extend(
+            unresolved
+                .into_iter()
+                .filter(|fault| !judged.iter().any(|at| within(&fault.pointer, at))),
+        );
         return Err(Problem::validation(faults));
+    }
+    if let Some(first) = unresolved.first() {
+        return Err(Problem::new(Code::ReferenceNotFound, first.detail.clone()).with_errors(unresolved));
     }
     // Who may change what has this tag must not be able to give the tag away or take another's.
     if !ctx.caller.may(
@@ -268,9 +284,14 @@ fn request(
     })
 }
 
-/// Puts ids where the new spec names resources, as the stored one has them.
-async fn resolve(ctx: &Ctx, before: &ResourceRow, envelope: &mut Envelope) -> Result<(), Problem> {
+/// Puts ids where the new spec names resources, as the stored one has them; answers what isn't there.
+async fn resolve(
+    ctx: &Ctx,
+    before: &ResourceRow,
+    envelope: &mut Envelope,
+) -> Result<Vec<FieldError>, Problem> {
     let ops = before.kind.ops();
+    let mut unresolved = Vec::new();
     for reference in ops.references(&envelope.spec)? {
         let stored = before.spec.pointer(&reference.pointer).and_then(Value::as_str);
         if stored == Some(reference.target.as_str()) {
@@ -285,17 +306,12 @@ async fn resolve(ctx: &Ctx, before: &ResourceRow, envelope: &mut Envelope) -> Re
         let pointer = format!("/spec{}", reference.pointer);
         let Some(found) = found else {
             let detail = format!("There is no {} {:?}.", reference.kind, reference.target);
-            return Err(
-                Problem::new(Code::ReferenceNotFound, detail.clone()).with_errors(vec![FieldError::new(
-                    pointer,
-                    Code::ReferenceNotFound.as_str(),
-                    detail,
-                )]),
-            );
+            unresolved.push(FieldError::new(pointer, Code::ReferenceNotFound.as_str(), detail));
+            continue;
         };
         if let Some(slot) = envelope.spec.pointer_mut(&reference.pointer) {
             *slot = Value::String(found.id.to_string());
         }
     }
-    Ok(())
+    Ok(unresolved)
 }

@@ -14,6 +14,7 @@ use rhyzome_model::ids::ResourceId;
 use rhyzome_model::job::Action;
 use rhyzome_model::kinds::{Kind, Venue};
 use rhyzome_store::accept;
+use rhyzome_store::change::Work;
 use rhyzome_store::resources::Scope;
 use rhyzome_store::rows::ResourceRow;
 use serde::Serialize;
@@ -55,6 +56,7 @@ pub async fn of_create(
     };
     let beside = Beside {
         addresses: accepted.addresses.unwrap_or_default(),
+        would: Some(Action::Create),
         ..Beside::default()
     };
     answer(ctx, &row, &beside, steps, placement)
@@ -68,16 +70,7 @@ pub async fn of_change(
     ask: &Ask,
     if_match: &IfMatch,
 ) -> Result<Response, Problem> {
-    let mut row = change::own(
-        ctx,
-        kind,
-        id,
-        match ask {
-            Ask::Patch(_) => Action::Update.as_str(),
-            Ask::Act(action) => action.as_str(),
-        },
-    )
-    .await?;
+    let mut row = change::own(ctx, kind, id, ask.action().as_str()).await?;
     if_match.check(&etag(&row))?;
     let refused = |r| Err(refusal::problem(r, kind, &format!("{kind} {id}")));
     if row.deleting {
@@ -108,7 +101,10 @@ pub async fn of_change(
     row.tags = intent.envelope.tags;
     row.spec = intent.envelope.spec;
     row.generation += 1;
-    let beside = reply::beside(ctx, &row).await?;
+    let beside = Beside {
+        would: (intent.work == Work::Job).then(|| ask.action()),
+        ..reply::beside(ctx, &row).await?
+    };
     answer(ctx, &row, &beside, intent.steps, None)
 }
 

@@ -15,7 +15,7 @@ use chrono::Utc;
 use http::header::{HeaderValue, LOCATION, RETRY_AFTER};
 use http::{Method, StatusCode};
 use rhyzome_model::ids::{JobId, ResourceId};
-use rhyzome_model::job::{Action, JobState};
+use rhyzome_model::job::JobState;
 use rhyzome_runtime::fault::{self, Point, Side};
 use rhyzome_store::accept::AcceptedNow;
 use rhyzome_store::jobs::JobFilter;
@@ -316,7 +316,7 @@ async fn steps(ctx: &Ctx, row: &JobRow) -> Result<Vec<&'static str>, Problem> {
     let Some(resource) = ctx.app.store.resource_by_id(row.resource_id).await? else {
         return Ok(Vec::new());
     };
-    let action: Action = row.action;
+    let action = resource.retried(row.action);
     Ok(row
         .kind
         .ops()

@@ -3,6 +3,7 @@
 use super::Reader;
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, JobId, ResourceId};
+use rhyzome_model::job::{Action, JobState};
 use rhyzome_model::kinds::{ImageStatus, InstanceStatus, Kind, NetworkStatus, Power};
 use rhyzome_model::shown::{ObservedPower, ResourceState, ShownInput, shown};
 use rhyzome_store::rows::ResourceRow;
@@ -68,6 +69,8 @@ pub struct Beside {
     pub host: Option<HostName>,
     /// What that host says of it: `namespace`, `networking`.
     pub facts: Option<Value>,
+    /// Of what is tried dry: where no job is open, it is shown as if one for this were.
+    pub would: Option<Action>,
 }
 
 /// The strong tag over a resource's intent.
@@ -77,12 +80,16 @@ pub fn etag(row: &ResourceRow) -> String {
 
 /// The state of a row.
 pub fn state(row: &ResourceRow) -> ResourceState {
+    state_with(row, row.active_job.map(|job| (job.action, job.state)))
+}
+
+fn state_with(row: &ResourceRow, active_job: Option<(Action, JobState)>) -> ResourceState {
     shown(&ShownInput {
         kind: row.kind,
         generation: row.generation,
         applied: row.applied.is_some(),
         deleting: row.deleting,
-        active_job: row.active_job.map(|job| (job.action, job.state)),
+        active_job,
         failed: row.reason.is_some(),
         observed: observed_power(row),
         power: row
@@ -111,7 +118,10 @@ pub fn document<'a>(row: &'a ResourceRow, beside: &Beside, reader: Reader) -> Re
         tags: &row.tags,
         generation: row.generation,
         observed_generation: row.observed_generation,
-        state: state(row),
+        state: beside.would.filter(|_| row.active_job.is_none()).map_or_else(
+            || state(row),
+            |action| state_with(row, Some((action, JobState::Queued))),
+        ),
         reason: row.reason.as_ref().map(reason).or_else(|| crashed(row)),
         spec: &row.spec,
         status: status(row, beside, reader),

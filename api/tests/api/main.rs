@@ -7,6 +7,7 @@
 
 mod accept;
 mod auth;
+mod changes;
 mod common;
 mod held;
 mod quota;

@@ -68,9 +68,14 @@ impl Store {
             let job = delete_job(&mut tx, before.id).await?;
             return Ok(Err(Refusal::Deleting { job }));
         }
-        if before.generation != old.generation
-            || before.observed_generation >= old.generation
-            || before.active_job.is_some()
+        if let Some(open) = before.active_job {
+            return Ok(Err(Refusal::NotRetryable {
+                detail: format!("the {}'s job {} is not done yet", old.kind, open.id),
+            }));
+        }
+        // Of what was never made every job left the same undone: it is made as it is wanted by now.
+        if before.applied.is_some()
+            && (before.generation != old.generation || before.observed_generation >= old.generation)
         {
             return Ok(Err(Refusal::NotRetryable {
                 detail: format!(
@@ -86,18 +91,12 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
-        // What was never made must be made first, whatever the job was.
-        let action = if before.applied.is_none() {
-            Action::Create
-        } else {
-            old.action
-        };
         let job = insert_job(
             &mut tx,
             NewJob {
                 id: new_job,
                 resource: &before,
-                action,
+                action: before.retried(old.action),
                 spec: &before.spec,
                 generation: before.generation,
                 // Whether it waits for a reference, dispatch judges.
