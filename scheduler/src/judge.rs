@@ -118,6 +118,19 @@ pub fn judge(job: &OpenJob, report: &Report, moment: Moment<'_>) -> Result<Optio
     Ok(Some(settlement))
 }
 
+/// What becomes of an order whose outcome can't be judged: it isn't left out for ever with its slot and place, but tried again, and says
+/// why. `None`: stale, or no outcome.
+pub fn not_understood(job: &OpenJob, report: &Report, moment: Moment<'_>) -> Option<Settlement> {
+    if job.fence != Some(Fence(report.fence)) || !job.order_out || report.outcome.is_none() {
+        return None;
+    }
+    let error = JobError {
+        host: job.host.as_ref().map(ToString::to_string),
+        ..JobError::new("NOT_UNDERSTOOD", "What its host says of it is not understood.")
+    };
+    Some(again(job, job.state, None, Some(error), moment))
+}
+
 /// Why a job ends that was released: it was marked to end, or its resource lives on that host and can't be placed elsewhere.
 fn not_placed_anew(job: &OpenJob, error: Option<JobError>) -> Option<JobError> {
     match job.verdict {
@@ -239,7 +252,8 @@ fn again(
     let failures = job.failures + i32::from(!stopped);
     let expired = code == "EXPIRED";
     let cancel_waits = job.cancel_requested_at.is_some() && job.mode == Mode::Forward;
-    let due = if expired || stopped || cancel_waits {
+    // `EXPIRED` is by the worker's clock, which may be wrong: what is over by the database's is marked by the sweep, and due at once.
+    let due = if stopped || cancel_waits {
         moment.now
     } else {
         moment.now

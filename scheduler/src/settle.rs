@@ -5,7 +5,7 @@
 
 use crate::backoff::Pause;
 use crate::dispatch::notify;
-use crate::judge::{Moment, judge};
+use crate::judge::{Moment, judge, not_understood};
 use crate::{Context, stats};
 use rhyzome_model::ids::JobId;
 use rhyzome_nats::events::{EventsPuller, read};
@@ -172,7 +172,10 @@ async fn commit(context: &Context, reports: &[(JobId, Report)]) -> Result<Settle
         match judge(job, report, moment(rand::random())) {
             Ok(Some(settlement)) => settlements.push(settlement),
             Ok(None) => tracing::debug!(job = %job.id, fence = report.fence, "stale report"),
-            Err(error) => tracing::error!(job = %job.id, %error, "report not understood"),
+            Err(error) => {
+                tracing::error!(job = %job.id, %error, "report not understood");
+                settlements.extend(not_understood(job, report, moment(rand::random())));
+            }
         }
     }
     fault::point(Point::SettleCommit, Side::Before);

@@ -10,7 +10,7 @@ use rhyzome_model::problem::JobError;
 use rhyzome_proto::convert::error_bytes;
 use rhyzome_proto::event::{Outcome, OutcomeKind, Report, StepResult, StepState};
 use rhyzome_scheduler::SchedulerConfig;
-use rhyzome_scheduler::judge::{Moment, judge};
+use rhyzome_scheduler::judge::{Moment, judge, not_understood};
 use rhyzome_store::dispatch::Exclusion;
 use rhyzome_store::rows::StepRow;
 use rhyzome_store::settle::{Effect, OpenJob, Settlement};
@@ -521,10 +521,10 @@ fn again_on_the_same_host() {
             "again queued for retry in 60000 ms, 41 failures, HOST_BUSY",
         ),
         (
-            "its time was over: dispatch turns it to undo at once",
+            "its time was over by the worker's clock, which may be wrong",
             job(Action::Create),
             ends_by(OutcomeKind::Suspended, "EXPIRED", ""),
-            "again queued for retry in 0 ms, 1 failures, -",
+            "again queued for retry in 500 ms, 1 failures, -",
         ),
         (
             "a cancel waits for it",
@@ -565,6 +565,38 @@ fn again_on_the_same_host() {
             "again undoing for undo in 500 ms, 1 failures, -",
         ),
     ]);
+}
+
+#[test]
+fn what_is_not_understood_is_tried_again_and_not_left_out() {
+    let config = SchedulerConfig::default();
+    let moment = Moment {
+        now: now(),
+        roll: 1.0,
+        config: &config,
+    };
+    let job = job(Action::Create);
+    // Only between agent and worker.
+    let odd = ends(OutcomeKind::StepFailed);
+    assert_eq!(told(&job, &odd), "refused");
+    let Some(Settlement::Again {
+        state, due, waiting, ..
+    }) = not_understood(&job, &odd, moment)
+    else {
+        panic!("it would be out for ever");
+    };
+    assert_eq!(
+        (state, due - now()),
+        (JobState::Queued, TimeDelta::milliseconds(500))
+    );
+    let detail = waiting.unwrap().detail;
+    assert!(detail.contains("not understood"), "{detail}");
+    let older = Report {
+        fence: FENCE - 1,
+        ..odd
+    };
+    assert!(not_understood(&job, &older, moment).is_none());
+    assert!(not_understood(&job, &report(None), moment).is_none());
 }
 
 #[test]

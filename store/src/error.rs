@@ -53,6 +53,11 @@ impl StoreError {
         }
     }
 
+    /// What one who shares another's try is told of its failure.
+    pub fn out_of_reach() -> Self {
+        Self::Unreachable(sqlx::Error::PoolTimedOut)
+    }
+
     /// Whether the same again can succeed by itself.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Conflict(_) | Self::Held(_))
@@ -93,6 +98,8 @@ impl From<sqlx::Error> for StoreError {
                     .to_owned(),
                 source: e,
             },
+            // read_only_sql_transaction: the server is a standby, or has become one
+            (_, Some("25006")) => Self::Unreachable(e),
             // class 08 connection exception, class 57 operator intervention (shutdown, a cancelled statement), class 53 insufficient
             // resources (connections, memory, disk), 58030 an I/O error, 25P03 the session stood still in a transaction, and was ended
             (_, Some(code))

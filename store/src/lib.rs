@@ -31,7 +31,7 @@ pub use config::{DatabaseConfig, DatabaseConfigError};
 pub use error::StoreError;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgPool, Postgres, Transaction};
+use sqlx::{PgPool, Postgres, Transaction};
 use std::time::Duration;
 
 /// The migrations, in order; `rhyzome migrate` runs them.
@@ -57,8 +57,12 @@ fn pool_of(max_connections: u32) -> PgPoolOptions {
         .test_before_acquire(false)
         .before_acquire(|connection, since| {
             Box::pin(async move {
-                // One that the server has closed since isn't used: another is made.
-                Ok(since.idle_for < FRESH || connection.ping().await.is_ok())
+                if since.idle_for < FRESH {
+                    return Ok(true);
+                }
+                // One that the server has closed since, or that is a standby's by now, isn't used: another is made.
+                let standby = sqlx::query_scalar::<_, bool>("SELECT pg_is_in_recovery()");
+                Ok(matches!(standby.fetch_one(connection).await, Ok(false)))
             })
         })
 }

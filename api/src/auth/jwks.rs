@@ -13,7 +13,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 /// Bytes of a discovery document or a key set.
 pub const ANSWER_MAX: usize = 256 * 1024;
@@ -21,6 +21,8 @@ pub const ANSWER_MAX: usize = 256 * 1024;
 pub const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// How long keys are believed beyond their refresh while the issuer can't be reached.
 pub const STALE: Duration = Duration::from_hours(1);
+/// How long a fetch by somebody else is waited for where the last keys may count.
+const PATIENT: Duration = Duration::from_secs(1);
 
 /// Why there is no key.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -118,7 +120,20 @@ impl KeySource {
         {
             return Ok(key);
         }
-        let fetched = self.fetch_shared(issuer, &entry, seen.as_ref()).await;
+        // Where the last keys may still count, nobody stands in line behind a slow issuer.
+        let last = seen
+            .as_ref()
+            .filter(|set| set.fetched_at.elapsed() < self.settings.refresh + STALE)
+            .and_then(|set| set.find(id, algorithm));
+        let turn = entry.tried.lock();
+        let turn = match last {
+            None => turn.await,
+            Some(last) => match tokio::time::timeout(PATIENT, turn).await {
+                Ok(turn) => turn,
+                Err(_) => return Ok(last),
+            },
+        };
+        let fetched = self.fetch_shared(issuer, &entry, seen.as_ref(), turn).await;
         match (
             entry
                 .get()
@@ -144,8 +159,8 @@ impl KeySource {
         issuer: &str,
         entry: &IssuerKeys,
         seen: Option<&Arc<KeySet>>,
+        mut tried: MutexGuard<'_, Option<Instant>>,
     ) -> Result<(), KeyError> {
-        let mut tried = entry.tried.lock().await;
         let now_there = entry.get();
         let newer = match (&now_there, seen) {
             (Some(now), Some(seen)) => !Arc::ptr_eq(now, seen),
