@@ -124,6 +124,9 @@ pub async fn accept(
         match changed {
             Ok(reply) => {
                 if reply.now == AcceptedNow::Now {
+                    if kind == Kind::Image {
+                        ctx.app.image_floors.forget();
+                    }
                     ctx.app
                         .announcer
                         .accepted(&reply.accepted.resource, reply.accepted.job.as_ref());

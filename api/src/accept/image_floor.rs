@@ -1,7 +1,8 @@
 //! What an instance's image needs of it at least: memory, and the size of the root disk.
 //!
 //! An image that is still being fetched has no size yet; then nothing is judged, and its disk is made large enough. Images are
-//! remembered for [`FRESH`], so that a burst of creates doesn't read the same one again and again.
+//! remembered for [`FRESH`], so that a burst of creates doesn't read the same one again and again; what is changed by way of another
+//! process counts that much later.
 
 use crate::ctx::Ctx;
 use crate::problem::Problem;
@@ -28,6 +29,13 @@ pub struct ImageFloors(Mutex<HashMap<(TenantId, String), Known>>);
 struct Known {
     floor: Option<(ImageSpec, ImageFacts)>,
     read_at: Instant,
+}
+
+impl ImageFloors {
+    /// An image was changed here: what it needs counts at once.
+    pub fn forget(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }
 
 /// Refuses an instance that is smaller than its image needs (422).

@@ -37,6 +37,35 @@ async fn a_patch_names_all_that_may_not_change_though_what_it_names_is_not_there
 }
 
 #[tokio::test]
+async fn what_an_image_needs_counts_from_its_change_on() {
+    let w = World::new().await;
+    let image = w.image().await;
+    w.network("lan").await;
+    let facts = r#"{"sha256": "00", "size_bytes": 1, "virtual_size_bytes": 1}"#;
+    w.all_done().await;
+    w.database
+        .execute(&format!(
+            "UPDATE resources SET facts = '{facts}' WHERE id = '{image}'"
+        ))
+        .await;
+    let post = |name: &'static str| w.post("/v1/instances", instance(name, "lan"));
+    assert_eq!(post("one").await.status, 202);
+    let operator = w.operators.token("operator *:*");
+    let patch = |mib: Value| {
+        let (w, operator, path) = (&w, &operator, format!("/v1/images/{image}"));
+        async move {
+            let body = json!({ "spec": { "min_memory_mib": mib } });
+            let answer = w.api.call(operator, "PATCH", &path, Some(body)).await;
+            assert_eq!(answer.status, 202, "{}", answer.body);
+        }
+    };
+    patch(json!(512)).await;
+    assert_eq!(refused(&post("two").await), is(422, "VALIDATION_FAILED"));
+    patch(Value::Null).await;
+    assert_eq!(post("two").await.status, 202);
+}
+
+#[tokio::test]
 async fn what_was_never_made_is_made_by_the_retry_of_any_of_its_jobs() {
     let w = World::new().await;
     w.image().await;
