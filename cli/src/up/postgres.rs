@@ -135,6 +135,9 @@ impl Postgres {
             "checkpoint_timeout=15min",
             "jit=off",
             "log_min_duration_statement=2000",
+            // What is bound to a statement is users' own: their `user_data`, the replies to their requests.
+            "log_parameter_max_length=0",
+            "log_parameter_max_length_on_error=0",
         ] {
             settings.extend(["-c".into(), setting.into()]);
         }
