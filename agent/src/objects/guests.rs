@@ -324,6 +324,12 @@ impl Guests {
 
     /// Takes what a process that has ended leaves: its record, its group.
     pub(crate) async fn clear(&self, id: ResourceId, run: &mut RunState) -> Result<(), StepError> {
+        self.forget(id, run).await?;
+        self.remove_group(id).await
+    }
+
+    /// Takes a process out of the record, once it has ended.
+    pub(crate) async fn forget(&self, id: ResourceId, run: &mut RunState) -> Result<(), StepError> {
         if let Some(process) = run.process.take() {
             process
                 .end(QUITS_WITHIN)
@@ -331,11 +337,10 @@ impl Guests {
                 .map_err(|e| storage("ending a guest", &self.run_folder(id), &e))?;
         }
         self.held().remove(&id);
-        self.write_run_state(id, run)?;
-        self.remove_group(id).await
+        self.write_run_state(id, run)
     }
 
-    async fn remove_group(&self, id: ResourceId) -> Result<(), StepError> {
+    pub(crate) async fn remove_group(&self, id: ResourceId) -> Result<(), StepError> {
         let mut tries = 0;
         loop {
             match self.hierarchy.remove(&self.group(id)) {

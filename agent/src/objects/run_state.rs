@@ -19,7 +19,7 @@ use std::time::Duration;
 /// A guest that ran this long is started again without a growing pause, seconds.
 const STEADY_AFTER: f64 = 60.0;
 /// Longest pause before another start.
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// How the last process ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use super::instance;
 use super::process::ProcessId;
 use super::qemu::MONITOR;
 use super::qmp::{Event, Qmp};
-use super::run_state::{Ended, RunState};
+use super::run_state::{Ended, LONGEST_PAUSE, RunState};
 use crate::driver::StepError;
 use rhyzome_model::ids::ResourceId;
 use rhyzome_model::step::ObjectKind;
@@ -20,6 +20,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
+
+/// Between tries of what the host's storage or kernel refused, doubled up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+fn doubled(pause: Duration) -> Duration {
+    (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE)
+}
 
 impl Guests {
     /// Holds a guest that runs, and watches it.
@@ -85,42 +92,57 @@ impl Guests {
             Ended::Crashed(format!("the guest's process ended by itself{detail}"))
         });
         phase.send_replace(Phase::Gone);
-        if let Err(error) = self.after_end(id, &live.process, ended, uptime).await {
-            tracing::error!(instance = %id, %error, inside = error.inside, "a guest's end could not be noted");
+        // Nobody else would look whether it is to be started again.
+        let mut pause = FIRST_PAUSE;
+        while let Err(error) = self.after_end(id, &live.process, &ended, uptime).await {
+            tracing::error!(instance = %id, %error, inside = error.inside, "a guest's end could not be noted; again");
+            tokio::time::sleep(pause).await;
+            pause = doubled(pause);
         }
     }
 
-    /// Notes an end that nobody asked for, and starts again where the policy says so.
+    /// Notes an end that nobody asked for, and starts again where the policy says so. Where it fails, nothing is noted.
     async fn after_end(
         self: &Arc<Self>,
         id: ResourceId,
         process: &ProcessId,
-        ended: Ended,
+        ended: &Ended,
         uptime: f64,
     ) -> Result<(), StepError> {
         let _lock = self.locks.take(ObjectKind::Instance, id).await;
         let mut run = self.run_state(id)?;
-        if run.process.as_ref() != Some(process) {
+        let ours = match &run.process {
+            Some(recorded) => recorded == process,
+            // An operation found it gone meanwhile, and could not tell how it ended.
+            None => matches!(run.ended, Ended::Crashed(_)),
+        };
+        if !ours {
             return Ok(());
         }
-        run.ended = ended;
-        self.clear(id, &mut run).await?;
+        run.ended = ended.clone();
         let pause = run.pause_after(uptime);
-        self.write_run_state(id, &run)?;
+        self.forget(id, &mut run).await?;
         self.tell(id, &run);
         self.start_later(id, pause);
+        if let Err(error) = self.remove_group(id).await {
+            // The next start takes it over, and the next end removes it.
+            tracing::warn!(instance = %id, %error, inside = error.inside, "an ended guest's control group stays");
+        }
         Ok(())
     }
 
-    /// Starts a guest by itself after a pause, if it should run then.
+    /// Starts a guest by itself after a pause, if it should run then; tried until it runs, or should run no more.
     fn start_later(self: &Arc<Self>, id: ResourceId, pause: Duration) {
         let guests = Arc::clone(self);
         self.tasks.spawn(part::guard("a later start", async move {
             let ending = guests.ending.clone();
             let work = async {
-                tokio::time::sleep(pause).await;
-                if let Err(error) = guests.start_if_wanted(id).await {
+                let mut pause = pause;
+                loop {
+                    tokio::time::sleep(pause).await;
+                    let Err(error) = guests.start_if_wanted(id).await else { return };
                     tracing::warn!(instance = %id, %error, inside = error.inside, "a guest that should run could not be started");
+                    pause = guests.after_failed_start(id, pause).await;
                 }
             };
             tokio::select! {
@@ -138,18 +160,25 @@ impl Guests {
         let Some(definition) = instance::definition(&self.layout, id)? else {
             return Ok(());
         };
-        let mut run = self.run_state(id)?;
-        if !run.should_start(definition.restart) {
-            return Ok(());
-        }
-        if let Err(error) = self.start(id).await {
-            run = self.run_state(id)?;
-            let pause = run.pause_after(0.0);
-            self.write_run_state(id, &run)?;
-            self.start_later(id, pause);
-            return Err(error);
+        if self.run_state(id)?.should_start(definition.restart) {
+            self.start(id).await?;
         }
         Ok(())
+    }
+
+    /// The pause before another try: counted in the record, for later agents too, where that can be written.
+    async fn after_failed_start(&self, id: ResourceId, last: Duration) -> Duration {
+        let _lock = self.locks.take(ObjectKind::Instance, id).await;
+        let counted = || -> Result<Option<Duration>, StepError> {
+            // One that is lost stays so: it is found by that.
+            let Some(mut run) = self.recorded_run(id)? else {
+                return Ok(None);
+            };
+            let pause = run.pause_after(0.0);
+            self.write_run_state(id, &run)?;
+            Ok(Some(pause))
+        };
+        counted().ok().flatten().unwrap_or_else(|| doubled(last))
     }
 
     /// Adopts a process that an earlier agent started, in the record or not.

@@ -1,0 +1,135 @@
+//! A guest that should run is started again, though the host's storage refused its agent for a while.
+
+#![allow(clippy::unwrap_used)]
+
+mod real_support;
+
+use real_support::{Host, PATIENCE, Plan, can_be_real, run};
+use rhyzome_agent::driver::{Driver, GuestSeen, SeenPower};
+use rhyzome_model::ids::ResourceId;
+use rhyzome_model::kinds::RestartPolicy;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::broadcast;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata, span};
+
+/// What the agent logs as a warning or worse.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<String>>);
+
+impl Visit for Heard {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            let line = format!("{value:?}\n");
+            self.0.lock().unwrap().push_str(&line);
+        }
+    }
+}
+
+impl tracing::Subscriber for Heard {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::WARN
+    }
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut self.clone());
+    }
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+impl Heard {
+    async fn says(&self, what: &str) {
+        until(what, || self.0.lock().unwrap().contains(what)).await;
+    }
+}
+
+async fn until(what: &str, so: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !so() {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A folder into which nobody can write, root neither, as on a disk that is full.
+struct ReadOnly(PathBuf);
+
+impl ReadOnly {
+    fn make(folder: &Path) -> Self {
+        let path = folder.to_str().unwrap();
+        for args in [&["--bind", path, path][..], &["-o", "remount,bind,ro", path]] {
+            let (mounted, said) = run("mount", args);
+            assert!(mounted, "{said}");
+        }
+        Self(folder.to_owned())
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        let (gone, said) = run("umount", &["-l", self.0.to_str().unwrap()]);
+        assert!(gone || std::thread::panicking(), "{said}");
+    }
+}
+
+/// Until the agent says that the guest is so: only then has it done all that it does about it.
+async fn told(changes: &mut broadcast::Receiver<GuestSeen>, power: SeenPower) {
+    let so = async { while changes.recv().await.unwrap().power != power {} };
+    let waited = tokio::time::timeout(PATIENCE, so).await;
+    assert!(waited.is_ok(), "never {power:?}");
+}
+
+fn kill(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_comes_back_after_its_host_could_not_write_for_a_while() {
+    if !can_be_real() {
+        return;
+    }
+    let heard = Heard::default();
+    tracing::subscriber::set_global_default(heard.clone()).unwrap();
+    let host = Host::new().await;
+    let plan = Plan {
+        restart: RestartPolicy::Always,
+        ..Plan::new(ResourceId::new(), ResourceId::new(), 18)
+    };
+    plan.create(&host).await;
+    let folder = host
+        .dir
+        .path()
+        .join(format!("objects/instances/{}", plan.instance));
+
+    // Its end can't be noted.
+    let first = host.pid(plan.instance).await;
+    let full = ReadOnly::make(&folder);
+    kill(first);
+    heard.says("a guest's end could not be noted").await;
+    let mut changes = host.driver().watch_guests();
+    drop(full);
+    told(&mut changes, SeenPower::On).await;
+    let second = host.pid(plan.instance).await;
+    assert_ne!(second, first);
+
+    // Its end is noted, and its start can't be: after a pause in which the disk fills up.
+    let record = folder.join("run.json");
+    let mut run: serde_json::Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+    run["restarts"] = 2.into();
+    std::fs::write(&record, run.to_string()).unwrap();
+    kill(second);
+    told(&mut changes, SeenPower::Crashed).await;
+    let full = ReadOnly::make(&folder);
+    heard.says("a guest that should run could not be started").await;
+    drop(full);
+    told(&mut changes, SeenPower::On).await;
+    assert_ne!(host.pid(plan.instance).await, second);
+    plan.delete(&host).await;
+}
