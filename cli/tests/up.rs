@@ -192,6 +192,46 @@ fn a_stack_lives_through_deaths_and_leaves_nothing() {
     assert!(done(data, &["down"]).contains("no stack runs"));
 }
 
+/// Processes that were started as this part of the stack, whoever started them.
+fn processes_of(data: &Path, part: &str) -> Vec<i32> {
+    let ready = data.join("run").join(format!("{part}.json"));
+    let is_of = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0)
+            .any(|word| word == ready.as_os_str().as_encoded_bytes())
+    };
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(is_of)
+        .collect()
+}
+
+#[test]
+fn a_part_that_could_not_be_written_down_is_not_there_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let data = &dir.path().canonicalize().unwrap().join("data");
+    let _down = Down(data);
+    done(data, &UP);
+    let first = pids(data)["worker-1"];
+    assert_eq!(processes_of(data, "worker-1"), [first]);
+    // Nothing can be written down: what is written first is in the way.
+    let in_the_way = data.join("supervisor.json.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    kill(first);
+    let said = || std::fs::read_to_string(data.join("logs/up.log")).unwrap();
+    until("it was started in vain, twice", || {
+        said().matches("worker-1 writing").count() >= 2
+    });
+    std::fs::remove_dir(&in_the_way).unwrap();
+    until("it is there again", || {
+        pids(data)
+            .get("worker-1")
+            .is_some_and(|pid| *pid != first && runs(*pid))
+    });
+    assert_eq!(processes_of(data, "worker-1"), [pids(data)["worker-1"]]);
+}
+
 #[test]
 fn a_wrong_key_is_found_before_anything_starts() {
     let dir = tempfile::tempdir().unwrap();

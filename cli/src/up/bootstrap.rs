@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,6 +14,7 @@ use rhyzome_runtime::pki::Ca;
 use rhyzome_store::hosts::HostError;
 use rhyzome_store::tenants::{Issuer, TenantError};
 use rhyzome_store::{DatabaseConfig, Store};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use toml::{Table, Value};
 
@@ -141,27 +143,40 @@ async fn bind(store: &Store, base: &str, name: &str, tenant: TenantId) -> Result
         .with_context(|| format!("binding the issuer {}", issuer.url))
 }
 
-/// Sees to it that these hosts are known at this address; tries until it is so, or the part is stopped.
+/// Sees to it that these hosts are known at the address that their agent has last; tries until it is so, or the part is stopped. One at
+/// a time, so that an address of before is never written after it.
 pub(crate) async fn keep_hosts(
     layout: Layout,
     hosts: Vec<String>,
-    address: SocketAddr,
+    addresses: watch::Receiver<Option<SocketAddr>>,
     stop: CancellationToken,
 ) {
-    let mut complained = false;
-    loop {
-        let Err(error) = know_hosts(&layout, &hosts, address).await else {
-            return;
-        };
-        if !complained {
-            say(&format!(
-                "the hosts of the agent at {address} can't be told to the database yet: {error:#}"
-            ));
-            complained = true;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(AGAIN) => {}
-            () = stop.cancelled() => return,
+    let known = Arc::new((layout, hosts));
+    let know = |address| {
+        let known = Arc::clone(&known);
+        async move { know_hosts(&known.0, &known.1, address).await }
+    };
+    stop.run_until_cancelled(keep_known(addresses, know)).await;
+}
+
+async fn keep_known<F: Future<Output = Result<()>>>(
+    mut addresses: watch::Receiver<Option<SocketAddr>>,
+    know: impl Fn(SocketAddr) -> F,
+) {
+    // The part is over when nobody can say another.
+    while addresses.changed().await.is_ok() {
+        let mut complained = None;
+        loop {
+            let Some(address) = *addresses.borrow_and_update() else {
+                break;
+            };
+            let Err(error) = know(address).await else { break };
+            if complained.replace(address) != Some(address) {
+                say(&format!(
+                    "the hosts of the agent at {address} can't be told to the database yet: {error:#}"
+                ));
+            }
+            tokio::time::sleep(AGAIN).await;
         }
     }
 }
@@ -200,4 +215,48 @@ pub(crate) async fn unwatched(store: &Store, hosts: &[String]) -> Result<Vec<Str
         .map(|host| host.name.to_string())
         .collect();
     Ok(hosts.iter().filter(|host| !up.contains(host)).cloned().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::bail;
+    use std::sync::Mutex;
+    use tokio::sync::Notify;
+
+    #[tokio::test]
+    async fn the_address_that_an_agent_had_before_is_never_written_last() {
+        let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let (address, addresses) = watch::channel(None);
+        let (begun, slow) = (Notify::new(), Notify::new());
+        let written = Mutex::new(Vec::new());
+        let know = |address: SocketAddr| {
+            let (begun, slow, written) = (&begun, &slow, &written);
+            async move {
+                if address == at(1) {
+                    begun.notify_one();
+                    slow.notified().await;
+                }
+                let mut written = written.lock().unwrap();
+                written.push(address);
+                // The first try of the newest fails, too.
+                if written.len() == 2 {
+                    bail!("no database");
+                }
+                Ok(())
+            }
+        };
+        let agent = async {
+            address.send_replace(Some(at(1)));
+            begun.notified().await;
+            address.send_replace(Some(at(2)));
+            slow.notify_one();
+            while written.lock().unwrap().len() < 3 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            drop(address);
+        };
+        tokio::join!(keep_known(addresses, know), agent);
+        assert_eq!(*written.lock().unwrap(), [at(1), at(2), at(2)]);
+    }
 }

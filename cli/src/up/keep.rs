@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::kill;
 use nix::unistd::Pid;
+use rhyzome_runtime::part;
 use rhyzome_runtime::ready::{self, Ready};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -68,6 +69,12 @@ impl Kept {
     pub(crate) fn start(plan: &Arc<Plan>, board: &Board, part: Part, restart: Restart) -> Self {
         let stop = CancellationToken::new();
         let (told, state) = watch::channel(State::Starting);
+        let hosts = plan.hosts(&part);
+        let (address, addresses) = watch::channel(None);
+        if part.kind.is_agent() {
+            let keeping = bootstrap::keep_hosts(plan.layout.clone(), hosts, addresses, stop.clone());
+            tokio::spawn(keeping);
+        }
         let owner = Owner {
             plan: Arc::clone(plan),
             board: board.clone(),
@@ -75,12 +82,14 @@ impl Kept {
             restart,
             stop: stop.clone(),
             state: told,
+            address,
         };
         Self {
             part,
             stop,
             state,
-            task: tokio::spawn(owner.run()),
+            // Without it the part would stay dead, and nobody would know.
+            task: part::spawn("the owner of a part", owner.run()),
         }
     }
 
@@ -114,6 +123,8 @@ struct Owner {
     restart: Restart,
     stop: CancellationToken,
     state: watch::Sender<State>,
+    /// Where an agent serves, for the rows of its hosts.
+    address: watch::Sender<Option<SocketAddr>>,
 }
 
 /// How one process of a part ended.
@@ -184,7 +195,11 @@ impl Owner {
             .append(true)
             .open(self.plan.layout.log(&self.part.name))
             .context("opening its log")?;
-        let mut command: Command = self.plan.command(&self.part, ports)?;
+        let command = tokio::select! {
+            command = self.plan.command(&self.part, ports) => command,
+            () = self.stop.cancelled() => return Ok(Ended::Asked),
+        };
+        let mut command: Command = command?;
         let mut child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -192,15 +207,21 @@ impl Owner {
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {}", self.part.name))?;
-        let pid = child
-            .id()
-            .and_then(|pid| i32::try_from(pid).ok())
-            .context("it has no id")?;
-        let began = Instant::now();
-        self.board.started(&self.part, pid)?;
-        let ended = self.watch(&mut child, pid, ports, began).await;
+        let ended = self.attend(&mut child, ports).await;
+        if ended.is_err() {
+            // Another is started in its place: it must not be there beside that.
+            self.end(&mut child).await?;
+        }
         self.board.ended(&self.part)?;
         ended
+    }
+
+    /// A process of the part, from its start to its end.
+    async fn attend(&self, child: &mut Child, ports: Ports) -> Result<Ended> {
+        let began = Instant::now();
+        let pid = pid(child).context("it has no id")?;
+        self.board.started(&self.part, pid.as_raw())?;
+        self.watch(child, pid.as_raw(), ports, began).await
     }
 
     async fn watch(&self, child: &mut Child, pid: i32, ports: Ports, began: Instant) -> Result<Ended> {
@@ -221,7 +242,7 @@ impl Owner {
                     return Ok(Ended::Died { why, after: began.elapsed(), was });
                 }
                 () = self.stop.cancelled() => {
-                    self.end(child, pid).await?;
+                    self.end(child).await?;
                     return Ok(Ended::Asked);
                 }
                 () = look => {
@@ -275,13 +296,7 @@ impl Owner {
         let address = ready.address;
         self.board.ready(&self.plan, &self.part, ready)?;
         if let (true, Some(address)) = (self.part.kind.is_agent(), address) {
-            let hosts = self.plan.hosts(&self.part);
-            tokio::spawn(bootstrap::keep_hosts(
-                self.plan.layout.clone(),
-                hosts,
-                address,
-                self.stop.clone(),
-            ));
+            self.address.send_replace(Some(address));
         }
         if self.state.send_replace(State::Ready) == State::Ready {
             say(&format!("{} serves again", self.part.name));
@@ -289,18 +304,24 @@ impl Owner {
         Ok(())
     }
 
-    async fn end(&self, child: &mut Child, pid: i32) -> Result<()> {
-        kill(Pid::from_raw(pid), self.part.kind.end_signal())
-            .with_context(|| format!("telling {} to end", self.part.name))?;
-        if tokio::time::timeout(END_WITHIN, child.wait()).await.is_ok() {
+    async fn end(&self, child: &mut Child) -> Result<()> {
+        // One that is reaped has no id any more, and its number may be another's.
+        let Some(running) = pid(child) else { return Ok(()) };
+        let told = kill(running, self.part.kind.end_signal()).is_ok();
+        if told && tokio::time::timeout(END_WITHIN, child.wait()).await.is_ok() {
             return Ok(());
         }
         say(&format!("{} doesn't end: it is killed", self.part.name));
-        kill(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("killing {}", self.part.name))?;
         child
-            .wait()
+            .kill()
             .await
-            .with_context(|| format!("waiting for {}", self.part.name))?;
-        Ok(())
+            .with_context(|| format!("killing {}", self.part.name))
     }
+}
+
+fn pid(child: &Child) -> Option<Pid> {
+    child
+        .id()
+        .and_then(|pid| i32::try_from(pid).ok())
+        .map(Pid::from_raw)
 }

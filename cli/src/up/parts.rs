@@ -191,9 +191,13 @@ impl Plan {
     }
 
     /// How a part is started, on these ports or, where there is none, on free ones.
-    pub(crate) fn command(&self, part: &Part, ports: Ports) -> Result<Command> {
+    pub(crate) async fn command(&self, part: &Part, ports: Ports) -> Result<Command> {
         match part.kind {
-            Kind::Postgres => self.postgres.server(ports.own.context("Postgres has no port")?),
+            Kind::Postgres => {
+                self.postgres
+                    .server(ports.own.context("Postgres has no port")?)
+                    .await
+            }
             Kind::Nats => nats::server(&self.layout, &self.nats_server, ports.own),
             Kind::DevIssuer => {
                 let mut command = self.role(part, "dev-issuer", ports);

@@ -3,11 +3,13 @@
 //! `initdb` and `postgres` refuse root, so that they run as `postgres` or `nobody` where this process is root's. That user must reach
 //! the cluster: where the data folder lies behind closed doors (as under `/root`) it is kept in `/var/tmp`, with a link in its place.
 
+mod former;
+
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::{Uid, User};
@@ -21,8 +23,6 @@ use super::layout::{Layout, remove};
 pub(crate) const NAME: &str = "rhyzome";
 /// A socket's path must fit into 108 bytes (unix(7)); `/.s.PGSQL.65535.lock` comes after.
 const SOCKET_FOLDER_MAX: usize = 80;
-/// How long a former server may take to end.
-const FORMER_ENDS: Duration = Duration::from_secs(30);
 
 /// Where the programs are and as whom they run.
 #[derive(Debug, Clone)]
@@ -121,8 +121,8 @@ impl Postgres {
     }
 
     /// The server on a port.
-    pub(crate) fn server(&self, port: u16) -> Result<Command> {
-        wait_for_former(&self.data())?;
+    pub(crate) async fn server(&self, port: u16) -> Result<Command> {
+        former::wait_for_former(&self.data()).await?;
         remove_stale_socket(&self.sockets, port)?;
         let mut settings: Vec<OsString> = Vec::new();
         for setting in [
@@ -283,62 +283,6 @@ fn newest_bin() -> Result<PathBuf> {
     std::env::var_os("PATH")
         .and_then(|path| std::env::split_paths(&path).find(|folder| folder.join("initdb").is_file()))
         .context("no Postgres here: `apt-get install postgresql` gets it, --postgres-bin says where it is")
-}
-
-/// A server whose stack was killed is still on its way out: the data folder is its until it is gone. One that is dead, and whom nobody
-/// has reaped yet, holds it no more, though its number still looks taken to Postgres.
-fn wait_for_former(data: &Path) -> Result<()> {
-    let deadline = Instant::now() + FORMER_ENDS;
-    loop {
-        match former(data) {
-            Former::None => return Ok(()),
-            Former::Unreaped => return remove(&data.join("postmaster.pid")),
-            Former::Lives(pid) if Instant::now() >= deadline => {
-                bail!("a former Postgres (process {pid}) still holds {}", data.display());
-            }
-            Former::Lives(_) => std::thread::sleep(Duration::from_millis(50)),
-        }
-    }
-}
-
-/// Who the lock file names.
-enum Former {
-    /// Nobody, or a process that has nothing to do with this folder: Postgres judges by itself.
-    None,
-    /// A process that has ended, and is not reaped.
-    Unreaped,
-    /// A Postgres on this folder.
-    Lives(u32),
-}
-
-fn former(data: &Path) -> Former {
-    let Ok(lock) = std::fs::read_to_string(data.join("postmaster.pid")) else {
-        return Former::None;
-    };
-    let Some(pid) = lock
-        .lines()
-        .next()
-        .and_then(|line| line.trim().parse::<u32>().ok())
-    else {
-        return Former::None;
-    };
-    // proc(5): the state stands behind the name, which ends with the last parenthesis.
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat
-        .rsplit_once(')')
-        .map_or("", |(_, rest)| rest)
-        .split_whitespace()
-        .next();
-    if state == Some("Z") {
-        return Former::Unreaped;
-    }
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let folder = data.as_os_str().as_encoded_bytes();
-    if line.split(|b| *b == 0).any(|word| word == folder) {
-        Former::Lives(pid)
-    } else {
-        Former::None
-    }
 }
 
 /// A server that was killed leaves its socket and its lock file.
