@@ -2,7 +2,8 @@
 //!
 //! - [`layout`]: what lies where in the data folder.
 //! - [`stack`]: `stack.json`, for scripts; [`record`]: what a later `up` or `down` needs to know of this one.
-//! - [`parts`]: what runs, and by which command line; [`postgres`], [`nats`]: the two that aren't ours.
+//! - [`parts`]: what runs, and by which command line; [`postgres`], [`nats`]: the two that aren't ours; [`private`]: files of ours where
+//!   anybody may put some.
 //! - [`keep`]: one task owns each part: starts it, sees it ready, restarts it, stops it. [`board`]: what they know together.
 //! - [`begin`]: everything in order until all is ready; [`bootstrap`]: tenants, issuers, hosts, the image.
 //! - [`stop`]: everything in order until nothing is left; [`down`]: the command that asks for it.
@@ -19,6 +20,7 @@ pub(crate) mod layout;
 pub(crate) mod nats;
 pub(crate) mod parts;
 pub(crate) mod postgres;
+pub(crate) mod private;
 pub(crate) mod record;
 pub(crate) mod stack;
 pub(crate) mod stop;

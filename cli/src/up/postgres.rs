@@ -1,13 +1,14 @@
 //! The stack's own Postgres: a private cluster, on a Unix socket and a free port of loopback, with a password from a file.
 //!
 //! `initdb` and `postgres` refuse root, so that they run as `postgres` or `nobody` where this process is root's. That user must reach
-//! the cluster: where the data folder lies behind closed doors (as under `/root`) it is kept in `/var/tmp`, with a link in its place.
+//! the cluster: where the data folder lies behind closed doors (as under `/root`) it is kept in `/var/tmp`, with a link in its place. There
+//! anybody may put things: what isn't ours alone is refused ([`private`]).
 
 mod former;
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use rand::distr::Alphanumeric;
 use tokio::process::Command;
 
 use super::layout::{Layout, remove};
+use super::private;
 
 /// The database and its owner.
 pub(crate) const NAME: &str = "rhyzome";
@@ -70,14 +72,7 @@ impl Postgres {
     /// Makes the cluster if there is none.
     pub(crate) async fn ensure(&self, layout: &Layout) -> Result<()> {
         for folder in [&self.home, &self.sockets] {
-            if !folder.is_dir() {
-                std::fs::DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(folder)
-                    .with_context(|| format!("making {}", folder.display()))?;
-            }
-            self.give(folder)?;
+            private::folder(folder, self.user.as_ref())?;
         }
         let link = layout.postgres();
         if link != self.home && !link.is_symlink() {
@@ -93,8 +88,9 @@ impl Postgres {
             .map(char::from)
             .collect();
         let for_initdb = self.home.join("password.tmp");
-        write_secret(&for_initdb, &password)?;
-        self.give(&for_initdb)?;
+        // Of a start that was broken off.
+        remove(&for_initdb)?;
+        private::file(&for_initdb, &password, self.user.as_ref())?;
         let mut initdb = self.command("initdb", "SIGKILL", &[])?;
         initdb
             .arg("-D")
@@ -112,12 +108,6 @@ impl Postgres {
         remove(&for_initdb)?;
         made?;
         write_secret(&layout.password(), &password)
-    }
-
-    fn give(&self, path: &Path) -> Result<()> {
-        let Some(user) = &self.user else { return Ok(()) };
-        chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
-            .with_context(|| format!("giving {} to {}", path.display(), user.name))
     }
 
     /// The server on a port.
@@ -184,7 +174,7 @@ impl Postgres {
             Err(error) if !error.to_string().contains("already exists") => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        std::fs::write(&done, "").with_context(|| format!("writing {}", done.display()))
+        private::file(&done, "", None)
     }
 
     /// How parts reach it: by the socket, the password from its file.
@@ -237,8 +227,11 @@ fn outside(layout: &Layout) -> PathBuf {
     Path::new("/var/tmp").join(format!("rhyzome-postgres-{}", layout.tag()))
 }
 
-/// In the data folder, or where its user reaches it.
+/// In the data folder, or where its user reaches it. Where it was before, in any case: the link to it lies in a folder of ours.
 fn home(layout: &Layout, user: Option<&User>) -> Result<PathBuf> {
+    if let Ok(there) = std::fs::read_link(layout.postgres()) {
+        return Ok(layout.root().join(there));
+    }
     if user.is_none() {
         return Ok(layout.postgres());
     }
@@ -338,4 +331,39 @@ async fn run(command: &mut Command, name: &str) -> Result<()> {
 /// A path in a URL's query.
 fn escaped(path: &Path) -> String {
     url::form_urlencoded::byte_serialize(path.as_os_str().as_encoded_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[tokio::test]
+    async fn a_folder_that_somebody_else_made_is_not_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let (home, victim) = (dir.path().join("guessed"), dir.path().join("victim"));
+        fs::create_dir(&home).unwrap();
+        fs::set_permissions(&home, fs::Permissions::from_mode(0o777)).unwrap();
+        fs::write(&victim, "kept").unwrap();
+        symlink(&victim, home.join("password.tmp")).unwrap();
+        let postgres = Postgres {
+            bin: dir.path().join("none"),
+            sockets: home.clone(),
+            home: home.clone(),
+            user: None,
+        };
+        let layout = Layout::make(&dir.path().join("data")).unwrap();
+        let error = postgres.ensure(&layout).await.unwrap_err().to_string();
+        assert!(error.contains("must be ours"), "{error}");
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "kept");
+        assert!(home.join("password.tmp").is_symlink() && !layout.postgres().exists());
+    }
+    #[test]
+    fn a_cluster_stays_where_its_link_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::make(dir.path()).unwrap();
+        assert_eq!(home(&layout, None).unwrap(), layout.postgres());
+        symlink(outside(&layout), layout.postgres()).unwrap();
+        assert_eq!(home(&layout, None).unwrap(), outside(&layout));
+    }
 }
