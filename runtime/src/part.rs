@@ -1,11 +1,11 @@
-//! The parts of a role: tasks that are there as long as the process is.
+//! The parts of a role: tasks, and threads, that are there as long as the process is.
 //!
 //! A role that has lost one of them would look alive and leave undone what the part was for: jobs dispatched and never settled, creates that
 //! nobody accepts. So a part that panics ends the process, at once, as a kill does: everything here is made to be killed, and whoever
 //! supervises the process starts it again.
 
 use futures::FutureExt;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokio::task::JoinHandle;
 
 /// The exit status of a process that a part's panic ended; that of a panic in `main`.
@@ -23,11 +23,18 @@ where
 /// A part, for who runs it: its panic ends the process. One that returns is over, and ends nothing.
 pub async fn guard<F: Future>(name: &'static str, part: F) -> F::Output {
     let ended = AssertUnwindSafe(part).catch_unwind().await;
-    ended.unwrap_or_else(|_| {
-        // The panic hook wrote its message and place into the log.
-        tracing::error!(part = name, "a part of this process panicked: the process ends");
-        std::process::exit(STATUS)
-    })
+    ended.unwrap_or_else(|_| end(name))
+}
+
+/// A part that is a thread of its own: its panic ends the process. One that returns is over, and ends nothing.
+pub fn run<T>(name: &'static str, part: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(part)).unwrap_or_else(|_| end(name))
+}
+
+fn end(name: &str) -> ! {
+    // The panic hook wrote its message and place into the log.
+    tracing::error!(part = name, "a part of this process panicked: the process ends");
+    std::process::exit(STATUS)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! A caller changes the state and queues the change's bytes under one lock, so that the file has the order in which decisions
 //! were made. A thread writes and syncs whatever was queued since its last sync; a caller that must not answer before its
 //! decision is safe waits on a [`Ticket`]. Changes that nobody waits for (a step's result) go with the next batch, or by themselves
-//! shortly after. After a failed write every ticket fails, for good: the agent must end.
+//! shortly after. After a failed write every ticket fails, for good: the agent must end. A panic of the thread ends the process.
 
 mod held;
 
@@ -12,6 +12,7 @@ use super::file::{LedgerError, LedgerFile, snapshot};
 use super::record::Change;
 use super::state::{HostState, State};
 use rhyzome_model::ids::HostName;
+use rhyzome_runtime::part;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -151,14 +152,7 @@ impl Ledger {
         }
         let shared = Shared::new(state, Vec::new());
         let for_writer = shared.clone();
-        let writer = std::thread::Builder::new()
-            .name("ledger".into())
-            .spawn(move || write_on(&for_writer, file))
-            .map_err(|e| LedgerError::Io {
-                path: dir.to_owned(),
-                doing: "starting its thread",
-                detail: e.to_string(),
-            })?;
+        let writer = writer(dir, move || write_on(&for_writer, file))?;
         Ok(Self {
             shared,
             writer: Mutex::new(Some(writer)),
@@ -200,6 +194,18 @@ impl Drop for Ledger {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Nobody else would write, and every ticket would wait for ever: its panic ends the process.
+fn writer(dir: &Path, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LedgerError> {
+    std::thread::Builder::new()
+        .name("ledger".into())
+        .spawn(move || part::run("ledger", work))
+        .map_err(|e| LedgerError::Io {
+            path: dir.to_owned(),
+            doing: "starting its thread",
+            detail: e.to_string(),
+        })
 }
 
 fn write_on(shared: &Shared, mut file: LedgerFile) {

@@ -94,3 +94,44 @@ async fn a_new_host_of_an_old_ledger_gets_an_id_of_its_own() {
         assert_ne!(ids.0, ids.1);
     });
 }
+
+/// Set in the process that the test below starts from itself.
+const ALONE: &str = "RHYZOME_TEST_LEDGER_PANICS";
+
+#[tokio::test]
+async fn a_panic_of_the_writer_ends_the_process_and_leaves_nobody_waiting() {
+    const THIS: &str =
+        "ledger::commit::tests::a_panic_of_the_writer_ends_the_process_and_leaves_nobody_waiting";
+    if std::env::var_os(ALONE).is_none() {
+        let ended = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([THIS, "--exact", "--nocapture"])
+            .env(ALONE, "1")
+            .output()
+            .unwrap();
+        assert_eq!(ended.status.code(), Some(part::STATUS), "{ended:?}");
+        assert!(
+            String::from_utf8_lossy(&ended.stderr).contains("of a fault"),
+            "{ended:?}"
+        );
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::new(State::default(), Vec::new());
+    let for_writer = shared.clone();
+    let writer = writer(dir.path(), move || {
+        drop(wait_for_work(&for_writer));
+        panic!("of a fault");
+    });
+    let ledger = Ledger {
+        shared,
+        writer: Mutex::new(Some(writer.unwrap())),
+    };
+    let ticket = ledger.with(|tx| {
+        tx.write(&host(), &begin());
+        tx.ticket()
+    });
+    let waited = tokio::time::timeout(Duration::from_secs(20), ticket.durable()).await;
+    // Only in a process that should have ended; the test's harness catches no exit.
+    eprintln!("the process goes on: {waited:?}");
+    std::process::exit(0);
+}
