@@ -247,6 +247,17 @@ impl Puller {
 
     /// Asks for nothing more, and answers what had come or was on its way.
     pub async fn close(mut self) -> Vec<Delivery> {
+        self.drain().await
+    }
+
+    /// Takes back what was asked for, so that the server gives it to others, and answers what had come or was on its way. The next
+    /// [`Self::next`] asks anew.
+    pub async fn let_go(&mut self) -> Vec<Delivery> {
+        self.renew = true;
+        self.drain().await
+    }
+
+    async fn drain(&mut self) -> Vec<Delivery> {
         while let Some(Some(message)) = last_of(&mut self.before).now_or_never() {
             self.kept.extend(deliverable(message, &self.connection));
         }

@@ -105,6 +105,41 @@ async fn no_more_than_asked_for_is_delivered() {
 }
 
 #[tokio::test]
+async fn what_is_let_go_is_for_others_until_it_is_asked_for_again() {
+    let (server, _, scheduler, worker) = stack(|s| s.config()).await;
+    let publish = async |many: usize| {
+        let orders: Vec<Order> = (0..many).map(|_| order(JobId::new())).collect();
+        let published = orders::publish_all(&scheduler, &orders, Publication::First).await;
+        assert!(published.iter().all(Result::is_ok));
+    };
+    let mut puller = orders::puller(&worker).await.unwrap();
+    publish(2).await;
+    let first = timeout(PATIENCE, puller.next(8)).await.unwrap().unwrap();
+    eventually("the other is out, too", || async {
+        let state = orders::consumer_state(&scheduler).await.unwrap();
+        (state.ack_pending == 2).then_some(())
+    })
+    .await;
+    // It had come already, and six more were asked for.
+    let came = puller.let_go().await;
+    assert_eq!(came.len(), 1);
+    publish(3).await;
+    let other = server.connect(Role::Worker).await;
+    let mut others = orders::puller(&other).await.unwrap();
+    for _ in 0..3 {
+        let delivery = timeout(PATIENCE, others.next(3)).await.unwrap().unwrap();
+        assert_eq!(delivery.delivered(), 1);
+        delivery.ack_confirmed().await.unwrap();
+    }
+    for delivery in came.iter().chain([&first]) {
+        delivery.ack_confirmed().await.unwrap();
+    }
+    assert!(others.close().await.is_empty());
+    publish(1).await;
+    timeout(PATIENCE, puller.next(1)).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn used_up_deliveries_are_told_from_waiting_ones() {
     let few = |s: &Server| NatsConfig {
         ack_wait: Duration::from_millis(200),

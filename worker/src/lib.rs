@@ -1,7 +1,8 @@
 //! The worker: takes orders from NATS, has the agent do them, decides after a failure, and reports. It keeps no state of its own.
 //!
 //! What is guaranteed: no more orders are pulled than there are free slots; an order is acked only after the publish ack of its outcome;
-//! a worker that dies leaves its orders to another, and one that is told to end gives them back to Postgres.
+//! a worker that dies leaves its orders to another, and one that is told to end gives them back to Postgres. So does one that is to run an
+//! order alone, with what came with it: it pulls nothing until that is done.
 //!
 //! ```text
 //! delivered ─▶ read ─▶ (alone, from the third delivery) ─▶ apply ⇄ decide ─▶ outcome stored ─▶ acked
@@ -14,7 +15,7 @@
 //! | --- | --- |
 //! | `config` | the section `[worker]` |
 //! | `pull` | the loop: free slots, pull, end |
-//! | `slot` | one delivery, from reading to ack |
+//! | `slot` | one delivery, from reading to ack; `slot/room`: who runs beside whom |
 //! | `drive` | one order: calls and pauses |
 //! | `course` | one order: where it is, and what comes next; pure |
 //! | `decide` | what follows from an answer: a pure function |

@@ -1,17 +1,17 @@
-//! The loop: pulls no more than there are free slots, until it is told to end; then hands back what isn't done in time.
+//! The loop: pulls no more than there are free slots, and nothing while an order is to run alone, until it is told to end; then hands back
+//! what isn't done in time.
 
 use crate::channels::Channels;
 use crate::config::WorkerConfig;
 use crate::counters::register_metrics;
 use crate::report::Reporter;
-use crate::slot::Shop;
+use crate::slot::{Room, Rooms, Shop};
 use rhyzome_nats::notices::Controls;
 use rhyzome_nats::{Delivery, NatsConfig, NatsError, Puller, Role, orders};
 use rhyzome_runtime::tls::{TlsError, client_config};
 use rhyzome_runtime::{Process, Shutdown, part};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::RwLock;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -68,7 +68,7 @@ pub async fn run(config: WorkerConfig, nats: NatsConfig, process: Process) -> Re
         channels: Channels::new(identity),
         ack_wait: nats.ack_wait,
         max_deliver: u64::try_from(nats.max_deliver).unwrap_or(u64::MAX),
-        alone: RwLock::new(()),
+        rooms: Rooms::new(),
         stop: CancellationToken::new(),
         connection: connection.clone(),
         config,
@@ -107,14 +107,17 @@ async fn pull(
     shutdown: &Shutdown,
     running: &mut JoinSet<()>,
 ) -> (Puller, Result<(), NatsError>) {
+    let mut suspects = shop.rooms.suspects();
     loop {
         let free = shop.config.slots.saturating_sub(running.len());
+        let alone = *suspects.borrow_and_update() > 0;
         tokio::select! {
             biased;
             () = shutdown.triggered() => return (puller, Ok(())),
             Some(ended) = running.join_next() => slot_ended(ended),
-            pulled = puller.next(free), if free > 0 => match pulled {
-                Ok(delivery) => begin(shop, delivery, running),
+            _ = suspects.changed() => {}
+            pulled = puller.next(free), if free > 0 && !alone => match pulled {
+                Ok(delivery) => begin(shop, delivery, &mut puller, running).await,
                 Err(error) => {
                     tracing::error!(%error, "can't pull orders");
                     tokio::select! {
@@ -127,8 +130,23 @@ async fn pull(
     }
 }
 
-fn begin(shop: &Arc<Shop>, delivery: Delivery, running: &mut JoinSet<()>) {
-    running.spawn(Arc::clone(shop).occupy(delivery));
+/// One that is to run alone keeps others away first: what was asked for goes to other workers, and what came is handed back.
+async fn begin(shop: &Arc<Shop>, delivery: Delivery, puller: &mut Puller, running: &mut JoinSet<()>) {
+    let room = shop.rooms.for_order(delivery.delivered());
+    if let Some(Room::Alone(_)) = room {
+        for came in puller.let_go().await {
+            let room = shop.rooms.for_order(came.delivered());
+            occupy(shop, came, room, running);
+        }
+    }
+    occupy(shop, delivery, room, running);
+}
+
+fn occupy(shop: &Arc<Shop>, delivery: Delivery, room: Option<Room>, running: &mut JoinSet<()>) {
+    match room {
+        Some(room) => running.spawn(Arc::clone(shop).occupy(delivery, room)),
+        None => running.spawn(Arc::clone(shop).turn_away(delivery)),
+    };
 }
 
 fn slot_ended(ended: Result<(), tokio::task::JoinError>) {

@@ -1,5 +1,9 @@
 //! One delivery, from reading to ack. Acks come last: after the outcome's publish ack.
 
+mod room;
+
+pub(crate) use room::{Room, Rooms};
+
 use crate::channels::Channels;
 use crate::config::WorkerConfig;
 use crate::drive::drive;
@@ -13,11 +17,8 @@ use rhyzome_proto::job::Order;
 use rhyzome_runtime::fault::{self, Point, Side};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio_util::sync::CancellationToken;
 
-/// From this delivery on, workers may have died of the order: it runs alone.
-const SUSPECT_FROM: u64 = 3;
 /// What may be said at the very end takes no longer.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -29,21 +30,20 @@ pub(crate) struct Shop {
     pub(crate) reporter: Reporter,
     pub(crate) ack_wait: Duration,
     pub(crate) max_deliver: u64,
-    /// Read by ordinary orders, written by one that is to run alone.
-    pub(crate) alone: RwLock<()>,
+    pub(crate) rooms: Rooms,
     /// The grace period is over.
     pub(crate) stop: CancellationToken,
 }
 
 impl Shop {
     /// Deals with one delivery until it is acked, handed back or buried.
-    pub(crate) async fn occupy(self: Arc<Self>, delivery: Delivery) {
+    pub(crate) async fn occupy(self: Arc<Self>, delivery: Delivery, room: Room) {
         fault::point(Point::OrderReceived, Side::Before);
         let third = (self.ack_wait / 3).max(Duration::from_millis(10));
         let mut sign = tokio::time::interval_at(tokio::time::Instant::now() + third, third);
         sign.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let live = OnceLock::new();
-        let work = self.deal(&delivery, &live);
+        let work = self.deal(&delivery, room, &live);
         tokio::pin!(work);
         loop {
             tokio::select! {
@@ -56,10 +56,10 @@ impl Shop {
         self.hand_back(&delivery, live.get()).await;
     }
 
-    async fn deal(&self, delivery: &Delivery, live: &OnceLock<Arc<Live>>) {
+    async fn deal(&self, delivery: &Delivery, room: Room, live: &OnceLock<Arc<Live>>) {
         match orders::read(delivery.payload()) {
             Ok(order) => match order.job_id() {
-                Ok(job) => self.work(job, order, delivery, live).await,
+                Ok(job) => self.work(job, order, delivery, room, live).await,
                 Err(error) => self.bury(delivery, &error.to_string()).await,
             },
             Err(WireError::Newer(version)) => self.newer(delivery, version).await,
@@ -67,9 +67,19 @@ impl Shop {
         }
     }
 
-    async fn work(&self, job: JobId, order: Order, delivery: &Delivery, begun: &OnceLock<Arc<Live>>) {
+    async fn work(
+        &self,
+        job: JobId,
+        order: Order,
+        delivery: &Delivery,
+        room: Room,
+        begun: &OnceLock<Arc<Live>>,
+    ) {
         let fence = order.fence;
-        let _room = self.room(job, delivery).await;
+        if let Room::Alone(_) = room {
+            tracing::warn!(%job, delivered = delivery.delivered(), most = self.max_deliver, "delivered again and again: runs alone");
+        }
+        let _room = self.rooms.enter(room, self.config.alone_wait.duration()).await;
         let place = self.reporter.begin(job, order, delivery.sequence());
         fault::point(Point::OrderReceived, Side::After);
         let live = begun.get_or_init(|| Arc::clone(&place.live));
@@ -96,23 +106,6 @@ impl Shop {
         }
     }
 
-    /// Held while an order runs: beside others, or alone where workers may have died of it. Others that don't end in time are run
-    /// beside, lest one long order stands in the way of all.
-    async fn room(
-        &self,
-        job: JobId,
-        delivery: &Delivery,
-    ) -> (Option<RwLockWriteGuard<'_, ()>>, Option<RwLockReadGuard<'_, ()>>) {
-        if delivery.delivered() < SUSPECT_FROM {
-            return (None, Some(self.alone.read().await));
-        }
-        tracing::warn!(%job, delivered = delivery.delivered(), most = self.max_deliver, "delivered again and again: runs alone");
-        match tokio::time::timeout(self.config.alone_wait.duration(), self.alone.write()).await {
-            Ok(alone) => (Some(alone), None),
-            Err(_) => (None, Some(self.alone.read().await)),
-        }
-    }
-
     /// Nobody can read it: kept as a dead letter, never delivered again.
     async fn bury(&self, delivery: &Delivery, why: &str) {
         ErrorKind::Broken.count();
@@ -135,7 +128,16 @@ impl Shop {
 
     /// To another worker, by way of Postgres: a nak would use up a delivery, and five of them are what an order's workers may die of.
     pub(crate) async fn hand_back(&self, delivery: &Delivery, begun: Option<&Arc<Live>>) {
-        if self.give_up(delivery, Word::Stopped, begun).await {
+        self.hand_on(delivery, Word::Stopped, begun).await;
+    }
+
+    /// The same for one that was pulled while another is to run alone.
+    pub(crate) async fn turn_away(self: Arc<Self>, delivery: Delivery) {
+        self.hand_on(&delivery, Word::Alone, None).await;
+    }
+
+    async fn hand_on(&self, delivery: &Delivery, word: Word, begun: Option<&Arc<Live>>) {
+        if self.give_up(delivery, word, begun).await {
             delivery.ack().await;
         } else {
             delivery.nak().await;

@@ -23,6 +23,8 @@ pub(crate) enum Word {
     Newer,
     /// The worker ends.
     Stopped,
+    /// The worker runs another order alone.
+    Alone,
     /// The order's phase at the agent is another than that of the job.
     Turned,
 }
@@ -42,6 +44,11 @@ impl Word {
             ),
             Self::Newer => ("NEWER_VERSION", "A worker of a newer version is waited for."),
             Self::Stopped => ("WORKER_STOPPED", "The worker was stopped; another goes on."),
+            // The same code: no failure either, and due at once.
+            Self::Alone => (
+                "WORKER_STOPPED",
+                "The worker is busy with another job alone; another goes on.",
+            ),
             Self::Turned => ("UNDOING", "What was done is being taken back."),
         };
         JobError {
@@ -56,7 +63,7 @@ impl Word {
             Self::Unreachable => ErrorClass::Unavailable,
             Self::Unknown | Self::Nonsense => ErrorClass::Timeout,
             Self::Busy => ErrorClass::Busy,
-            Self::Refused | Self::Expired | Self::Newer | Self::Stopped | Self::Turned => {
+            Self::Refused | Self::Expired | Self::Newer | Self::Stopped | Self::Alone | Self::Turned => {
                 ErrorClass::Unspecified
             }
         }

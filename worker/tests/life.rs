@@ -5,7 +5,7 @@
 mod common;
 
 use common::agent::Act;
-use common::server::{PATIENCE, eventually};
+use common::server::eventually;
 use common::{Stack, quick};
 use rhyzome_model::job::ErrorClass;
 use rhyzome_nats::orders::{self, OrderPresence};
@@ -15,7 +15,6 @@ use rhyzome_proto::job::{Control, Order};
 use rhyzome_runtime::Span;
 use rhyzome_worker::WorkerConfig;
 use std::time::Duration;
-use tokio::time::timeout;
 
 fn kind(report: &rhyzome_proto::event::Report) -> OutcomeKind {
     report.outcome.as_ref().unwrap().kind()
@@ -286,46 +285,6 @@ async fn a_hint_ends_the_pauses() {
     assert_eq!(kind(&report), OutcomeKind::Suspended);
     assert!(stack.agent.calls().len() <= 2);
     stack.acked(&order).await;
-    worker.end().await;
-}
-
-#[tokio::test]
-async fn from_the_third_delivery_an_order_runs_alone() {
-    let mut stack = Stack::new(|_, _| Act::Hold).await;
-    let suspect = stack.order("create");
-    stack.publish(&suspect).await;
-    let own = stack.as_worker().await;
-    let mut puller = orders::puller(&own).await.unwrap();
-    for _ in 0..2 {
-        timeout(PATIENCE, puller.next(1))
-            .await
-            .unwrap()
-            .unwrap()
-            .nak()
-            .await;
-    }
-    puller.close().await;
-    own.flush().await.unwrap();
-    // Held alone: whatever else the worker has, waits.
-    let worker = stack.worker("worker-1", quick());
-    held(&stack, 1).await;
-    let others: Vec<Order> = (0..3).map(|_| stack.order("create")).collect();
-    for order in &others {
-        stack.publish(order).await;
-    }
-    eventually("all are with the worker", || async {
-        let state = orders::consumer_state(&stack.scheduler).await.unwrap();
-        (state.ack_pending == 4).then_some(())
-    })
-    .await;
-    // A while in which another call would come, were it to come.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(stack.agent.calls(), std::slice::from_ref(&suspect));
-    stack.agent.release();
-    for order in [&suspect].into_iter().chain(&others) {
-        assert_eq!(kind(&stack.outcome(order).await), OutcomeKind::Succeeded);
-        stack.acked(order).await;
-    }
     worker.end().await;
 }
 
