@@ -154,6 +154,11 @@ impl Live {
         let report = self.report_of(progress.steps.clone(), progress.phase, None, now_ms());
         events::message(&report, self.order_at).ok()
     }
+
+    /// What [`Self::news`] said last was not stored: it is to be said again.
+    fn unsaid(&self) {
+        self.progress().moved = Moved::Yes;
+    }
 }
 
 fn now_ms() -> i64 {
@@ -281,24 +286,29 @@ impl Reporter {
                 () = self.begun.notified(), if parked => {}
                 () = tokio::time::sleep(self.after), if !parked => {}
             }
-            let news: Vec<Outgoing> = {
+            let (told, news): (Vec<Arc<Live>>, Vec<Outgoing>) = {
                 let running = self.running();
                 running
                     .values()
                     .filter(|l| l.begun.elapsed() >= self.after)
-                    .filter_map(|l| l.news())
-                    .collect()
+                    .filter_map(|l| Some((Arc::clone(l), l.news()?)))
+                    .unzip()
             };
             if news.is_empty() {
                 continue;
             }
-            let failed = self
-                .connection
-                .publish_all(news)
-                .await
-                .into_iter()
-                .filter_map(Result::err)
-                .next_back();
+            let mut failed = None;
+            for (live, stored) in told.iter().zip(self.connection.publish_all(news).await) {
+                match stored {
+                    Ok(_) => {}
+                    // Again would be no smaller.
+                    Err(error @ NatsError::TooBig { .. }) => failed = Some(error),
+                    Err(error) => {
+                        live.unsaid();
+                        failed = Some(error);
+                    }
+                }
+            }
             if let Some(error) = failed {
                 tracing::warn!(%error, "progress was not stored; a later report says the same");
             }
