@@ -13,8 +13,8 @@ use rhyzome_proto::event::{OutcomeKind, Report};
 /// The most events in one settle transaction (2,000 is slower: job-protocol.md).
 pub const MOST: usize = 500;
 
-/// The message of a report: its id names job, fence, how many steps it tells of and how it ended; and the place in the stream of the
-/// order that it answers, so that the answer to an order that was published again isn't taken for the one that was lost.
+/// The message of a report: its id names job, fence, how far the steps are, in which phase, and how it ended; and the place in the stream
+/// of the order that it answers, so that the answer to an order that was published again isn't taken for the one that was lost.
 pub fn message(report: &Report, order: u64) -> Result<Outgoing, NatsError> {
     let job = rhyzome_proto::convert::uuid(&report.job)?;
     let kind = report
@@ -22,7 +22,9 @@ pub fn message(report: &Report, order: u64) -> Result<Outgoing, NatsError> {
         .as_ref()
         .map_or(OutcomeKind::Unspecified, rhyzome_proto::event::Outcome::kind) as i32;
     let told: i64 = report.steps.iter().map(|s| i64::from(s.state) + 1).sum();
-    let id = format!("{job}:{}:{order}:{told}:{kind}", report.fence);
+    // The phase changes without a step, too.
+    let phase = if report.undoing { "undoing" } else { "forward" };
+    let id = format!("{job}:{}:{order}:{told}:{phase}:{kind}", report.fence);
     Ok(Outgoing::new(
         subjects::event(&report.tenant, job),
         id,

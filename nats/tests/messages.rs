@@ -140,6 +140,27 @@ async fn what_is_let_go_is_for_others_until_it_is_asked_for_again() {
 }
 
 #[tokio::test]
+async fn each_report_that_says_something_else_is_stored() {
+    let (_server, _, _scheduler, worker) = stack(|s| s.config()).await;
+    let forward = Report {
+        version: 1,
+        job: JobId::new().0.as_bytes().to_vec(),
+        fence: 7,
+        tenant: "demo".into(),
+        ..Default::default()
+    };
+    let undoing = Report {
+        undoing: true,
+        ..forward.clone()
+    };
+    for report in [&forward, &undoing] {
+        let message = events::message(report, 1).unwrap();
+        assert!(!worker.publish(&message).await.unwrap().duplicate, "{report:?}");
+        assert!(worker.publish(&message).await.unwrap().duplicate, "{report:?}");
+    }
+}
+
+#[tokio::test]
 async fn used_up_deliveries_are_told_from_waiting_ones() {
     let few = |s: &Server| NatsConfig {
         ack_wait: Duration::from_millis(200),
