@@ -1,4 +1,4 @@
-//! What a later `up` or `down` needs to know of this stack: its processes by id and start time, and the ports to take again.
+//! What a later `up` or `down` needs to know of this stack: its processes by id, start time and boot, and the ports to take again.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// Its name in the data folder.
 pub(crate) const FILE: &str = "supervisor.json";
@@ -43,6 +44,15 @@ pub(crate) struct Known {
     pub(crate) pid: i32,
     /// Clock ticks from the machine's start to its own (field 22 of `/proc/PID/stat`, proc(5)).
     pub(crate) started: u64,
+    /// The machine's start; none as versions before wrote it, or where the kernel doesn't say.
+    #[serde(default)]
+    pub(crate) boot: Option<Uuid>,
+}
+
+/// Of this start of the machine (random(4)).
+fn boot() -> Option<Uuid> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    text.trim().parse().ok()
 }
 
 impl Known {
@@ -58,6 +68,7 @@ impl Known {
         Some(Self {
             pid,
             started: fields.nth(18)?.parse().ok()?,
+            boot: boot(),
         })
     }
 
@@ -68,7 +79,8 @@ impl Known {
 
     /// Whether it still runs.
     pub(crate) fn runs(self) -> bool {
-        Self::of(self.pid) == Some(self)
+        let same_boot = |now: Self| self.boot.is_none() || now.boot.is_none() || self.boot == now.boot;
+        Self::of(self.pid).is_some_and(|now| now.started == self.started && same_boot(now))
     }
 
     /// Signals it, if it still runs.
@@ -158,6 +170,23 @@ mod tests {
         let known = Known::of(i32::try_from(child.id()).unwrap());
         child.wait().unwrap();
         assert!(known.is_none_or(|known| !known.runs()));
+    }
+
+    #[test]
+    fn a_process_of_another_boot_is_not_one_that_has_its_numbers_now() {
+        let own = Known::own().unwrap();
+        assert!(own.boot.is_some());
+        let before = Known {
+            boot: Some(Uuid::new_v4()),
+            ..own
+        };
+        assert!(!before.runs());
+        // A signal to it would end this test.
+        before.signal(Signal::SIGKILL).unwrap();
+        // As a version before wrote it.
+        let text = format!(r#"{{"pid":{},"started":{}}}"#, own.pid, own.started);
+        let former: Known = serde_json::from_str(&text).unwrap();
+        assert!(former.runs());
     }
 
     #[test]
