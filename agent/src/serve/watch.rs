@@ -1,7 +1,7 @@
 //! A scheduler's watch of one host: hello, capacity and inventory at once, then heartbeats, guests' changes and what is asked for.
 //!
 //! Any number of watches of a host may be open. What takes long (an inventory) holds up neither heartbeats nor the scheduler's
-//! word. The watch ends when the scheduler goes, or the agent.
+//! word, and is made once at a time. The watch ends when the scheduler goes, or the agent.
 
 use super::guests::{GuestHub, Heard};
 use super::inventory;
@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
@@ -49,18 +50,57 @@ struct Told {
     guests: HashMap<ResourceId, SeenPower>,
 }
 
+/// The inventories of a watch, beside it: they may take long. Whoever asks while one is made gets another, made after it.
+#[derive(Default)]
+struct Inventories {
+    /// The one that is being made; ended with the watch.
+    making: JoinSet<()>,
+    /// Somebody asked since it was begun.
+    again: bool,
+}
+
+impl Inventories {
+    fn ask(&mut self, watch: &Watch, out: &Out) {
+        if self.making.is_empty() {
+            self.making.spawn(tell_inventory(
+                watch.engine.clone(),
+                watch.host.clone(),
+                out.clone(),
+            ));
+        } else {
+            self.again = true;
+        }
+    }
+
+    /// Returns when one was made; pending while none is.
+    async fn made(&mut self) {
+        if self.making.join_next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn ask_again(&mut self, watch: &Watch, out: &Out) {
+        if std::mem::take(&mut self.again) {
+            self.ask(watch, out);
+        }
+    }
+}
+
+async fn tell_inventory(engine: Arc<Engine>, host: HostName, out: Out) {
+    match inventory::inventory(&engine, &host).await {
+        // A watch that ended meanwhile needs none.
+        Ok(inventory) => drop(send(&out, Report::Inventory(inventory)).await),
+        Err(error) => {
+            tracing::warn!(%host, %error, inside = error.inside, "what the host holds can't be told");
+        }
+    }
+}
+
 impl Watch {
     /// Runs until either side goes.
     pub(super) async fn run(self, mut controls: Streaming<WatchControl>, out: Out) {
         let mut heard = self.hub.listen(&self.host);
-        let beats = tokio::spawn(beat(
-            self.engine.clone(),
-            self.host.clone(),
-            self.settings.heartbeat,
-            out.clone(),
-        ));
         let _ended = self.talk(&mut controls, &mut heard, &out).await;
-        beats.abort();
     }
 
     async fn talk(
@@ -74,15 +114,24 @@ impl Watch {
             return Err(Gone);
         };
         send(out, Report::Hello(inventory::hello(&self.host, &books))).await?;
+        // Not before: the hello is the first that a scheduler hears. They end with the watch.
+        let mut beats = JoinSet::new();
+        beats.spawn(beat(
+            self.engine.clone(),
+            self.host.clone(),
+            self.settings.heartbeat,
+            out.clone(),
+        ));
         self.tell_capacity(&mut told, out).await?;
-        self.tell_inventory(out);
+        let mut inventories = Inventories::default();
+        inventories.ask(self, out);
         self.tell_guests(&mut told, out).await?;
         let mut capacity = later(CAPACITY_LOOK);
         let mut guests = later(self.settings.guest_refresh);
         loop {
             tokio::select! {
                 control = controls.next() => match control {
-                    Some(Ok(control)) => self.obey(&control, out).await?,
+                    Some(Ok(control)) => self.obey(&control, &mut inventories, out).await?,
                     Some(Err(_)) | None => return Err(Gone),
                 },
                 change = heard.recv() => match change {
@@ -90,6 +139,7 @@ impl Watch {
                     Some(Heard::Missed) => self.tell_guests(&mut told, out).await?,
                     None => return Err(Gone),
                 },
+                () = inventories.made() => inventories.ask_again(self, out),
                 _ = guests.tick() => self.tell_guests(&mut told, out).await?,
                 _ = capacity.tick() => self.tell_capacity(&mut told, out).await?,
                 () = self.shutdown.cancelled() => {
@@ -103,7 +153,12 @@ impl Watch {
     }
 
     /// What the scheduler says.
-    async fn obey(&self, control: &WatchControl, out: &Out) -> Result<(), Gone> {
+    async fn obey(
+        &self,
+        control: &WatchControl,
+        inventories: &mut Inventories,
+        out: &Out,
+    ) -> Result<(), Gone> {
         if control.host != self.host.as_str() {
             let status = Status::permission_denied(format!("this is the watch of host {}", self.host));
             return out.send(Err(status)).await.map_err(|_| Gone).and(Err(Gone));
@@ -124,7 +179,7 @@ impl Watch {
             Err(refusal) => return self.ends(&refusal, out).await,
         }
         if control.inventory {
-            self.tell_inventory(out);
+            inventories.ask(self, out);
         }
         Ok(())
     }
@@ -147,23 +202,6 @@ impl Watch {
                 Ok(())
             }
         }
-    }
-
-    /// Beside the watch: it may take long.
-    fn tell_inventory(&self, out: &Out) {
-        let (engine, host, out) = (self.engine.clone(), self.host.clone(), out.clone());
-        tokio::spawn(async move {
-            tokio::select! {
-                made = inventory::inventory(&engine, &host) => match made {
-                    // A watch that ended meanwhile needs none.
-                    Ok(inventory) => drop(send(&out, Report::Inventory(inventory)).await),
-                    Err(error) => {
-                        tracing::warn!(%host, %error, inside = error.inside, "what the host holds can't be told");
-                    }
-                },
-                () = out.closed() => {}
-            }
-        });
     }
 
     async fn tell_guest(&self, guest: &GuestSeen, told: &mut Told, out: &Out) -> Result<(), Gone> {
