@@ -133,3 +133,28 @@ async fn a_guest_comes_back_after_its_host_could_not_write_for_a_while() {
     assert_ne!(host.pid(plan.instance).await, second);
     plan.delete(&host).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_whose_reboot_is_given_up_half_way_comes_back() {
+    if !can_be_real() {
+        return;
+    }
+    let host = Host::new().await;
+    let plan = Plan::new(ResourceId::new(), ResourceId::new(), 19);
+    plan.create(&host).await;
+    let first = host.pid(plan.instance).await;
+    let log = host
+        .dir
+        .path()
+        .join(format!("objects/instances/{}/console.log", plan.instance));
+    std::fs::remove_file(&log).unwrap();
+    std::fs::create_dir(&log).unwrap();
+    // It is off by then, and nobody asks again, as after a cancel.
+    host.make(plan.reboot()).await.unwrap_err();
+    assert_eq!(host.seen(plan.instance).await.power, SeenPower::Off);
+    let mut changes = host.driver().watch_guests();
+    std::fs::remove_dir(&log).unwrap();
+    told(&mut changes, SeenPower::On).await;
+    assert_ne!(host.pid(plan.instance).await, first);
+    plan.delete(&host).await;
+}

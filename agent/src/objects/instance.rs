@@ -227,7 +227,7 @@ impl Instances {
         run.restarts = 0;
         self.guests.write_run_state(id, &run)?;
         match action.power {
-            Power::On if self.guests.start(id).await? => {
+            Power::On if self.guests.start_or_later(id).await? => {
                 Ok(said(&format!("started, by {}", self.guests.accelerator.as_str())))
             }
             Power::On => Ok(said("runs")),
@@ -282,7 +282,7 @@ impl Instances {
                 .stop(id, Stop::InOrder(within), &context.cancel)
                 .await?;
         }
-        self.guests.start(id).await?;
+        self.guests.start_or_later(id).await?;
         let run = self.guests.run_state(id)?;
         let done = RunState {
             reboot: Some(RebootMark { done: true, ..mark }),

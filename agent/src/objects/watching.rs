@@ -131,6 +131,16 @@ impl Guests {
         Ok(())
     }
 
+    /// Starts a guest for a job. Where that fails it is tried by itself, too: the job may end before it works, cancelled or out of time,
+    /// and the guest should run all the same. The instance's lock is held.
+    pub(crate) async fn start_or_later(self: &Arc<Self>, id: ResourceId) -> Result<bool, StepError> {
+        let started = self.start(id).await;
+        if started.is_err() {
+            self.start_later(id, FIRST_PAUSE);
+        }
+        started
+    }
+
     /// Starts a guest by itself after a pause, if it should run then; tried until it runs, or should run no more.
     fn start_later(self: &Arc<Self>, id: ResourceId, pause: Duration) {
         let guests = Arc::clone(self);
