@@ -1,8 +1,10 @@
 //! Postgres, the only truth: the one crate with SQL. One file per aggregate; a function is one transaction, or a part of one that
 //! its type names.
 //!
-//! Locks are taken in one order everywhere, so that transactions never wait in a ring: idempotency, resources (ids ascending), lease
-//! cursors, quotas, jobs, network homes, tenants, hosts. Dispatch takes jobs and resources only where they are free (`SKIP LOCKED`).
+//! Locks are taken in one order, so that transactions don't wait in a ring: resources (ids ascending), lease cursors, quotas, jobs, network
+//! homes, tenants, hosts. Dispatch takes jobs and resources only where they are free (`SKIP LOCKED`). Two things come out of turn: the row
+//! of an idempotency key is written last, and a dispatch that also ends jobs takes these jobs' tenants and hosts before the homes of its
+//! orders' networks. Should that make a ring, the server ends one transaction of it, and it is tried again ([`StoreError::Conflict`]).
 
 pub mod accept;
 pub mod amiss;
@@ -31,7 +33,7 @@ pub use config::{DatabaseConfig, DatabaseConfigError};
 pub use error::StoreError;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 use std::time::Duration;
 
 /// The migrations, in order; `rhyzome migrate` runs them.
@@ -74,11 +76,11 @@ pub struct Store {
 }
 
 impl Store {
-    /// Connects; fails at once where the database can't be reached.
+    /// Connects; fails at once where the database can't be reached, and says why: the pool would try for a while, and say only that.
     pub async fn connect(options: PgConnectOptions, max_connections: u32) -> Result<Self, StoreError> {
-        let pool = pool_of(max_connections)
-            .connect_with(session::of(options))
-            .await?;
+        let options = session::of(options);
+        PgConnection::connect_with(&options).await?.close().await?;
+        let pool = pool_of(max_connections).connect_with(options).await?;
         Ok(Self { pool })
     }
 

@@ -19,6 +19,8 @@ struct HostLock {
     epoch: i64,
     free: Demand,
     orders_out: i32,
+    /// Somebody watches it now.
+    up: bool,
 }
 
 impl DispatchTx {
@@ -72,7 +74,7 @@ impl DispatchTx {
         for order in orders {
             let resource = self.job(order.job)?.resource;
             let already_out = self.job(order.job)?.order_out;
-            let Some(host) = hosts.get_mut(order.host.as_str()) else {
+            let Some(host) = hosts.get_mut(order.host.as_str()).filter(|host| host.up) else {
                 outcome.left.push(order.job);
                 continue;
             };
@@ -156,9 +158,9 @@ impl DispatchTx {
 
     async fn lock_hosts(&mut self, names: &[String]) -> Result<BTreeMap<String, HostLock>, StoreError> {
         Ok(sqlx::query!(
-            "SELECT name, address, epoch, vcpus - used_vcpus AS vcpus, memory_mib - used_memory_mib AS memory_mib,
-                    disk_gib - used_disk_gib AS disk_gib, orders_out
-             FROM hosts WHERE name = ANY($1) ORDER BY name FOR NO KEY UPDATE",
+            r#"SELECT name, address, epoch, vcpus - used_vcpus AS vcpus, memory_mib - used_memory_mib AS memory_mib,
+                      disk_gib - used_disk_gib AS disk_gib, orders_out, watch_up AND coalesce(watch_until > now(), false) AS "up!"
+               FROM hosts WHERE name = ANY($1) ORDER BY name FOR NO KEY UPDATE"#,
             names
         )
         .fetch_all(&mut *self.tx)
@@ -170,7 +172,7 @@ impl DispatchTx {
                 memory_mib: r.memory_mib.unwrap_or(0),
                 disk_gib: r.disk_gib.unwrap_or(0),
             };
-            (r.name, HostLock { address: r.address, epoch: r.epoch, free, orders_out: r.orders_out })
+            (r.name, HostLock { address: r.address, epoch: r.epoch, free, orders_out: r.orders_out, up: r.up })
         })
         .collect())
     }
