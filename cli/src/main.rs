@@ -27,10 +27,24 @@ fn main() -> ExitCode {
     match perform(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes. Some say theirs themselves: nothing is said twice.
+fn told(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if told.is_empty() {
+            told = cause;
+        } else if !told.ends_with(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
 }
 
 fn perform(cli: Cli) -> Result<ExitCode> {
@@ -68,4 +82,22 @@ fn single() -> Result<tokio::runtime::Runtime> {
         .enable_all()
         .build()
         .context("starting the runtime")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_cause_is_told_twice() {
+        let error = anyhow::Error::from(rhyzome_runtime::config::ConfigError::Unreadable {
+            path: "x.toml".into(),
+            source: std::io::Error::other("not there"),
+        });
+        assert_eq!(
+            told(&error.context("reading")),
+            "reading: the configuration file x.toml: not there"
+        );
+        assert_eq!(told(&anyhow::anyhow!("a").context("b")), "b: a");
+    }
 }

@@ -78,6 +78,115 @@ impl Layers {
         for set in &self.set {
             sources = sources.set(set)?;
         }
-        config::load(&sources).context("reading the configuration")
+        config::load_judged(&sources, fault).context("reading the configuration")
+    }
+}
+
+/// The first value that makes no sense, whichever role reads it, and what would.
+fn fault(settings: &Settings) -> Option<(&'static str, String)> {
+    let (scheduler, worker, agent) = (&settings.scheduler, &settings.worker, &settings.agent);
+    let (api, nats) = (&settings.api, &settings.nats);
+    let counts = [
+        ("api.accept_batch", as_i128(api.accept_batch)),
+        ("api.accept_in_flight", as_i128(api.accept_in_flight)),
+        ("api.body_limit_bytes", as_i128(api.body_limit_bytes)),
+        (
+            "scheduler.tenant_running_cap",
+            scheduler.tenant_running_cap.into(),
+        ),
+        ("scheduler.host_orders_cap", scheduler.host_orders_cap.into()),
+        ("scheduler.dispatch_batch", scheduler.dispatch_batch.into()),
+        ("scheduler.watch_take", scheduler.watch_take.into()),
+        ("worker.slots", as_i128(worker.slots)),
+        ("agent.hosts", agent.hosts.map_or(1, Into::into)),
+        ("nats.max_deliver", nats.max_deliver.into()),
+        ("nats.max_ack_pending", nats.max_ack_pending.into()),
+        ("nats.replicas", as_i128(nats.replicas)),
+        (
+            "database.max_connections",
+            settings.database.max_connections.into(),
+        ),
+    ];
+    if let Some((key, count)) = counts.into_iter().find(|(_, count)| *count < 1) {
+        return Some((key, format!("{count} is too few: 1 or more")));
+    }
+    let times = [
+        ("api.request_timeout", api.request_timeout.duration()),
+        ("api.wait_poll", api.wait_poll.duration()),
+        ("scheduler.job_deadline", scheduler.job_deadline.duration()),
+        ("scheduler.retry_first", scheduler.retry_first.duration()),
+        ("scheduler.retry_most", scheduler.retry_most.duration()),
+        ("scheduler.quiet", scheduler.quiet.duration()),
+        (
+            "scheduler.capacity_recheck",
+            scheduler.capacity_recheck.duration(),
+        ),
+        ("scheduler.watch_lease", scheduler.watch_lease.duration()),
+        ("scheduler.host_silence", scheduler.host_silence.duration()),
+        ("scheduler.check_interval", scheduler.check_interval.duration()),
+        ("worker.silence", worker.silence.duration()),
+        ("worker.progress_after", worker.progress_after.duration()),
+        ("agent.heartbeat", agent.heartbeat.duration()),
+        ("agent.guest_refresh", agent.guest_refresh.duration()),
+        ("nats.ack_wait", nats.ack_wait),
+        ("nats.duplicate_window", nats.duplicate_window),
+        ("nats.publish_timeout", nats.publish_timeout),
+    ];
+    if let Some((key, _)) = times.into_iter().find(|(_, time)| time.is_zero()) {
+        return Some((key, "no time at all: some is needed, such as `5s`".to_owned()));
+    }
+    let overcommit = agent.vcpu_overcommit;
+    (!(overcommit.is_finite() && overcommit > 0.0)).then(|| {
+        (
+            "agent.vcpu_overcommit",
+            format!("{overcommit} can't be: a number above 0, such as 4"),
+        )
+    })
+}
+
+fn as_i128(count: usize) -> i128 {
+    i128::try_from(count).unwrap_or(i128::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_built_in_is_all_right() {
+        assert_eq!(fault(&Settings::default()), None);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named_with_its_origin() {
+        for (key, value) in [
+            ("scheduler.tenant_running_cap", "-1"),
+            ("scheduler.watch_lease", "0s"),
+            ("agent.vcpu_overcommit", "nan"),
+            ("agent.vcpu_overcommit", "-3"),
+            ("agent.hosts", "0"),
+            ("nats.ack_wait", "0s"),
+            ("database.max_connections", "0"),
+            ("worker.slots", "0"),
+        ] {
+            let layers = Layers {
+                sources: Sources::only(None, Vec::new()),
+                set: vec![format!("{key}={value}")],
+            };
+            let said = format!("{:#}", layers.load().unwrap_err());
+            assert!(
+                said.contains(&format!("`{key}` (from the flag --set {key})")),
+                "{said}"
+            );
+        }
+        let layers = Layers {
+            sources: Sources::only(None, Vec::new()),
+            set: vec!["database.url=postgres://a:b@c/d".to_owned()],
+        };
+        let said = format!("{:#}", layers.load().unwrap_err());
+        assert!(
+            said.contains("has a password in it") && !said.contains("a:b"),
+            "{said}"
+        );
     }
 }

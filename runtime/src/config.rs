@@ -78,6 +78,11 @@ pub enum ConfigError {
         "configuration key `{0}` holds a secret, and a flag is seen by everybody on the machine: name a file with `{0}_file`, or use the environment"
     )]
     SecretInFlag(String),
+    /// A URL with a password in a flag.
+    #[error(
+        "configuration key `{0}` has a password in it, and a flag is seen by everybody on the machine: write it in the file or in the environment, or give the password by a file of its own"
+    )]
+    PasswordInFlag(String),
 }
 
 fn from(origin: Option<&Origin>) -> String {
@@ -146,6 +151,31 @@ impl Sources {
 /// # Errors
 /// See [`ConfigError`]; the first fault is told.
 pub fn load<T: DeserializeOwned>(sources: &Sources) -> Result<T, ConfigError> {
+    layers(sources)?.read()
+}
+
+/// As [`load`], and judges what was read: a key that is wrong, and what would be right.
+///
+/// # Errors
+/// See [`ConfigError`]; the first fault is told.
+pub fn load_judged<T: DeserializeOwned>(
+    sources: &Sources,
+    fault: impl FnOnce(&T) -> Option<(&'static str, String)>,
+) -> Result<T, ConfigError> {
+    let layers = layers(sources)?;
+    let origins = layers.origins.clone();
+    let read = layers.read()?;
+    match fault(&read) {
+        None => Ok(read),
+        Some((key, what)) => Err(ConfigError::Value {
+            key: key.to_owned(),
+            origin: origins.get(key).cloned(),
+            what,
+        }),
+    }
+}
+
+fn layers(sources: &Sources) -> Result<Layers, ConfigError> {
     let mut layers = Layers::default();
     if let Some(path) = file_of(sources)? {
         layers.file(&path)?;
@@ -162,9 +192,21 @@ pub fn load<T: DeserializeOwned>(sources: &Sources) -> Result<T, ConfigError> {
         {
             return Err(ConfigError::SecretInFlag(key.clone()));
         }
+        if has_password(value) {
+            return Err(ConfigError::PasswordInFlag(key.clone()));
+        }
         layers.text(key, value, Origin::Flag(flag.clone()))?;
     }
-    layers.read()
+    Ok(layers)
+}
+
+/// Whether a URL names a user with a password (RFC 3986, 3.2.1).
+fn has_password(value: &str) -> bool {
+    let authority = value
+        .split_once("://")
+        .and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
+    let user = authority.and_then(|authority| authority.rsplit_once('@'));
+    user.is_some_and(|(user, _)| user.contains(':'))
 }
 
 /// The file that would be read: the one named, or the first usual one there is.

@@ -27,6 +27,8 @@ const CA_NAME: &str = "Rhyzome CA";
 pub const CA_DAYS: u32 = 3650;
 /// How long a certificate lasts where nothing is said.
 pub const DAYS: u32 = 365;
+/// No certificate lasts longer: a hundred years.
+pub const DAYS_MOST: u32 = 36_500;
 /// Certificates count from this long before they are made, for clocks that are behind.
 const SKEW: Duration = Duration::from_mins(5);
 const DAY: Duration = Duration::from_hours(24);
@@ -51,6 +53,9 @@ pub enum PkiError {
     /// A name that can't stand in a certificate.
     #[error("`{0}` can't be a component's name: a DNS label is (a-z, 0-9, -; at most 63 characters)")]
     Name(String),
+    /// Too few days, or too many.
+    #[error("{0} days: a certificate lasts 1 to {DAYS_MOST} days")]
+    Days(u32),
     /// rcgen refuses.
     #[error("making a certificate: {0}")]
     Make(#[from] rcgen::Error),
@@ -120,7 +125,7 @@ impl Ca {
         })?;
         let key = KeyPair::generate()?;
         let mut params = ca_params();
-        validity(&mut params, SystemTime::now(), days);
+        validity(&mut params, SystemTime::now(), days)?;
         let certificate = params.self_signed(&key)?;
         write_pair(
             &dir.join("ca.crt"),
@@ -205,7 +210,7 @@ impl Ca {
             &mut params,
             request.from.unwrap_or_else(SystemTime::now),
             request.days,
-        );
+        )?;
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let stem = format!("{}-{}", request.role, request.name);
@@ -281,9 +286,13 @@ fn is_label(name: &str) -> bool {
         && !name.ends_with('-')
 }
 
-fn validity(params: &mut CertificateParams, from: SystemTime, days: u32) {
+fn validity(params: &mut CertificateParams, from: SystemTime, days: u32) -> Result<(), PkiError> {
+    if !(1..=DAYS_MOST).contains(&days) {
+        return Err(PkiError::Days(days));
+    }
     params.not_before = (from - SKEW).into();
     params.not_after = (from + DAY * days).into();
+    Ok(())
 }
 
 fn write_pair(

@@ -53,14 +53,40 @@ pub enum DatabaseConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// The database refuses.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+    /// It can't be reached there, or refuses.
+    #[error("Postgres at {place} (database.url): {source}")]
+    Connect {
+        /// Whom and what `database.url` names, without the password.
+        place: String,
+        /// Why.
+        source: StoreError,
+    },
+}
+
+fn place(options: &PgConnectOptions) -> String {
+    let host = options.get_socket().map_or_else(
+        || options.get_host().to_owned(),
+        |socket| socket.display().to_string(),
+    );
+    format!(
+        "{host}, port {}, database {}, as {}",
+        options.get_port(),
+        options.get_database().unwrap_or(options.get_username()),
+        options.get_username()
+    )
 }
 
 impl DatabaseConfig {
     /// As the driver takes it, the password read from its file.
     pub fn options(&self) -> Result<PgConnectOptions, DatabaseConfigError> {
+        if !["postgres://", "postgresql://"]
+            .iter()
+            .any(|scheme| self.url.starts_with(scheme))
+        {
+            return Err(DatabaseConfigError::Url(
+                "it begins with something else".to_owned(),
+            ));
+        }
         let options = PgConnectOptions::from_str(&self.url)
             .map_err(|error| DatabaseConfigError::Url(error.to_string()))?;
         let Some(path) = &self.password_file else {
@@ -80,6 +106,9 @@ impl DatabaseConfig {
 
     /// A store that is connected.
     pub async fn connect(&self) -> Result<Store, DatabaseConfigError> {
-        Ok(Store::connect(self.options()?, self.max_connections).await?)
+        let options = self.options()?;
+        let place = place(&options);
+        let connected = Store::connect(options, self.max_connections).await;
+        connected.map_err(|source| DatabaseConfigError::Connect { place, source })
     }
 }

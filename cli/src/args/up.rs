@@ -17,13 +17,13 @@ pub(crate) struct UpArgs {
     #[arg(long)]
     pub(crate) fresh: bool,
     /// How many workers
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) workers: u32,
     /// How many schedulers
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) schedulers: u32,
     /// How many API servers
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) apis: u32,
     /// How many simulated hosts, besides this machine
     #[arg(long, value_name = "N", default_value_t = 0)]
