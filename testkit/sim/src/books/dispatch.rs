@@ -258,7 +258,7 @@ impl Books {
             outcome.left.push(order.job);
             return false;
         }
-        let Some(host) = self.hosts.get_mut(&order.host) else {
+        let Some(host) = self.hosts.get_mut(&order.host).filter(|host| host.up) else {
             outcome.left.push(order.job);
             return false;
         };

@@ -145,6 +145,10 @@ impl Books {
             .map_or_else(Vec::new, |line| line.values().map(|(job, _)| *job).collect())
     }
 
+    fn first_in_line(&self, resource: ResourceId) -> Option<JobId> {
+        self.line.get(&resource)?.values().next().map(|(job, _)| *job)
+    }
+
     fn leave_line(&mut self, id: JobId) {
         let Some(job) = self.jobs.get(&id) else { return };
         if let Some(line) = self.line.get_mut(&job.resource) {
@@ -155,15 +159,15 @@ impl Books {
         }
     }
 
-    /// Wakes who waited: who is in line on `ended` resources, on those that refer to these, and on what `removed` ones referred to.
+    /// Wakes who waited: the first in line on `ended` resources, on those that refer to these, and on what `removed` ones referred to.
     fn wake(&mut self, ended: &[ResourceId], removed: &[ResourceId], now: DateTime<Utc>) {
-        let mut woken: BTreeSet<JobId> = ended.iter().flat_map(|r| self.in_line(*r)).collect();
+        let mut woken: BTreeSet<JobId> = ended.iter().filter_map(|r| self.first_in_line(*r)).collect();
         for (from, to) in &self.refs {
             if ended.contains(to) {
-                woken.extend(self.in_line(*from));
+                woken.extend(self.first_in_line(*from));
             }
             if removed.contains(from) {
-                woken.extend(self.in_line(*to));
+                woken.extend(self.first_in_line(*to));
             }
         }
         for id in woken {
