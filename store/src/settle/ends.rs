@@ -234,8 +234,9 @@ async fn end_jobs(
     Ok(())
 }
 
-/// Wakes who waited: the first in line on `ended` resources, on those that refer to them, and on what `removed` ones referred to. Dispatch
-/// judges anew. Who stands further behind can't go yet: its turn comes with the end of the one before it.
+/// Wakes who waited: the next in line on `ended` resources, the jobs of resources that refer to these, and those of what `removed` ones
+/// referred to. Dispatch judges anew. The rows of `ended` resources are locked, so that who is first there stays so, and who stands
+/// behind it has its turn with its end; on the others somebody else may be ending the first one just now, so that all in line are woken.
 ///
 /// A job that is due and held by a dispatch is waited for: should it be put to wait on what was read before this end, it is woken.
 pub(crate) async fn wake(
@@ -252,11 +253,11 @@ pub(crate) async fn wake(
              UNION
              SELECT o.job_id FROM unnest($1::uuid[]) AS e(id)
              CROSS JOIN LATERAL (SELECT f.from_id FROM resource_refs f WHERE f.to_id = e.id OFFSET 0) f
-             CROSS JOIN LATERAL (SELECT o.job_id FROM job_resources o WHERE o.resource_id = f.from_id ORDER BY o.seq LIMIT 1) o
+             CROSS JOIN LATERAL (SELECT o.job_id FROM job_resources o WHERE o.resource_id = f.from_id OFFSET 0) o
              UNION
              SELECT o.job_id FROM unnest($2::uuid[]) AS e(id)
              CROSS JOIN LATERAL (SELECT f.to_id FROM resource_refs f WHERE f.from_id = e.id OFFSET 0) f
-             CROSS JOIN LATERAL (SELECT o.job_id FROM job_resources o WHERE o.resource_id = f.to_id ORDER BY o.seq LIMIT 1) o
+             CROSS JOIN LATERAL (SELECT o.job_id FROM job_resources o WHERE o.resource_id = f.to_id OFFSET 0) o
          ), w AS (
              SELECT j.id FROM jobs j
              WHERE j.id = ANY(ARRAY(SELECT job_id FROM c)) AND j.host IS NULL

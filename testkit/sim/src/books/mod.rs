@@ -159,15 +159,16 @@ impl Books {
         }
     }
 
-    /// Wakes who waited: the first in line on `ended` resources, on those that refer to these, and on what `removed` ones referred to.
+    /// Wakes who waited: the next in line on `ended` resources, who is in line on those that refer to these, and on what `removed` ones
+    /// referred to.
     fn wake(&mut self, ended: &[ResourceId], removed: &[ResourceId], now: DateTime<Utc>) {
         let mut woken: BTreeSet<JobId> = ended.iter().filter_map(|r| self.first_in_line(*r)).collect();
         for (from, to) in &self.refs {
             if ended.contains(to) {
-                woken.extend(self.first_in_line(*from));
+                woken.extend(self.in_line(*from));
             }
             if removed.contains(from) {
-                woken.extend(self.first_in_line(*to));
+                woken.extend(self.in_line(*to));
             }
         }
         for id in woken {
