@@ -94,7 +94,21 @@ impl Guests {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::{Command, Stdio};
+    use std::io::Read;
+    use std::process::{Child, Command, Stdio};
+
+    /// A shell in the folder with this for an argument. It has said a word: before its program has begun, the kernel shows no arguments.
+    fn shell(folder: &Path, argument: &str) -> Child {
+        let mut shell = Command::new("sh")
+            .args(["-c", "echo; read line", "sh", argument])
+            .current_dir(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        shell.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        shell
+    }
 
     #[test]
     fn a_process_is_found_by_its_folder_there_and_gone() {
@@ -103,16 +117,8 @@ mod tests {
         let id = ResourceId::new();
         let run = instances.join(id.to_string()).join("run");
         fs::create_dir_all(&run).unwrap();
-        let start = |name: &str| {
-            Command::new("sh")
-                .args(["-c", "read line", "sh", name])
-                .current_dir(&run)
-                .stdin(Stdio::piped())
-                .spawn()
-                .unwrap()
-        };
-        let mut guest = start(&qemu::guest_name(id));
-        let mut other = start("somebody else's");
+        let mut guest = shell(&run, &qemu::guest_name(id));
+        let mut other = shell(&run, "somebody else's");
         let pids = |found: &BTreeMap<ResourceId, Vec<ProcessId>>| -> Vec<u32> {
             found
                 .values()

@@ -71,18 +71,21 @@ fn former(data: &Path) -> Former {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
     use std::process::{Command, Stdio};
 
     #[tokio::test]
     async fn others_go_on_while_a_former_server_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
-        // Any process on the folder; it ends with its input.
+        // Any process on the folder; it ends with its input. Before its program has begun, the kernel shows no arguments: it says a word.
         let mut former = Command::new("sh")
-            .args(["-c", "read -r _; exit", "sh"])
+            .args(["-c", "echo; read -r _; exit", "sh"])
             .arg(dir.path())
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        former.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         std::fs::write(dir.path().join("postmaster.pid"), former.id().to_string()).unwrap();
         let of_others = async {
             drop(former.stdin.take());
