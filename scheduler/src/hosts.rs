@@ -258,12 +258,12 @@ async fn watch_once(
                 write_capacity(context, &host, &capacity).await?;
                 capacity_told = true;
                 if beats {
-                    is_up(context, owner, &host, pause).await?;
+                    comes_up(context, owner, &host, pause).await?;
                 }
             }
             Some(Report::Heartbeat(beat)) => {
                 if !beats && capacity_told {
-                    is_up(context, owner, &host, pause).await?;
+                    comes_up(context, owner, &host, pause).await?;
                 }
                 beats = true;
                 heard
@@ -282,7 +282,12 @@ async fn watch_once(
 }
 
 /// The host gets orders from now on. Who waited for it, or for any room, looks again.
-async fn is_up(context: &Context, owner: &str, host: &HostName, pause: &mut Pause) -> Result<(), StoreError> {
+async fn comes_up(
+    context: &Context,
+    owner: &str,
+    host: &HostName,
+    pause: &mut Pause,
+) -> Result<(), StoreError> {
     context.store.watch_set(owner, host, Watch::Up).await?;
     pause.reset();
     for reason in ["capacity", "host_unreachable"] {

@@ -47,9 +47,14 @@ pub struct Moment<'a> {
     pub config: &'a SchedulerConfig,
 }
 
+/// Whether the job's order with this fence is out, and the newest: only then does a word on it count.
+fn is_out(job: &OpenJob, fence: Fence) -> bool {
+    job.order_out && job.fence == Some(fence)
+}
+
 /// Judges one report of an open job. `None`: stale.
 pub fn judge(job: &OpenJob, report: &Report, moment: Moment<'_>) -> Result<Option<Settlement>, JudgeError> {
-    if job.fence != Some(Fence(report.fence)) || !job.order_out {
+    if !is_out(job, Fence(report.fence)) {
         return Ok(None);
     }
     let steps = steps_of(job, report);
@@ -121,7 +126,7 @@ pub fn judge(job: &OpenJob, report: &Report, moment: Moment<'_>) -> Result<Optio
 /// What becomes of an order whose outcome can't be judged: it isn't left out for ever with its slot and place, but tried again, and says
 /// why. `None`: stale, or no outcome.
 pub fn not_understood(job: &OpenJob, report: &Report, moment: Moment<'_>) -> Option<Settlement> {
-    if job.fence != Some(Fence(report.fence)) || !job.order_out || report.outcome.is_none() {
+    if !is_out(job, Fence(report.fence)) || report.outcome.is_none() {
         return None;
     }
     let error = JobError {
@@ -195,7 +200,7 @@ fn released(job: &OpenJob, error: Option<&JobError>, moment: Moment<'_>) -> Sett
 ///
 /// What can be undone is undone, and ends `POISONED`; what only goes forward, or is being undone already, goes on with back-off.
 pub fn poisoned(job: &OpenJob, fence: Fence, moment: Moment<'_>) -> Option<Settlement> {
-    if job.fence != Some(fence) || !job.order_out {
+    if !is_out(job, fence) {
         return None;
     }
     // Marked: a later order, in mode undo, is due anyway.

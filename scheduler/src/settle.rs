@@ -169,12 +169,13 @@ async fn commit(context: &Context, reports: &[(JobId, Report)]) -> Result<Settle
         let Some(report) = by_job.get(&job.id) else {
             continue;
         };
-        match judge(job, report, moment(rand::random())) {
+        let moment = moment(rand::random());
+        match judge(job, report, moment) {
             Ok(Some(settlement)) => settlements.push(settlement),
             Ok(None) => tracing::debug!(job = %job.id, fence = report.fence, "stale report"),
             Err(error) => {
                 tracing::error!(job = %job.id, %error, "report not understood");
-                settlements.extend(not_understood(job, report, moment(rand::random())));
+                settlements.extend(not_understood(job, report, moment));
             }
         }
     }

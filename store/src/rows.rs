@@ -165,12 +165,29 @@ pub(crate) fn parse<T>(table: &'static str, text: &str, of: fn(&str) -> Option<T
     of(text).ok_or_else(|| StoreError::row(table, format!("unknown value {text:?}")))
 }
 
+/// The same of a column that may be NULL.
+pub(crate) fn parse_some<T>(
+    table: &'static str,
+    text: Option<&str>,
+    of: fn(&str) -> Option<T>,
+) -> Result<Option<T>, StoreError> {
+    text.map(|text| parse(table, text, of)).transpose()
+}
+
 /// JSON of a column as a type of ours.
 pub(crate) fn json<T: serde::de::DeserializeOwned>(
     table: &'static str,
     value: Value,
 ) -> Result<T, StoreError> {
     serde_json::from_value(value).map_err(|e| StoreError::row(table, e))
+}
+
+/// The same of a column that may be NULL.
+pub(crate) fn json_some<T: serde::de::DeserializeOwned>(
+    table: &'static str,
+    value: Option<Value>,
+) -> Result<Option<T>, StoreError> {
+    value.map(|value| json(table, value)).transpose()
 }
 
 /// Columns of a resource with its first open job, as Postgres gives them.
@@ -295,10 +312,10 @@ impl TryFrom<RawJob> for JobRow {
             steps: json("jobs", r.steps)?,
             attempt: r.attempt,
             host: r.host.map(HostName),
-            waiting: r.waiting.map(|w| json("jobs", w)).transpose()?,
+            waiting: json_some("jobs", r.waiting)?,
             deadline_at: r.deadline_at,
             cancel_requested_at: r.cancel_requested_at,
-            error: r.error.map(|e| json("jobs", e)).transpose()?,
+            error: json_some("jobs", r.error)?,
             actor: r.actor,
             trace_id: r.trace_id,
             retry_of: r.retry_of.map(JobId),

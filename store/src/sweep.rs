@@ -4,7 +4,7 @@
 //! is, and whatever stays as it is at the front keeps nothing behind it from being looked at.
 
 use crate::dispatch::{OrderRow, Unread};
-use crate::rows::{json, parse};
+use crate::rows::{json_some, parse, parse_some};
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
@@ -94,13 +94,9 @@ impl Store {
         .await?;
         let seen = i64::try_from(rows.len()).unwrap_or(limit);
         let next = Place::after(rows.last().map(|r| (r.dispatched_at, r.id)), seen, limit);
-        let mut orders = Vec::with_capacity(rows.len());
-        let mut unread = Vec::new();
-        for r in rows {
+        let (orders, unread) = Unread::apart(rows.into_iter().filter_map(|r| {
             // Without its host there is nobody to send it to.
-            let Some(address) = r.address.filter(|_| !r.due) else {
-                continue;
-            };
+            let address = r.address.filter(|_| !r.due)?;
             let job = JobId(r.id);
             let read = || -> Result<OrderRow, StoreError> {
                 Ok(OrderRow {
@@ -115,23 +111,16 @@ impl Store {
                     epoch: r.epoch,
                     fence: r.fence,
                     mode: parse("jobs", &r.mode, Mode::parse)?,
-                    verdict: r
-                        .verdict
-                        .as_deref()
-                        .map(|v| parse("jobs", v, Verdict::parse))
-                        .transpose()?,
-                    cause: r.error.map(|e| json("jobs", e)).transpose()?,
+                    verdict: parse_some("jobs", r.verdict.as_deref(), Verdict::parse)?,
+                    cause: json_some("jobs", r.error)?,
                     attempt: r.attempt,
                     frozen: r.frozen,
                     deadline_at: r.deadline_at,
                     traceparent: r.traceparent,
                 })
             };
-            match read() {
-                Ok(order) => orders.push(order),
-                Err(why) => unread.push(Unread { job, why }),
-            }
-        }
+            Some((job, read()))
+        }));
         Ok(Quiet { orders, unread, next })
     }
 

@@ -12,7 +12,7 @@ use rhyzome_store::Store;
 
 const LINE: i64 = 1000;
 
-/// A network whose create nobody dispatched, and behind it a line of updates that wait, the first of them `due`.
+/// A network whose create nobody dispatched, and behind it a line of updates that wait.
 async fn line(store: &Store) -> (ResourceId, JobId, Vec<JobId>) {
     let tenant = make::tenant(store, "demo").await;
     let made = make::accepted(store, make::network(&tenant, "lan", "10.0.0.0/24")).await;

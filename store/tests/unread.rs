@@ -40,7 +40,7 @@ async fn a_due_job_that_cant_be_read_is_put_off_and_the_others_go() {
     assert_eq!(batch.jobs.iter().map(|j| j.id).collect::<Vec<_>>(), jobs[..1]);
     assert_eq!(batch.unread.iter().map(|u| u.job).collect::<Vec<_>>(), jobs[1..]);
     assert!(
-        batch.unread[0].why.to_string().contains("transmute"),
+        batch.unread[0].why.contains("transmute"),
         "{}",
         batch.unread[0].why
     );

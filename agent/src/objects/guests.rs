@@ -34,7 +34,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{broadcast, watch};
@@ -93,6 +93,10 @@ pub(crate) struct Guests {
     pub(crate) ending: CancellationToken,
     pub(crate) told: AtomicBool,
     pub(crate) live: Mutex<HashMap<ResourceId, Arc<Live>>>,
+    /// Who starts a guest by itself later: the newest that was asked for, by its number.
+    pub(crate) later: Mutex<HashMap<ResourceId, u64>>,
+    /// The numbers of these.
+    pub(crate) turns: AtomicU64,
 }
 
 pub(crate) fn qmp_failed(error: &QmpError) -> StepError {

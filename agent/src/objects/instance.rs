@@ -12,6 +12,7 @@ use super::qemu::{CONSOLE_LOG, SEED};
 use super::run_state::{Ended, RebootMark, RunState};
 use super::seed;
 use super::spawn::Identity;
+use super::watching::FIRST_PAUSE;
 use crate::driver::{Effect, GuestSeen, Held, Seen, SeenPower, StepContext, StepError};
 use chrono::Utc;
 use rhyzome_model::ids::ResourceId;
@@ -227,7 +228,7 @@ impl Instances {
         run.restarts = 0;
         self.guests.write_run_state(id, &run)?;
         match action.power {
-            Power::On if self.guests.start_or_later(id).await? => {
+            Power::On if self.guests.start(id).await? => {
                 Ok(said(&format!("started, by {}", self.guests.accelerator.as_str())))
             }
             Power::On => Ok(said("runs")),
@@ -282,7 +283,11 @@ impl Instances {
                 .stop(id, Stop::InOrder(within), &context.cancel)
                 .await?;
         }
-        self.guests.start_or_later(id).await?;
+        if let Err(error) = self.guests.start(id).await {
+            // Nothing undoes a reboot: its job may end before this works, and the guest should run all the same.
+            self.guests.start_later(id, FIRST_PAUSE);
+            return Err(error);
+        }
         let run = self.guests.run_state(id)?;
         let done = RunState {
             reboot: Some(RebootMark { done: true, ..mark }),

@@ -33,7 +33,7 @@ use rhyzome_runtime::part;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 use tokio::sync::{OnceCell, broadcast};
 use tokio_util::sync::CancellationToken;
@@ -163,6 +163,8 @@ impl RealDriver {
             ending: self.ending.clone(),
             told: AtomicBool::new(false),
             live: std::sync::Mutex::default(),
+            later: std::sync::Mutex::default(),
+            turns: AtomicU64::new(0),
         });
         guests.adopt_all().await?;
         let instances = Instances::new(Arc::clone(&guests));

@@ -14,15 +14,16 @@ use crate::driver::StepError;
 use rhyzome_model::ids::ResourceId;
 use rhyzome_model::step::ObjectKind;
 use rhyzome_runtime::part;
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
 
 /// Between tries of what the host's storage or kernel refused, doubled up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 fn doubled(pause: Duration) -> Duration {
     (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE)
@@ -131,18 +132,11 @@ impl Guests {
         Ok(())
     }
 
-    /// Starts a guest for a job. Where that fails it is tried by itself, too: the job may end before it works, cancelled or out of time,
-    /// and the guest should run all the same. The instance's lock is held.
-    pub(crate) async fn start_or_later(self: &Arc<Self>, id: ResourceId) -> Result<bool, StepError> {
-        let started = self.start(id).await;
-        if started.is_err() {
-            self.start_later(id, FIRST_PAUSE);
-        }
-        started
-    }
-
-    /// Starts a guest by itself after a pause, if it should run then; tried until it runs, or should run no more.
-    fn start_later(self: &Arc<Self>, id: ResourceId, pause: Duration) {
+    /// Starts a guest by itself after a pause, if it should run then; tried until it runs, or should run no more. Whoever asked for the
+    /// same before tries no more.
+    pub(crate) fn start_later(self: &Arc<Self>, id: ResourceId, pause: Duration) {
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        self.later().insert(id, turn);
         let guests = Arc::clone(self);
         self.tasks.spawn(part::guard("a later start", async move {
             let ending = guests.ending.clone();
@@ -150,9 +144,16 @@ impl Guests {
                 let mut pause = pause;
                 loop {
                     tokio::time::sleep(pause).await;
-                    let Err(error) = guests.start_if_wanted(id).await else { return };
+                    if guests.later().get(&id) != Some(&turn) {
+                        return;
+                    }
+                    let Err(error) = guests.start_if_wanted(id).await else { break };
                     tracing::warn!(instance = %id, %error, inside = error.inside, "a guest that should run could not be started");
                     pause = guests.after_failed_start(id, pause).await;
+                }
+                let mut later = guests.later();
+                if later.get(&id) == Some(&turn) {
+                    later.remove(&id);
                 }
             };
             tokio::select! {
@@ -160,6 +161,10 @@ impl Guests {
                 () = work => {}
             }
         }));
+    }
+
+    fn later(&self) -> MutexGuard<'_, HashMap<ResourceId, u64>> {
+        self.later.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn start_if_wanted(self: &Arc<Self>, id: ResourceId) -> Result<(), StepError> {

@@ -5,9 +5,11 @@
 //! unknown `kid` makes the set be fetched again, at most once in `min_interval`. Keys that can't be fetched anew are believed for
 //! [`STALE`] more, then not.
 
+mod keys;
+
 use http::Uri;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
+use jsonwebtoken::{Algorithm, DecodingKey};
+use keys::KeySet;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -61,26 +63,6 @@ struct IssuerKeys {
     tried: Mutex<Option<Instant>>,
 }
 
-#[derive(Debug)]
-struct KeySet {
-    keys: Vec<Key>,
-    fetched_at: Instant,
-}
-
-#[derive(Debug)]
-struct Key {
-    id: Option<String>,
-    fits: Fits,
-    key: Arc<DecodingKey>,
-}
-
-/// Which algorithms a key is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fits {
-    Family(AlgorithmFamily),
-    Only(Algorithm),
-}
-
 #[derive(Deserialize)]
 struct Discovery {
     issuer: String,
@@ -115,7 +97,7 @@ impl KeySource {
         };
         let seen = entry.get();
         if let Some(set) = &seen
-            && set.fetched_at.elapsed() < self.settings.refresh
+            && set.is_fresh(self.settings.refresh)
             && let Some(key) = set.find(id, algorithm)
         {
             return Ok(key);
@@ -123,7 +105,7 @@ impl KeySource {
         // Where the last keys may still count, nobody stands in line behind a slow issuer.
         let last = seen
             .as_ref()
-            .filter(|set| set.fetched_at.elapsed() < self.settings.refresh + STALE)
+            .filter(|set| set.counts(self.settings.refresh))
             .and_then(|set| set.find(id, algorithm));
         let turn = entry.tried.lock();
         let turn = match last {
@@ -135,9 +117,7 @@ impl KeySource {
         };
         let fetched = self.fetch_shared(issuer, &entry, seen.as_ref(), turn).await;
         match (
-            entry
-                .get()
-                .filter(|set| set.fetched_at.elapsed() < self.settings.refresh + STALE),
+            entry.get().filter(|set| set.counts(self.settings.refresh)),
             fetched,
         ) {
             (Some(set), outcome) => {
@@ -171,16 +151,12 @@ impl KeySource {
             return Ok(());
         }
         *tried = Some(Instant::now());
-        let keys = self.fetch(issuer).await?;
-        let set = KeySet {
-            keys,
-            fetched_at: Instant::now(),
-        };
+        let set = self.fetch(issuer).await?;
         *entry.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(set));
         Ok(())
     }
 
-    async fn fetch(&self, issuer: &str) -> Result<Vec<Key>, KeyError> {
+    async fn fetch(&self, issuer: &str) -> Result<KeySet, KeyError> {
         let discovery = format!(
             "{}/.well-known/openid-configuration",
             issuer.trim_end_matches('/')
@@ -193,12 +169,7 @@ impl KeySource {
             )));
         }
         let keys: Keys = self.get(&document.jwks_uri).await?;
-        // A key of a type that isn't known here must not hide the others.
-        Ok(keys
-            .keys
-            .into_iter()
-            .filter_map(|key| Key::read(serde_json::from_value(key).ok()?))
-            .collect())
+        Ok(KeySet::new(keys.keys))
     }
 
     async fn get<T: serde::de::DeserializeOwned>(&self, url: &str) -> Result<T, KeyError> {
@@ -274,80 +245,6 @@ impl IssuerKeys {
     }
 }
 
-impl KeySet {
-    fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<Arc<DecodingKey>> {
-        let mut fitting = self.keys.iter().filter(|k| k.fits.algorithm(algorithm));
-        match id {
-            Some(id) => fitting
-                .find(|k| k.id.as_deref() == Some(id))
-                .map(|k| k.key.clone()),
-            // Without a name more than one would have to be guessed.
-            None => fitting
-                .next()
-                .filter(|_| fitting.next().is_none())
-                .map(|k| k.key.clone()),
-        }
-    }
-}
-
-impl Fits {
-    fn algorithm(self, algorithm: Algorithm) -> bool {
-        match self {
-            Self::Family(family) => algorithm.family() == family,
-            Self::Only(only) => only == algorithm,
-        }
-    }
-}
-
-impl Key {
-    /// A key for signatures that this program can check; none for others (encryption, HMAC, other curves).
-    fn read(jwk: Jwk) -> Option<Self> {
-        if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
-            return None;
-        }
-        let fits = match &jwk.algorithm {
-            AlgorithmParameters::RSA(_) => Fits::Family(AlgorithmFamily::Rsa),
-            AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P256 => {
-                Fits::Only(Algorithm::ES256)
-            }
-            AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P384 => {
-                Fits::Only(Algorithm::ES384)
-            }
-            AlgorithmParameters::OctetKeyPair(okp) if okp.curve == EllipticCurve::Ed25519 => {
-                Fits::Only(Algorithm::EdDSA)
-            }
-            // Other curves, secrets, and whatever a later version knows.
-            _ => return None,
-        };
-        let fits = match jwk.common.key_algorithm {
-            None => fits,
-            Some(named) => Fits::Only(signature_algorithm(named).filter(|a| fits.algorithm(*a))?),
-        };
-        let key = DecodingKey::from_jwk(&jwk).ok()?;
-        Some(Self {
-            id: jwk.common.key_id,
-            fits,
-            key: Arc::new(key),
-        })
-    }
-}
-
-fn signature_algorithm(named: KeyAlgorithm) -> Option<Algorithm> {
-    Some(match named {
-        KeyAlgorithm::RS256 => Algorithm::RS256,
-        KeyAlgorithm::RS384 => Algorithm::RS384,
-        KeyAlgorithm::RS512 => Algorithm::RS512,
-        KeyAlgorithm::PS256 => Algorithm::PS256,
-        KeyAlgorithm::PS384 => Algorithm::PS384,
-        KeyAlgorithm::PS512 => Algorithm::PS512,
-        KeyAlgorithm::ES256 => Algorithm::ES256,
-        KeyAlgorithm::ES384 => Algorithm::ES384,
-        KeyAlgorithm::EdDSA => Algorithm::EdDSA,
-        // HMAC, encryption, and whatever a later version knows.
-        _ => return None,
-    })
-}
-
 /// A client for issuers; `ca` holds further CA certificates as PEM.
 pub fn client(ca: Option<&[u8]>) -> Result<reqwest::Client, reqwest::Error> {
     let mut builder = reqwest::Client::builder()
@@ -364,9 +261,7 @@ pub fn client(ca: Option<&[u8]>) -> Result<reqwest::Client, reqwest::Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Fits, Key, within};
-    use jsonwebtoken::{Algorithm, AlgorithmFamily};
-    use serde_json::{Value, json};
+    use super::within;
 
     #[test]
     fn the_allow_list_goes_by_whole_parts() {
@@ -388,35 +283,5 @@ mod tests {
                 "{url} under {prefix}"
             );
         }
-    }
-
-    fn fits(jwk: Value) -> Option<Fits> {
-        Key::read(serde_json::from_value(jwk).unwrap()).map(|k| k.fits)
-    }
-
-    #[test]
-    fn only_keys_for_signatures_by_algorithm() {
-        let rsa = |extra: Value| {
-            let mut key = json!({"kty": "RSA", "n": "AQAB", "e": "AQAB"});
-            key.as_object_mut()
-                .unwrap()
-                .append(&mut extra.as_object().unwrap().clone());
-            key
-        };
-        assert_eq!(fits(rsa(json!({}))), Some(Fits::Family(AlgorithmFamily::Rsa)));
-        assert_eq!(
-            fits(rsa(json!({"alg": "PS256", "use": "sig"}))),
-            Some(Fits::Only(Algorithm::PS256))
-        );
-        assert_eq!(fits(rsa(json!({"use": "enc"}))), None);
-        assert_eq!(fits(rsa(json!({"alg": "RSA-OAEP"}))), None);
-        assert_eq!(fits(rsa(json!({"alg": "ES256"}))), None);
-        assert_eq!(fits(json!({"kty": "oct", "k": "AAAA"})), None);
-        let ec = json!({"kty": "EC", "crv": "P-384", "x": "AAAA", "y": "AAAA"});
-        assert_eq!(fits(ec), Some(Fits::Only(Algorithm::ES384)));
-        assert_eq!(
-            fits(json!({"kty": "EC", "crv": "P-521", "x": "AAAA", "y": "AAAA"})),
-            None
-        );
     }
 }

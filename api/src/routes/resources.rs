@@ -124,14 +124,14 @@ async fn create_one(kind: Kind, ctx: Ctx) -> Result<Response, Problem> {
     let document = ctx.document()?;
     let idempotency = ctx.idempotency(&document)?;
     let envelope = create::checked(&ctx, kind, document)?;
+    let large_enough = image_floor::check(&ctx, kind, &envelope.spec).await;
     if dry {
-        image_floor::check(&ctx, kind, &envelope.spec).await?;
+        large_enough?;
         return dry_run::of_create(&ctx, kind, envelope, deadline_s).await;
     }
     let what = format!("{kind} {}", envelope.name);
     let turn = ctx.app.keys.lock(&ctx.caller.tenant, idempotency.as_ref()).await;
-    let too_small = image_floor::check(&ctx, kind, &envelope.spec).await;
-    let answer = match (too_small, &idempotency) {
+    let answer = match (large_enough, &idempotency) {
         (Ok(()), _) => {
             let request = create::request(&ctx, kind, envelope, idempotency, deadline_s)?;
             ctx.app.batcher.accept(request, turn).await?

@@ -80,7 +80,11 @@ pub fn etag(row: &ResourceRow) -> String {
 
 /// The state of a row.
 pub fn state(row: &ResourceRow) -> ResourceState {
-    state_with(row, row.active_job.map(|job| (job.action, job.state)))
+    state_with(row, open_job(row))
+}
+
+fn open_job(row: &ResourceRow) -> Option<(Action, JobState)> {
+    row.active_job.map(|job| (job.action, job.state))
 }
 
 fn state_with(row: &ResourceRow, active_job: Option<(Action, JobState)>) -> ResourceState {
@@ -118,9 +122,9 @@ pub fn document<'a>(row: &'a ResourceRow, beside: &Beside, reader: Reader) -> Re
         tags: &row.tags,
         generation: row.generation,
         observed_generation: row.observed_generation,
-        state: beside.would.filter(|_| row.active_job.is_none()).map_or_else(
-            || state(row),
-            |action| state_with(row, Some((action, JobState::Queued))),
+        state: state_with(
+            row,
+            open_job(row).or(beside.would.map(|action| (action, JobState::Queued))),
         ),
         reason: row.reason.as_ref().map(reason).or_else(|| crashed(row)),
         spec: &row.spec,

@@ -89,6 +89,9 @@ pub(super) async fn cancel_locked(
     if let Some(row) = rows.first().filter(|_| !nowhere.ids.is_empty()) {
         nowhere.end(tx, row.resource_id, now).await?;
     }
+    if marked.is_empty() {
+        return Ok(answers);
+    }
     sqlx::query!(
         "UPDATE jobs SET cancel_requested_at = $2, due = CASE WHEN mode = 'undo' THEN due ELSE now() END
          WHERE id = ANY($1) AND cancel_requested_at IS NULL",

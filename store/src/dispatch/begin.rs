@@ -2,7 +2,7 @@
 
 use super::{DispatchLimits, DispatchTx, DueJob, RefRow, Unread, Wanted};
 use crate::leases::LeaseView;
-use crate::rows::{json, parse};
+use crate::rows::{json, json_some, parse, parse_some};
 use crate::{Store, StoreError};
 use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState, Mode, Verdict};
@@ -97,9 +97,7 @@ impl Store {
         let Some(now) = rows.first().map(|r| r.now) else {
             return Ok(None);
         };
-        let mut jobs = Vec::with_capacity(rows.len());
-        let mut unread = Vec::new();
-        for r in rows {
+        let (mut jobs, mut unread) = Unread::apart(rows.into_iter().map(|r| {
             let id = JobId(r.id);
             let read = || -> Result<DueJob, StoreError> {
                 Ok(DueJob {
@@ -126,12 +124,8 @@ impl Store {
                     home: r.home.map(HostName),
                     frozen: r.frozen,
                     mode: parse("jobs", &r.mode, Mode::parse)?,
-                    verdict: r
-                        .verdict
-                        .as_deref()
-                        .map(|v| parse("jobs", v, Verdict::parse))
-                        .transpose()?,
-                    cause: r.error.map(|e| json("jobs", e)).transpose()?,
+                    verdict: parse_some("jobs", r.verdict.as_deref(), Verdict::parse)?,
+                    cause: json_some("jobs", r.error)?,
                     attempt: r.attempt,
                     failures: r.failures,
                     excluded: json("jobs", r.excluded)?,
@@ -139,7 +133,7 @@ impl Store {
                     cancel_requested_at: r.cancel_requested_at,
                     holds_slot: r.holds_slot,
                     order_out: r.order_out,
-                    waiting: r.waiting.map(|w| json("jobs", w)).transpose()?,
+                    waiting: json_some("jobs", r.waiting)?,
                     traceparent: r.traceparent,
                     created_at: r.created_at,
                     earlier_open: r.earlier_open,
@@ -147,20 +141,14 @@ impl Store {
                     referrers: r.referrers,
                 })
             };
-            match read() {
-                Ok(job) => jobs.push(job),
-                Err(why) => unread.push(Unread { job: id, why }),
-            }
-        }
+            (id, read())
+        }));
         let resources: Vec<Uuid> = jobs.iter().map(|j| j.resource.0).collect();
         let (refs, unread_refs) = read_refs(&mut tx, &resources).await?;
         // What refers to what can't be read can't be dispatched either.
         for (resource, why) in unread_refs {
             let of_it = jobs.extract_if(.., |job| job.resource == resource);
-            unread.extend(of_it.map(|job| Unread {
-                job: job.id,
-                why: StoreError::row("resources", &why),
-            }));
+            unread.extend(of_it.map(|job| Unread::new(job.id, &why)));
         }
         put_off(&mut tx, &unread).await?;
         let leases = read_leases(&mut tx, &resources).await?;

@@ -164,7 +164,30 @@ pub struct Unread {
     /// The job.
     pub job: JobId,
     /// What it holds.
-    pub why: StoreError,
+    pub why: String,
+}
+
+impl Unread {
+    fn new(job: JobId, why: &StoreError) -> Self {
+        Self {
+            job,
+            why: why.to_string(),
+        }
+    }
+
+    /// Rows of jobs, those apart that can't be read.
+    pub(crate) fn apart<T>(
+        rows: impl Iterator<Item = (JobId, Result<T, StoreError>)>,
+    ) -> (Vec<T>, Vec<Self>) {
+        let (mut read, mut unread) = (Vec::new(), Vec::new());
+        for (job, row) in rows {
+            match row {
+                Ok(row) => read.push(row),
+                Err(why) => unread.push(Self::new(job, &why)),
+            }
+        }
+        (read, unread)
+    }
 }
 
 /// A batch of due jobs, locked.

@@ -5,7 +5,7 @@ use super::ends::{End, apply_ends_with, forget_abandoned};
 use super::open::{Again, write_agains, write_poisoned, write_progress, write_releases};
 use crate::changes::{self, Change};
 use crate::dispatch::Exclusion;
-use crate::rows::{StepRow, Waiting, json, parse};
+use crate::rows::{StepRow, Waiting, json, json_some, parse, parse_some};
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
 use rhyzome_model::change::What;
@@ -187,19 +187,15 @@ impl Store {
                     host: r.host.map(HostName),
                     pinned: r.pinned,
                     mode: parse("jobs", &r.mode, Mode::parse)?,
-                    verdict: r
-                        .verdict
-                        .as_deref()
-                        .map(|v| parse("jobs", v, Verdict::parse))
-                        .transpose()?,
-                    cause: r.error.map(|e| json("jobs", e)).transpose()?,
+                    verdict: parse_some("jobs", r.verdict.as_deref(), Verdict::parse)?,
+                    cause: json_some("jobs", r.error)?,
                     failures: r.failures,
                     excluded: json("jobs", r.excluded)?,
                     holds_slot: r.holds_slot,
                     epoch: r.epoch,
                     order_out: r.order_out,
                     steps: json("jobs", r.steps)?,
-                    waiting: r.waiting.map(|w| json("jobs", w)).transpose()?,
+                    waiting: json_some("jobs", r.waiting)?,
                     cancel_requested_at: r.cancel_requested_at,
                     created_at: r.created_at,
                 })
