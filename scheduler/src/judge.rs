@@ -8,6 +8,7 @@ mod steps;
 
 use crate::backoff;
 use crate::config::SchedulerConfig;
+use crate::late;
 use chrono::{DateTime, TimeDelta, Utc};
 use effect::{applied, came_to_nothing, elsewhere, networks};
 use rhyzome_model::ids::Fence;
@@ -139,10 +140,7 @@ pub fn not_understood(job: &OpenJob, report: &Report, moment: Moment<'_>) -> Opt
 /// Why a job ends that was released: it was marked to end, or its resource lives on that host and can't be placed elsewhere.
 fn not_placed_anew(job: &OpenJob, error: Option<JobError>) -> Option<JobError> {
     match job.verdict {
-        Some(Verdict::Deadline) => Some(JobError {
-            retryable: true,
-            ..JobError::new("DEADLINE_EXCEEDED", "It was not done before its deadline.")
-        }),
+        Some(Verdict::Deadline) => Some(late::after(error.as_ref().or(job.cause.as_ref()))),
         Some(Verdict::Failed) => Some(error.unwrap_or_else(|| JobError::new("FAILED", "It failed."))),
         Some(Verdict::Cancelled | Verdict::Released) | None if job.action == Action::Create => None,
         Some(Verdict::Cancelled | Verdict::Released) | None => Some(error.unwrap_or_else(|| JobError {

@@ -7,6 +7,7 @@
 //! | `decide` | what is to be done with one due job; pure |
 //! | `place` | the view of the hosts that placement works on |
 //! | `order` | the order's message |
+//! | `late` | the error of a job whose deadline came; pure |
 //! | `settle` | the loop: events are reduced, judged, committed, acked |
 //! | `made` | what a job that succeeded made so; pure |
 //! | `judge` | what one report comes to; pure |
@@ -34,6 +35,7 @@ mod guests;
 pub mod hosts;
 pub mod inventory;
 pub mod judge;
+mod late;
 pub mod left_behind;
 pub mod lookout;
 pub mod made;

@@ -1,7 +1,7 @@
 //! The order's message, from its row. The same row gives the same bytes: an order that is published again is the same order.
 
+use crate::late;
 use rhyzome_model::job::{Mode, Verdict};
-use rhyzome_model::problem::JobError;
 use rhyzome_proto::convert::{bytes, error_bytes};
 use rhyzome_proto::job::{Mode as WireMode, Order, Verdict as WireVerdict};
 use rhyzome_store::dispatch::OrderRow;
@@ -9,10 +9,7 @@ use rhyzome_store::dispatch::OrderRow;
 /// The message.
 pub fn message(row: &OrderRow) -> Order {
     let cause = match (row.verdict, &row.cause) {
-        (Some(Verdict::Deadline), _) => Some(JobError {
-            retryable: true,
-            ..JobError::new("DEADLINE_EXCEEDED", "It was not done before its deadline.")
-        }),
+        (Some(Verdict::Deadline), cause) => Some(late::after(cause.as_ref())),
         (Some(Verdict::Failed | Verdict::Released), cause) => cause.clone(),
         // The agent knows why; this counts only should it have lost that.
         (None, cause) if row.mode == Mode::Undo => cause.clone(),

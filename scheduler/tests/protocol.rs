@@ -9,6 +9,7 @@ use rhyzome_model::ids::{HostName, JobId};
 use rhyzome_model::job::{JobState, Mode, Verdict};
 use rhyzome_model::problem::JobError;
 use rhyzome_proto::event::{OutcomeKind, Report};
+use rhyzome_scheduler::order::message;
 use rhyzome_scheduler::stats::WAITS;
 use rhyzome_store::Store;
 use rhyzome_store::dispatch::{DispatchLimits, OrderRow};
@@ -356,12 +357,8 @@ async fn a_cancel_and_a_deadline_are_undone_at_the_cap_too() {
         .await
         .unwrap()
         .unwrap();
-    let mut verdicts: Vec<_> = walk
-        .dispatch_within(limits)
-        .await
-        .iter()
-        .map(|o| (o.job, o.mode, o.verdict))
-        .collect();
+    let orders = walk.dispatch_within(limits).await;
+    let mut verdicts: Vec<_> = orders.iter().map(|o| (o.job, o.mode, o.verdict)).collect();
     verdicts.sort_by_key(|v| v.0);
     assert_eq!(
         verdicts,
@@ -369,6 +366,15 @@ async fn a_cancel_and_a_deadline_are_undone_at_the_cap_too() {
             (ids[0], Mode::Undo, Some(Verdict::Deadline)),
             (ids[1], Mode::Undo, Some(Verdict::Cancelled))
         ]
+    );
+    let too_late = orders.iter().find(|o| o.job == ids[0]).unwrap();
+    let cause: JobError = serde_json::from_slice(&message(too_late).cause).unwrap();
+    assert_eq!(
+        (cause.code.as_str(), cause.detail.as_str()),
+        (
+            "DEADLINE_EXCEEDED",
+            "It was not done before its deadline. The last try failed: The disk is busy."
+        )
     );
     check(&walk.store, "at the cap").await;
 }

@@ -17,6 +17,12 @@ fn letters(stack: &Stack) -> Vec<Value> {
     list.as_array().expect("a list").clone()
 }
 
+fn broken_letter(stack: &Stack) -> Option<Value> {
+    letters(stack)
+        .into_iter()
+        .find(|letter| letter["reason"] == "broken")
+}
+
 fn refused(stack: &Stack, words: &[&str]) -> String {
     let output = stack.try_run(words);
     assert!(!output.status.success(), "{words:?} went through");
@@ -44,6 +50,7 @@ async fn an_order_that_its_workers_die_of_is_undone_kept_and_replayed() {
         ..Options::simulated(2).set("nats.ack_wait", "1s").expecting(&[
             "a broken message, kept as a dead letter",
             "the workers of an order died of it, it is undone",
+            "the workers of an order died of it, it is tried again",
             "delivered again and again: runs alone",
         ])
     });
@@ -54,7 +61,7 @@ async fn an_order_that_its_workers_die_of_is_undone_kept_and_replayed() {
     let accepted = rest
         .create("instances", &unique("guest"), small_instance(&network))
         .await;
-    let letter = eventually("a dead letter", || async { letters(&stack).pop() }).await;
+    let letter = eventually("a dead letter", || async { letters(&stack).into_iter().next() }).await;
     assert_eq!(
         (&letter["reason"], &letter["job"]),
         (&"poisoned".into(), &accepted.job.as_str().into())
@@ -84,7 +91,15 @@ async fn an_order_that_its_workers_die_of_is_undone_kept_and_replayed() {
     let said = stack.run(&["admin", "dead-letters", "replay", &sequence]);
     let new = said.split_whitespace().nth(1).expect("job ID").to_owned();
     assert_eq!(rest.succeed(&new).await["retry_of"], accepted.job.as_str());
-    assert!(letters(&stack).is_empty(), "it is dropped");
+    // The order to undo it comes to the frozen worker, too: where that was so often enough, there is a letter of it as well.
+    for other in letters(&stack) {
+        assert_ne!(other["sequence"], letter["sequence"], "it is dropped");
+        assert_eq!(
+            (&other["job"], &other["order"]["mode"]),
+            (&letter["job"], &"undo".into()),
+            "{other:#}"
+        );
+    }
     assert_eq!(rest.resource("instances", &accepted.id).await["state"], "running");
     let refusal = refused(&stack, &["admin", "dead-letters", "show", &sequence]);
     assert!(refusal.contains("there is no dead letter"), "{refusal}");
@@ -104,15 +119,15 @@ async fn an_order_that_its_workers_die_of_is_undone_kept_and_replayed() {
     ] {
         let broken = Outgoing::new(subject.into(), unique("m"), "no message of ours");
         from.publish(&broken).await.unwrap();
-        let letter = eventually("a broken letter", || async { letters(&stack).pop() }).await;
+        let letter = eventually("a broken letter", || async { broken_letter(&stack) }).await;
         assert_eq!(
-            (&letter["reason"], &letter["subject"], &letter["job"]),
-            (&"broken".into(), &subject.into(), &Value::Null)
+            (&letter["subject"], &letter["job"]),
+            (&subject.into(), &Value::Null)
         );
         let sequence = letter["sequence"].to_string();
         let refusal = refused(&stack, &["admin", "dead-letters", "replay", &sequence]);
         assert!(refusal.contains("no order can be read from it"), "{refusal}");
         stack.run(&["admin", "dead-letters", "drop", &sequence]);
-        assert!(letters(&stack).is_empty());
+        assert_eq!(broken_letter(&stack), None);
     }
 }

@@ -61,12 +61,11 @@ struct Sink<'a> {
 }
 
 impl<'a> Sink<'a> {
-    async fn create(path: &'a Path, rules: &'a FetchRules) -> Result<Self, StepError> {
-        let file = File::create(path)
-            .await
-            .map_err(|e| storage("making an image's file", path, &e))?;
+    /// On the caller's thread: on another's, the file could come after a cancelled fetch has been cleared away.
+    fn create(path: &'a Path, rules: &'a FetchRules) -> Result<Self, StepError> {
+        let file = std::fs::File::create(path).map_err(|e| storage("making an image's file", path, &e))?;
         Ok(Self {
-            file,
+            file: File::from_std(file),
             path,
             hash: Sha256::new(),
             size: 0,
@@ -181,7 +180,7 @@ pub(crate) async fn from_folder(
         .map_err(|e| storage("reading an image", &source, &e))?
         .len();
     let mut file = File::from_std(file);
-    let mut sink = Sink::create(to, rules).await?;
+    let mut sink = Sink::create(to, rules)?;
     sink.expect(size)?;
     let mut piece = vec![0; PIECE];
     loop {
@@ -330,7 +329,7 @@ fn failed(host: &str, error: reqwest::Error) -> StepError {
 
 async fn receive(response: reqwest::Response, to: &Path, rules: &FetchRules) -> Result<Fetched, StepError> {
     let host = response.url().host_str().unwrap_or_default().to_owned();
-    let mut sink = Sink::create(to, rules).await?;
+    let mut sink = Sink::create(to, rules)?;
     let announced = response.content_length();
     if let Some(total) = announced {
         sink.expect(total)?;

@@ -2,6 +2,7 @@
 
 use super::job::{EARLIER_JOB, still_coming};
 use super::types::Around;
+use crate::late;
 use crate::made::made_so;
 use rhyzome_model::job::{Action, JobState};
 use rhyzome_model::kinds::{KindOps, PlanError};
@@ -21,15 +22,8 @@ pub(super) fn too_late(job: &DueJob, around: &Around<'_>) -> JobError {
         .map(|w| w.detail.clone())
         .or_else(|| job.earlier_open.then(|| EARLIER_JOB.to_owned()))
         .or_else(|| still_coming(around))
-        .or_else(|| (job.attempt == 0).then(|| "Other jobs came first.".to_owned()))
-        .map_or_else(String::new, |why| format!(" It waited: {why}"));
-    JobError {
-        retryable: true,
-        ..JobError::new(
-            "DEADLINE_EXCEEDED",
-            format!("It was not done before its deadline.{waited}"),
-        )
-    }
+        .or_else(|| (job.attempt == 0).then(|| "Other jobs came first.".to_owned()));
+    late::waiting(waited.as_deref())
 }
 
 /// An end without an order: it did nothing on any host.
