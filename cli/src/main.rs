@@ -3,6 +3,7 @@
 mod admin;
 mod args;
 mod issuer;
+mod limits;
 mod migrate;
 mod output;
 mod pki;

@@ -7,6 +7,7 @@ use rhyzome_runtime::telemetry::{self, TelemetryConfig};
 use rhyzome_runtime::{Process, Role, Shutdown};
 
 use crate::args::{AgentArgs, ApiArgs, Configured, ProcessArgs, RoleArgs};
+use crate::limits;
 use crate::settings::{Layers, Settings};
 
 /// `rhyzome api`.
@@ -113,8 +114,9 @@ async fn start(settings: &Settings, role: Role, name: &str, args: &ProcessArgs) 
     })
 }
 
-/// Logs and signals, for every serving process.
+/// Limits, logs and signals, for every serving process.
 pub(crate) fn begin(telemetry: &TelemetryConfig, args: &ProcessArgs) -> Result<Shutdown> {
+    limits::raise_open_files()?;
     telemetry::init_logs(telemetry.log_format)?;
     Shutdown::on_signals(args.grace.duration()).context("listening for signals")
 }

@@ -57,10 +57,12 @@ pub(crate) async fn probe(root: &Path, identity: Option<Identity>) -> Result<Acc
     if !Path::new(DEVICE).exists() {
         return Ok(Accelerator::Tcg);
     }
+    let boot =
+        boot_id().map_err(|e| files::storage("telling the machine's start", Path::new("/proc"), &e))?;
     let record = root.join("accelerator.json");
     let uid = identity.map(|i| i.uid);
     if let Ok(Some(shown)) = files::read_record::<Shown>(&record)
-        && shown.boot == boot_id()
+        && shown.boot == boot
         && shown.uid == uid
     {
         return Ok(shown.accelerator);
@@ -77,7 +79,7 @@ pub(crate) async fn probe(root: &Path, identity: Option<Identity>) -> Result<Acc
     files::write_record(
         &record,
         &Shown {
-            boot: boot_id(),
+            boot: boot.to_owned(),
             uid,
             accelerator,
         },

@@ -219,8 +219,7 @@ async fn launch(names: &Names, folder: &Path, args: Vec<String>) -> Result<(), S
         )
         .inside(format_args!("{why}: {}", said.trim()))
     };
-    let process = child.id().and_then(|pid| ProcessId::of(i32::try_from(pid).ok()?));
-    let process = process.ok_or_else(|| failed("it ended at once".to_owned()))?;
+    let process = ProcessId::of_child(&child).map_err(|e| failed(e.to_string()))?;
     files::write_record(
         &record(folder),
         &Running {
@@ -282,7 +281,8 @@ pub(crate) async fn stop(names: &Names, folder: &Path) -> Result<(), StepError> 
         ours.push(running.process);
     }
     for pid in netns::processes(names).await? {
-        ours.extend(ProcessId::of(pid).filter(|p| p.command().as_deref() == Some("dnsmasq")));
+        let process = ProcessId::of(pid).map_err(|e| not_told(&e))?;
+        ours.extend(process.filter(|p| p.command().as_deref() == Some("dnsmasq")));
     }
     for process in ours {
         process

@@ -185,9 +185,13 @@ pub(crate) fn remove_folder(path: &Path) -> Result<(), StepError> {
 
 /// The ids in a folder: each entry's name up to the first dot, where it is an id.
 pub(crate) fn ids_in(folder: &Path, suffix: &str) -> Result<Vec<ResourceId>, StepError> {
-    let entries = fs::read_dir(folder).map_err(|e| storage("reading a folder", folder, &e))?;
+    let failed = |e| storage("reading a folder", folder, &e);
+    let entries: Vec<fs::DirEntry> = fs::read_dir(folder)
+        .map_err(failed)?
+        .collect::<Result<_, _>>()
+        .map_err(failed)?;
     let mut ids: Vec<ResourceId> = entries
-        .filter_map(Result::ok)
+        .iter()
         .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(suffix)?.parse().ok())
         .collect();
     ids.sort_unstable();

@@ -308,8 +308,7 @@ impl Guests {
             )
             .inside(format_args!("{why}: {}", said.trim()))
         };
-        let process = child.id().and_then(|pid| ProcessId::of(i32::try_from(pid).ok()?));
-        let process = process.ok_or_else(|| failed("it ended at once"))?;
+        let process = ProcessId::of_child(&child).map_err(|e| failed(&e.to_string()))?;
         run.process = Some(process.clone());
         self.write_run_state(id, run)?;
         self.hierarchy

@@ -205,8 +205,8 @@ impl Instances {
         Ok(said("the guest is off and gone"))
     }
 
-    pub(crate) fn is_gone(&self, id: ResourceId) -> bool {
-        !self.layout().instance(id).exists() && !self.guests.runs_anywhere(id)
+    pub(crate) fn is_gone(&self, id: ResourceId) -> Result<bool, StepError> {
+        Ok(!self.layout().instance(id).exists() && !self.guests.runs_anywhere(id)?)
     }
 
     pub(crate) async fn set_power(
@@ -244,7 +244,7 @@ impl Instances {
 
     pub(crate) fn observe_power(&self, action: &SetPower) -> Result<Seen, StepError> {
         let run = self.guests.run_state(action.instance)?;
-        let runs = run.alive().is_some() || self.guests.runs_anywhere(action.instance);
+        let runs = run.alive().is_some() || self.guests.runs_anywhere(action.instance)?;
         let so = run.wanted == action.power && runs == (action.power == Power::On);
         Ok(if so { Seen::StillSo } else { Seen::NotSo })
     }
@@ -332,7 +332,7 @@ impl Instances {
 
     pub(crate) fn inventory(&self) -> Result<Vec<Held>, StepError> {
         let mut all = Vec::new();
-        let mut running = self.guests.running();
+        let mut running = self.guests.running()?;
         for id in files::ids_in(&self.layout().instances(), "")? {
             let runs = running.remove(&id).is_some();
             // A folder without a definition was begun or is going: it is listed, so that it is found.

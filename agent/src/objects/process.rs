@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
+use tokio::process::Child;
 
 /// Clock ticks a second in `/proc`: fixed at 100 on Linux (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -50,47 +52,76 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
-fn stat_of(pid: i32) -> Option<Stat> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+/// Of a process that has this number and is no zombie. An error where that can't be told.
+fn stat_of(pid: i32) -> io::Result<Option<Stat>> {
+    let path = format!("/proc/{pid}/stat");
+    let Some(text) = unless_gone(fs::read_to_string(&path))? else {
+        return Ok(None);
+    };
+    let stat =
+        parse_stat(&text).ok_or_else(|| io::Error::other(format!("{path} can't be read: {text:?}")))?;
+    Ok(Some(stat).filter(|stat| !matches!(stat.state, 'Z' | 'X')))
 }
 
-/// The machine's present start.
-pub(crate) fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|s| s.trim().to_owned())
-        .unwrap_or_default()
+/// What was read of a process in `/proc`; none where it has ended.
+pub(crate) fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(Errno::ESRCH as i32) => {
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// The machine's present start. It is asked for once: it can't change while this process lives.
+pub(crate) fn boot_id() -> io::Result<&'static str> {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    if let Some(id) = BOOT.get() {
+        return Ok(id);
+    }
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(BOOT.get_or_init(|| id.trim().to_owned()))
 }
 
 impl ProcessId {
-    /// The process that has this number now.
-    pub(crate) fn of(pid: i32) -> Option<Self> {
-        let stat = stat_of(pid)?;
-        (!matches!(stat.state, 'Z' | 'X')).then(|| Self {
+    /// The process that has this number now; none where there is none.
+    pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
+        let boot = boot_id()?;
+        Ok(stat_of(pid)?.map(|stat| Self {
             pid,
             started: stat.started,
-            boot: boot_id(),
-        })
+            boot: boot.to_owned(),
+        }))
     }
 
-    fn stat(&self) -> Option<Stat> {
-        let stat = stat_of(self.pid)?;
-        (stat.started == self.started && !matches!(stat.state, 'Z' | 'X') && boot_id() == self.boot)
-            .then_some(stat)
+    /// A program's that this agent has just started.
+    pub(crate) fn of_child(child: &Child) -> io::Result<Self> {
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        let process = pid.map(Self::of).transpose()?.flatten();
+        process.ok_or_else(|| io::Error::other("it ended at once"))
     }
 
-    /// Whether it runs.
+    fn stat(&self) -> io::Result<Option<Stat>> {
+        if boot_id()? != self.boot {
+            return Ok(None);
+        }
+        Ok(stat_of(self.pid)?.filter(|stat| stat.started == self.started))
+    }
+
+    /// Whether it runs. One of which that can't be told does: nothing is begun in its place.
     pub(crate) fn is_alive(&self) -> bool {
-        self.stat().is_some()
+        self.stat().map_or(true, |stat| stat.is_some())
     }
 
     /// Whether the machine was started again since.
     pub(crate) fn is_of_another_boot(&self) -> bool {
-        boot_id() != self.boot
+        boot_id().is_ok_and(|boot| boot != self.boot)
     }
 
     /// What it used so far; none once it has ended.
     pub(crate) fn figures(&self) -> Option<Figures> {
-        let stat = self.stat()?;
+        let stat = self.stat().ok()??;
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         let rss_kib: f64 = status
             .lines()
@@ -117,7 +148,7 @@ impl ProcessId {
 
     /// The command's name (`comm`).
     pub(crate) fn command(&self) -> Option<String> {
-        self.stat()?;
+        self.stat().ok()??;
         fs::read_to_string(self.proc("comm"))
             .ok()
             .map(|s| s.trim().to_owned())
@@ -130,7 +161,7 @@ impl ProcessId {
 
     /// Sends a signal, if it is still the same process.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
-        if !self.is_alive() {
+        if self.stat()?.is_none() {
             return Ok(());
         }
         match kill(Pid::from_raw(self.pid), signal) {
@@ -170,6 +201,7 @@ impl ProcessId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
     #[test]
     fn a_name_with_parentheses_doesnt_confuse() {
@@ -180,7 +212,9 @@ mod tests {
 
     #[test]
     fn a_process_with_another_start_time_is_never_signalled() {
-        let me = ProcessId::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let me = ProcessId::of(i32::try_from(std::process::id()).unwrap())
+            .unwrap()
+            .unwrap();
         assert!(me.is_alive());
         let other = ProcessId {
             started: me.started + 1,
@@ -193,9 +227,43 @@ mod tests {
     #[tokio::test]
     async fn a_zombie_has_ended() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let id = ProcessId::of(i32::try_from(child.id()).unwrap()).unwrap();
+        let id = ProcessId::of(i32::try_from(child.id()).unwrap())
+            .unwrap()
+            .unwrap();
         child.kill().unwrap();
         assert!(id.ended_within(Duration::from_secs(10)).await);
         child.wait().unwrap();
+    }
+
+    /// Set in the process that the next test starts from itself: limits are a whole process'.
+    const POOR: &str = "RHYZOME_TEST_NO_FILES";
+
+    #[test]
+    fn what_cant_be_told_is_taken_for_alive_and_not_signalled() {
+        const THIS: &str = "objects::process::tests::what_cant_be_told_is_taken_for_alive_and_not_signalled";
+        if std::env::var_os(POOR).is_none() {
+            let ended = std::process::Command::new(std::env::current_exe().unwrap())
+                .args([THIS, "--exact", "--nocapture"])
+                .env(POOR, "1")
+                .output()
+                .unwrap();
+            assert!(ended.status.success(), "{ended:?}");
+            return;
+        }
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let id = ProcessId::of(i32::try_from(child.id()).unwrap())
+            .unwrap()
+            .unwrap();
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 0, hard).unwrap();
+        // It is gone, and that can't be read.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (alive, signalled, other) = (id.is_alive(), id.signal(Signal::SIGTERM), ProcessId::of(id.pid));
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+        assert!(alive);
+        assert_eq!(signalled.unwrap_err().raw_os_error(), Some(Errno::EMFILE as i32));
+        assert!(other.is_err());
+        assert!(!id.is_alive());
     }
 }

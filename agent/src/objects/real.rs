@@ -267,7 +267,7 @@ impl RealDriver {
             Action::EnsureDisk(a) => parts.disks.observe(a),
             Action::RemoveDisk(a) => Ok(gone(parts.disks.is_gone(a.disk))),
             Action::EnsureInstance(a) => parts.instances.observe(a),
-            Action::RemoveInstance(a) => Ok(gone(parts.instances.is_gone(a.instance))),
+            Action::RemoveInstance(a) => Ok(gone(parts.instances.is_gone(a.instance)?)),
             Action::SetPower(a) => parts.instances.observe_power(a),
             Action::Reboot(a) => parts.instances.observe_reboot(a, context),
         }
@@ -291,7 +291,7 @@ impl RealDriver {
                 Err(error) => failed = Some(error),
             }
         }
-        for id in parts.guests.running().into_keys() {
+        for id in parts.guests.running()?.into_keys() {
             let _lock = self.locks.take(ObjectKind::Instance, id).await;
             match parts.guests.end_strays(id, None).await {
                 Ok(()) => stopped += 1,

@@ -5,28 +5,36 @@
 
 use super::files::storage;
 use super::guests::{Guests, QUITS_WITHIN};
-use super::process::ProcessId;
+use super::process::{ProcessId, unless_gone};
 use super::qemu;
 use crate::driver::StepError;
 use rhyzome_model::ids::ResourceId;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Behind the name of a folder that is gone, in proc(5)'s `cwd`.
 const DELETED: &str = " (deleted)";
 
-/// Every guest's process that runs in a folder below `instances`, there or gone.
-pub(super) fn running(instances: &Path) -> BTreeMap<ResourceId, Vec<ProcessId>> {
-    let mut all: BTreeMap<ResourceId, Vec<ProcessId>> = BTreeMap::new();
-    let instances = absolute(instances);
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    for pid in entries.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok()) {
-        if let Some((id, process)) = guest_of(pid, &instances) {
-            all.entry(id).or_default().push(process);
+/// Every guest's process that runs in a folder below `instances`, there or gone. An error where not all processes could be looked at: one
+/// that isn't seen may be started once more.
+pub(super) fn running(instances: &Path) -> Result<BTreeMap<ResourceId, Vec<ProcessId>>, StepError> {
+    let look = || -> io::Result<_> {
+        let mut all: BTreeMap<ResourceId, Vec<ProcessId>> = BTreeMap::new();
+        let instances = absolute(instances);
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            if let Some((id, process)) = guest_of(pid, &instances)? {
+                all.entry(id).or_default().push(process);
+            }
         }
-    }
-    all
+        Ok(all)
+    };
+    look().map_err(|e| storage("looking at the processes", Path::new("/proc"), &e))
 }
 
 /// With the links that lead to it resolved, whether it is there or not.
@@ -39,35 +47,38 @@ fn absolute(folder: &Path) -> PathBuf {
     whole.or_else(by_parent).unwrap_or_else(|| folder.to_owned())
 }
 
-fn guest_of(pid: i32, instances: &Path) -> Option<(ResourceId, ProcessId)> {
+fn guest_of(pid: i32, instances: &Path) -> io::Result<Option<(ResourceId, ProcessId)>> {
+    let Some(id) = whose_folder(pid, instances) else {
+        return Ok(None);
+    };
+    let Some(process) = ProcessId::of(pid)? else {
+        return Ok(None);
+    };
+    let arguments = unless_gone(fs::read(process.proc("cmdline")))?.unwrap_or_default();
+    let name = qemu::guest_name(id);
+    let is_its_own = arguments.split(|b| *b == 0).any(|a| a == name.as_bytes());
+    Ok(is_its_own.then_some((id, process)))
+}
+
+/// Of the instance whose folder a process works in.
+fn whose_folder(pid: i32, instances: &Path) -> Option<ResourceId> {
+    // One that can't be asked where it works is somebody else's, or none any more.
     let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
     let cwd = cwd.to_str()?;
     let folder = Path::new(cwd.strip_suffix(DELETED).unwrap_or(cwd));
-    let id: ResourceId = folder
-        .strip_prefix(instances)
-        .ok()?
-        .components()
-        .next()?
-        .as_os_str()
-        .to_str()?
-        .parse()
-        .ok()?;
-    let process = ProcessId::of(pid)?;
-    let arguments = fs::read(process.proc("cmdline")).ok()?;
-    let name = qemu::guest_name(id);
-    let is_its_own = arguments.split(|b| *b == 0).any(|a| a == name.as_bytes());
-    is_its_own.then_some((id, process))
+    let first = folder.strip_prefix(instances).ok()?.components().next()?;
+    first.as_os_str().to_str()?.parse().ok()
 }
 
 impl Guests {
     /// What runs of this host's guests, in folders that are there or gone.
-    pub(super) fn running(&self) -> BTreeMap<ResourceId, Vec<ProcessId>> {
+    pub(super) fn running(&self) -> Result<BTreeMap<ResourceId, Vec<ProcessId>>, StepError> {
         running(&self.layout.instances())
     }
 
     /// Whether a guest of this instance runs, in a record or not.
-    pub(super) fn runs_anywhere(&self, id: ResourceId) -> bool {
-        self.running().contains_key(&id)
+    pub(super) fn runs_anywhere(&self, id: ResourceId) -> Result<bool, StepError> {
+        Ok(self.running()?.contains_key(&id))
     }
 
     /// Ends every process of a guest but this one. The instance's lock is held.
@@ -76,7 +87,7 @@ impl Guests {
         id: ResourceId,
         but_for: Option<&ProcessId>,
     ) -> Result<(), StepError> {
-        for process in self.running().remove(&id).unwrap_or_default() {
+        for process in self.running()?.remove(&id).unwrap_or_default() {
             if but_for == Some(&process) {
                 continue;
             }
@@ -126,15 +137,15 @@ mod tests {
                 .map(|p| u32::try_from(p.pid).unwrap())
                 .collect()
         };
-        assert_eq!(pids(&running(&instances)), [guest.id()]);
+        assert_eq!(pids(&running(&instances).unwrap()), [guest.id()]);
         fs::remove_dir_all(&instances).unwrap();
-        let found = running(&instances);
+        let found = running(&instances).unwrap();
         assert_eq!(pids(&found), [guest.id()]);
         assert!(found.contains_key(&id));
         for child in [&mut guest, &mut other] {
             child.kill().unwrap();
             child.wait().unwrap();
         }
-        assert!(running(&instances).is_empty());
+        assert!(running(&instances).unwrap().is_empty());
     }
 }

@@ -29,6 +29,21 @@ fn doubled(pause: Duration) -> Duration {
     (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE)
 }
 
+/// What there is, as soon as the host's storage tells it: nobody would ask for it again.
+pub(crate) async fn until_listed(list: impl Fn() -> Result<Vec<ResourceId>, StepError>) -> Vec<ResourceId> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match list() {
+            Ok(ids) => return ids,
+            Err(error) => {
+                tracing::error!(%error, inside = error.inside, "what was on the host could not be listed; again");
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = doubled(pause);
+    }
+}
+
 impl Guests {
     /// Holds a guest that runs, and watches it.
     pub(crate) fn hold(
@@ -205,7 +220,9 @@ impl Guests {
             None => None,
         };
         let Some((qmp, events)) = found else { return Ok(()) };
-        let process = qmp.peer.and_then(ProcessId::of).filter(|p| runs_in(p, &folder));
+        let peer = qmp.peer.map(ProcessId::of).transpose();
+        let peer = peer.map_err(|e| storage("telling whose monitor it is", &folder, &e))?;
+        let process = peer.flatten().filter(|p| runs_in(p, &folder));
         let Some(process) = process else { return Ok(()) };
         let status = qmp.status().await.map_err(|e| qmp_failed(&e))?;
         let phase = match status.as_str() {
@@ -242,12 +259,10 @@ impl Guests {
     }
 
     /// Starts what should run, now that the host was told its epoch.
-    pub(crate) fn resume(self: &Arc<Self>) {
-        match files::ids_in(&self.layout.instances(), "") {
-            Ok(ids) => ids
-                .into_iter()
-                .for_each(|id| self.start_later(id, Duration::ZERO)),
-            Err(error) => tracing::error!(%error, inside = error.inside, "the instances could not be listed"),
+    pub(crate) async fn resume(self: &Arc<Self>) {
+        let folder = self.layout.instances();
+        for id in until_listed(|| files::ids_in(&folder, "")).await {
+            self.start_later(id, Duration::ZERO);
         }
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rhyzome_store::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
@@ -21,6 +20,7 @@ use super::parts::{Kind, Part, Plan};
 use super::record::Record;
 use super::{bootstrap, image, stop};
 use crate::args::{Configured, UpArgs};
+use crate::limits;
 use crate::settings::Layers;
 
 /// How long all together may take to be ready.
@@ -42,7 +42,7 @@ pub(crate) async fn run(configured: &Configured, args: &UpArgs) -> Result<()> {
     } else {
         earlier
     };
-    raise_open_files()?;
+    limits::raise_open_files()?;
     let plan = Arc::new(Plan::new(layout.clone(), args, &configured.set)?);
     bootstrap::write_config(&plan, configured, None, None)?;
     check(configured, &plan)?;
@@ -126,15 +126,6 @@ async fn afresh(layout: &Layout) -> Result<Record> {
     layout.wipe()?;
     Layout::make(layout.root())?;
     Ok(Record::default())
-}
-
-/// Ten thousand hosts are ten thousand connections: as many open files as are allowed.
-fn raise_open_files() -> Result<()> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("asking for the limit of open files")?;
-    if soft < hard {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raising the limit of open files")?;
-    }
-    Ok(())
 }
 
 /// Finds what is wrong with the configuration now rather than in a part's log.

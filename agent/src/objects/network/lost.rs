@@ -14,33 +14,39 @@ impl Networks {
             return Ok(());
         }
         let server = dnsmasq::process(&self.layout.network(network.network));
-        match server.or_else(|| self.guest_inside(network)) {
+        let inside = match server {
+            Some(server) => Some(server),
+            None => self.guest_inside(network)?,
+        };
+        match inside {
             Some(inside) => netns::name_again(names, &inside).await,
             None => Ok(()),
         }
     }
 
     /// A guest in its namespace: QEMU runs in that of a guest's first card.
-    fn guest_inside(&self, network: &Network) -> Option<ProcessId> {
-        let mut running = strays::running(&self.layout.instances());
-        network.claims.keys().find_map(|holder| {
+    fn guest_inside(&self, network: &Network) -> Result<Option<ProcessId>, StepError> {
+        let mut running = strays::running(&self.layout.instances())?;
+        Ok(network.claims.keys().find_map(|holder| {
             let guest = instance::definition(&self.layout, *holder).ok().flatten()?;
             let is_home = guest.interfaces.first()?.network == network.network;
             running.remove(holder).filter(|_| is_home)?.into_iter().next()
-        })
+        }))
     }
 
     /// Whether its dnsmasq has ended, or its namespace has lost its name, though neither should have.
-    pub(crate) fn lost_half(&self, id: ResourceId) -> bool {
+    pub(crate) fn lost_half(&self, id: ResourceId) -> Result<bool, StepError> {
         if self.networking == Networking::User {
-            return false;
+            return Ok(false);
         }
         let there = netns::is_there(&self.names(id));
-        let lost_both = || {
-            let network = self.get(id).ok().flatten();
-            network.is_some_and(|n| self.guest_inside(&n).is_some())
-        };
-        there != dnsmasq::is_alive(&self.layout.network(id)) || (!there && lost_both())
+        if there != dnsmasq::is_alive(&self.layout.network(id)) {
+            return Ok(true);
+        }
+        match self.get(id)?.filter(|_| !there) {
+            Some(network) => Ok(self.guest_inside(&network)?.is_some()),
+            None => Ok(false),
+        }
     }
 
     /// Makes a network that guests need be there again (the machine restarted); nothing where it lives.

@@ -5,6 +5,7 @@ use crate::driver::{
     Capacity, ConsolePart, Driver, Effect, Fut, GuestSeen, Held, Load, Seen, StepContext, StepError,
 };
 use crate::objects::console;
+use crate::objects::watching::until_listed;
 use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_model::step::{Action, ObjectKind};
 use rhyzome_runtime::part;
@@ -96,13 +97,13 @@ impl Driver for RealDriver {
         parts.guests.told.store(true, Ordering::Release);
         self.tasks.spawn(part::guard("networks and guests that were there", async move {
             let work = async {
-                for id in parts.networks.ids().unwrap_or_default() {
+                for id in until_listed(|| parts.networks.ids()).await {
                     let _lock = locks.take(ObjectKind::Network, id).await;
                     if let Err(error) = parts.networks.revive(id).await {
                         tracing::warn!(network = %id, %error, inside = error.inside, "a network could not be made again");
                     }
                 }
-                parts.guests.resume();
+                parts.guests.resume().await;
             };
             tokio::select! {
                 () = ending.cancelled() => {}

@@ -18,7 +18,8 @@ const WHOLE_EVERY: usize = 3;
 /// One look, the `turn`th; what went wrong.
 pub(super) async fn look(parts: &Parts, locks: &Locks, layout: &Layout, turn: usize) -> Vec<StepError> {
     let mut errors = Vec::new();
-    for id in files::ids_in(&layout.instances(), "").unwrap_or_default() {
+    let instances = or_told(files::ids_in(&layout.instances(), ""), &mut errors);
+    for id in instances.into_iter().flatten() {
         let folder = layout.instance(id);
         errors.extend(
             console::limit(&folder)
@@ -29,18 +30,22 @@ pub(super) async fn look(parts: &Parts, locks: &Locks, layout: &Layout, turn: us
     if !parts.guests.told.load(Ordering::Acquire) {
         return errors;
     }
-    let networks = parts.networks.ids().unwrap_or_default();
+    let networks = or_told(parts.networks.ids(), &mut errors).unwrap_or_default();
     let whole = turn
         .is_multiple_of(WHOLE_EVERY)
         .then(|| networks.get((turn / WHOLE_EVERY) % networks.len().max(1)))
         .flatten();
     for id in networks.iter().copied() {
-        if whole == Some(&id) || parts.networks.lost_half(id) {
+        if whole == Some(&id) || or_told(parts.networks.lost_half(id), &mut errors) == Some(true) {
             let _lock = locks.take(ObjectKind::Network, id).await;
             errors.extend(parts.networks.revive(id).await.err());
         }
     }
     errors
+}
+
+fn or_told<T>(found: Result<T, StepError>, errors: &mut Vec<StepError>) -> Option<T> {
+    found.map_err(|error| errors.push(error)).ok()
 }
 
 /// Only one agent uses a state folder.
