@@ -122,7 +122,9 @@ pub async fn run(config: AgentConfig, process: Process) -> Result<(), AgentError
         source,
     })?;
 
+    // The server ends with the same signal: only where there was none did it end by itself.
     let failed = tokio::select! {
+        biased;
         () = process.shutdown.triggered() => None,
         error = failure(&engine) => Some(AgentError::Ledger(error)),
         ended = &mut server => Some(match ended {

@@ -468,3 +468,12 @@ async fn a_host_without_room_says_so() {
     );
     agent.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_end_it_ends_in_order_whatever_ends_first() {
+    let world = World::new();
+    // Which of its parts notices first is the threads' luck.
+    for _ in 0..20 {
+        world.agent().await.end().await;
+    }
+}
