@@ -9,8 +9,6 @@ use serde::{Deserialize, Serialize};
 pub struct WorkerConfig {
     /// Orders at a time.
     pub slots: usize,
-    /// How long orders under way may take once it is told to end.
-    pub grace: Span,
     /// Further tries within an order when the host, or a part of it, can't be reached or is busy.
     pub quick_tries: u32,
     /// The pause before the first further try; it doubles, with jitter.
@@ -29,7 +27,6 @@ impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
             slots: 64,
-            grace: Span::seconds(20),
             quick_tries: 2,
             quick_pause: Span::millis(200),
             unknown_tries: 3,

@@ -40,7 +40,7 @@ pub enum WorkerError {
 /// Between looks when NATS refuses to be pulled from.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Runs a worker until its process is told to end, and the grace period of its configuration. It says that it serves once it is
+/// Runs a worker until its process is told to end, and the grace period that this gives. It says that it serves once it is
 /// connected and listens.
 pub async fn run(config: WorkerConfig, nats: NatsConfig, process: Process) -> Result<(), WorkerError> {
     register_metrics();
@@ -83,7 +83,7 @@ pub async fn run(config: WorkerConfig, nats: NatsConfig, process: Process) -> Re
     process.ready(None)?;
     let mut running = JoinSet::new();
     let (puller, ended) = pull(&shop, puller, &process.shutdown, &mut running).await;
-    finish(&shop, puller, running).await;
+    finish(&shop, puller, running, process.shutdown.grace).await;
     for helper in helpers {
         helper.abort();
     }
@@ -157,15 +157,15 @@ fn slot_ended(ended: Result<(), tokio::task::JoinError>) {
 }
 
 /// Nothing more is pulled: what hasn't begun is handed back, the rest gets the grace period.
-async fn finish(shop: &Arc<Shop>, puller: Puller, mut running: JoinSet<()>) {
-    tracing::info!(running = running.len(), grace = %shop.config.grace, "worker ends: no more orders");
+async fn finish(shop: &Arc<Shop>, puller: Puller, mut running: JoinSet<()>, grace: Duration) {
+    tracing::info!(running = running.len(), ?grace, "worker ends: no more orders");
     let mut unbegun = JoinSet::new();
     for delivery in puller.close().await {
         let shop = Arc::clone(shop);
         unbegun.spawn(async move { shop.hand_back(&delivery, None).await });
     }
     while unbegun.join_next().await.is_some() {}
-    let grace = tokio::time::sleep(shop.config.grace.duration());
+    let grace = tokio::time::sleep(grace);
     tokio::pin!(grace);
     loop {
         tokio::select! {

@@ -67,7 +67,6 @@ fn identity(pki: &Path, role: Role, name: &str) -> Identity {
 pub fn quick() -> WorkerConfig {
     WorkerConfig {
         quick_pause: Span::millis(10),
-        grace: Span::millis(200),
         ..WorkerConfig::default()
     }
 }
@@ -123,7 +122,11 @@ impl Stack {
     }
 
     pub fn worker(&self, name: &str, config: WorkerConfig) -> Running {
-        let shutdown = Shutdown::manual(Duration::ZERO);
+        self.worker_of_grace(name, config, Duration::from_millis(200))
+    }
+
+    pub fn worker_of_grace(&self, name: &str, config: WorkerConfig, grace: Duration) -> Running {
+        let shutdown = Shutdown::manual(grace);
         let process = Process {
             role: Role::Worker,
             name: name.into(),
