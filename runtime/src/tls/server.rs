@@ -28,10 +28,10 @@ use super::TlsError;
 use super::identity::{Identity, KeyPair, Trust};
 use super::spiffe::{Peer, SpiffeId};
 
-/// How long a caller may take for its handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a caller may take for its handshake: less than callers wait for theirs, so that one who says nothing makes room for them in time.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Handshakes under way at once; more wait in the listener's backlog.
-const HANDSHAKES_AT_ONCE: usize = 256;
+const HANDSHAKES_AT_ONCE: usize = 1024;
 
 /// What a server needs: whom it trusts, and its certificates by host name.
 #[derive(Debug, Clone)]
