@@ -3,7 +3,7 @@
 //! It is what the check finds of hosts, put together by what one job can mend. An object of a kind that its resource has not is left to
 //! operators: whoever made it was none of ours.
 
-use super::compare::{Finding, Object, OneHost};
+use super::compare::{ByHost, Finding, Object, OneHost};
 use super::{HostInventory, Known, RowOf};
 use crate::ids::{HostName, ResourceId};
 use crate::kinds::{Kind, Power};
@@ -113,19 +113,15 @@ type All = BTreeMap<(HostName, ResourceId), Amiss>;
 /// What is amiss on these hosts, by host and resource. What lives on a host and lacks something is made complete first.
 pub fn amiss(inventories: &[HostInventory], known: &Known) -> Vec<Amiss> {
     let mut all = All::new();
+    let by_host = ByHost::new(known);
     for inventory in inventories {
-        for finding in OneHost::new(inventory, known).compare() {
+        for finding in OneHost::new(inventory, known, &by_host).compare() {
             gather(inventory, &finding, &mut all);
         }
         // Nothing shows what it is older in.
-        for (id, resource) in &known.resources {
-            let here = resource.host.as_ref() == Some(&inventory.host);
-            if here
-                && resource.applied
-                && resource.row == RowOf::InDoubt
-                && known.is_still(*id, inventory.asked_at)
-            {
-                incomplete(inventory, *id, resource.kind, false, &mut all);
+        for &(id, resource) in by_host.at(&inventory.host) {
+            if resource.applied && resource.row == RowOf::InDoubt && known.is_still(id, inventory.asked_at) {
+                incomplete(inventory, id, resource.kind, false, &mut all);
             }
         }
     }

@@ -9,11 +9,36 @@ use std::collections::{BTreeMap, BTreeSet};
 /// An object on a host, or a claim on it.
 pub(super) type Object = (ObjectKind, ResourceId);
 
+/// Resources by the host that they live on.
+pub(super) struct ByHost<'a>(BTreeMap<&'a HostName, Vec<(ResourceId, &'a KnownResource)>>);
+
+impl<'a> ByHost<'a> {
+    pub(super) fn new(known: &'a Known) -> Self {
+        let mut all: BTreeMap<&HostName, Vec<_>> = BTreeMap::new();
+        for (id, resource) in &known.resources {
+            if let Some(host) = &resource.host {
+                all.entry(host).or_default().push((*id, resource));
+            }
+        }
+        Self(all)
+    }
+
+    pub(super) fn at(&self, host: &HostName) -> &[(ResourceId, &'a KnownResource)] {
+        self.0.get(host).map_or(&[], Vec::as_slice)
+    }
+}
+
 /// A host's inventory, to be looked things up in.
 pub(super) struct OneHost<'a> {
     inventory: &'a HostInventory,
     known: &'a Known,
+    /// What lives here.
+    here: &'a [(ResourceId, &'a KnownResource)],
     held: BTreeMap<Object, &'a BTreeSet<ResourceId>>,
+    /// Guests that run here.
+    running: BTreeSet<ResourceId>,
+    /// Disks with what was written to them.
+    filled: BTreeSet<ResourceId>,
 }
 
 /// What a resource has to do with this host.
@@ -112,13 +137,18 @@ pub(super) enum Finding<'a> {
 }
 
 impl<'a> OneHost<'a> {
-    pub(super) fn new(inventory: &'a HostInventory, known: &'a Known) -> Self {
-        let whole = inventory.objects.iter().filter(|o| o.part == Part::Whole);
-        let held = whole.map(|o| ((o.kind, o.id), &o.claims));
+    pub(super) fn new(inventory: &'a HostInventory, known: &'a Known, by_host: &'a ByHost<'a>) -> Self {
+        let objects = || inventory.objects.iter();
+        let whole = objects().filter(|o| o.part == Part::Whole);
+        let running = objects().filter(|o| o.kind == ObjectKind::Instance && o.runs);
+        let filled = objects().filter(|o| o.kind == ObjectKind::Disk && o.part != Part::Rest);
         Self {
             inventory,
             known,
-            held: held.collect(),
+            here: by_host.at(&inventory.host),
+            held: whole.map(|o| ((o.kind, o.id), &o.claims)).collect(),
+            running: running.map(|o| o.id).collect(),
+            filled: filled.map(|o| o.id).collect(),
         }
     }
 
@@ -130,13 +160,10 @@ impl<'a> OneHost<'a> {
                 ObjectKind::Network | ObjectKind::Image => self.shared(object, &mut found),
             }
         }
-        for (id, resource) in &self.known.resources {
-            if resource.applied
-                && resource.host.as_ref() == Some(&self.inventory.host)
-                && self.known.is_still(*id, self.inventory.asked_at)
-            {
-                found.extend(self.missing(*id, resource));
-                found.extend(self.runs(*id, resource));
+        for &(id, resource) in self.here {
+            if resource.applied && self.known.is_still(id, self.inventory.asked_at) {
+                found.extend(self.missing(id, resource));
+                found.extend(self.runs(id, resource));
             }
         }
         found
@@ -193,15 +220,9 @@ impl<'a> OneHost<'a> {
         }
     }
 
-    fn has_content(&self, disk: ResourceId) -> bool {
-        let mut objects = self.inventory.objects.iter();
-        objects.any(|o| o.kind == ObjectKind::Disk && o.id == disk && o.part != Part::Rest)
-    }
-
     /// One that isn't running though it should may have ended by itself; what runs though it was turned off never does by itself.
     fn runs(&self, id: ResourceId, resource: &'a KnownResource) -> Option<Finding<'a>> {
-        let mut objects = self.inventory.objects.iter();
-        let runs = resource.off && objects.any(|o| is_guest(o, id));
+        let runs = resource.off && self.running.contains(&id);
         runs.then_some(Finding::Runs { id, resource })
     }
 
@@ -221,8 +242,8 @@ impl<'a> OneHost<'a> {
             resource,
             objects,
             claims,
-            runs: self.inventory.objects.iter().any(|o| is_guest(o, id)),
-            disk_lost: objects_of(resource.kind).contains(&ObjectKind::Disk) && !self.has_content(id),
+            runs: self.running.contains(&id),
+            disk_lost: objects_of(resource.kind).contains(&ObjectKind::Disk) && !self.filled.contains(&id),
         })
     }
 }
@@ -306,10 +327,6 @@ impl Finding<'_> {
 }
 
 /// Whether it is this instance's guest, and runs.
-fn is_guest(object: &HeldObject, id: ResourceId) -> bool {
-    object.kind == ObjectKind::Instance && object.id == id && object.runs
-}
-
 /// Objects of its own that a resource has on the host where it lives, by its id.
 fn objects_of(kind: Kind) -> &'static [ObjectKind] {
     match kind {

@@ -10,7 +10,7 @@
 //! Two things hold in motion too, because fences only rise and ends are final: a fence in a ledger is at most what Postgres has
 //! drawn when it is read later, and a job of a ledger is a committed one.
 
-use super::compare::OneHost;
+use super::compare::{ByHost, OneHost};
 use super::{Answered, Check, Violation};
 use crate::ids::{Epoch, Fence, HostName, JobId, ResourceId};
 use crate::kinds::Kind;
@@ -278,10 +278,11 @@ fn stood(moved: Option<&Moved>, since: DateTime<Utc>) -> bool {
 /// Compares.
 pub fn compare(inventories: &[HostInventory], known: &Known) -> Vec<Violation> {
     let mut found = Vec::new();
+    let by_host = ByHost::new(known);
     for inventory in inventories {
         fences(inventory, known, &mut found);
         jobs(inventory, known, &mut found);
-        let of_host = OneHost::new(inventory, known).compare();
+        let of_host = OneHost::new(inventory, known, &by_host).compare();
         found.extend(of_host.iter().map(|finding| finding.violation(&inventory.host)));
     }
     found.sort();

@@ -68,8 +68,6 @@ impl Store {
     /// The same, with what is to be mended on these hosts.
     pub async fn check_all(&self, inventories: &[HostInventory]) -> Result<Checked, StoreError> {
         let mut tx = self.check_begin().await?;
-        let mut to_mend = Vec::new();
-        let mut put_back = Vec::new();
         let mut found = capacity::check(&mut tx).await?;
         found.extend(slots::check(&mut tx).await?);
         found.extend(quotas::check(&mut tx).await?);
@@ -79,19 +77,22 @@ impl Store {
         found.extend(usage::check(&mut tx).await?);
         found.extend(homes::check(&mut tx).await?);
         found.extend(deletions::check(&mut tx).await?);
-        if !inventories.is_empty() {
-            let known = known::read(&mut tx, inventories).await?;
-            found.extend(compare(inventories, &known));
-            to_mend = amiss(inventories, &known);
-            put_back = older(inventories, &known);
-        }
+        let known = if inventories.is_empty() {
+            None
+        } else {
+            Some(known::read(&mut tx, inventories).await?)
+        };
+        // The comparison takes its time, in which the snapshot need not stand.
         tx.commit().await?;
+        let mut checked = Checked::default();
+        if let Some(known) = known {
+            found.extend(compare(inventories, &known));
+            checked.amiss = amiss(inventories, &known);
+            checked.older = older(inventories, &known);
+        }
         found.sort();
-        Ok(Checked {
-            violations: found,
-            amiss: to_mend,
-            older: put_back,
-        })
+        checked.violations = found;
+        Ok(checked)
     }
 
     /// One snapshot, read with plans for whole tables.
