@@ -1,12 +1,11 @@
 //! What agents say of guests, gathered over all hosts and written together: a burst of starts costs a few statements, not one each, and
 //! the newest word on a guest is the only one that is written.
 
-use crate::Context;
+use crate::{Context, border};
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_proto::agent::GuestSeen;
 use rhyzome_store::guests::GuestRow;
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,7 +37,7 @@ impl Guests {
         self.keep_newer(GuestRow {
             host: host.clone(),
             instance: ResourceId(instance),
-            observed: json!({ "power": guest.power, "detail": guest.detail, "metrics": guest.metrics }),
+            observed: border::guest(guest),
             at: DateTime::from_timestamp_millis(guest.at_ms).unwrap_or_else(Utc::now),
         });
         self.0.some.notify_one();

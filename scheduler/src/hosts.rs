@@ -4,11 +4,11 @@
 //! The lease runs in database time: a scheduler that is frozen loses it, and another takes the host. While nobody hears an agent its
 //! host is unreachable: nothing is placed there and no order goes out to it.
 
-use crate::Context;
 use crate::backoff::Pause;
 use crate::guests::Guests;
 use crate::inventory::{document, keep_fresh};
 use crate::reconcile::{ShownBy, put_back, tell_put_back};
+use crate::{Context, border};
 use chrono::{DateTime, Utc};
 use rhyzome_model::check::RawInventory;
 use rhyzome_model::ids::HostName;
@@ -258,12 +258,12 @@ async fn watch_once(
                 write_capacity(context, &host, &capacity).await?;
                 capacity_told = true;
                 if beats {
-                    comes_up(context, owner, &host, pause).await?;
+                    comes_up(context, owner, &host).await?;
                 }
             }
             Some(Report::Heartbeat(beat)) => {
                 if !beats && capacity_told {
-                    comes_up(context, owner, &host, pause).await?;
+                    comes_up(context, owner, &host).await?;
                 }
                 beats = true;
                 heard
@@ -274,6 +274,8 @@ async fn watch_once(
             }
             Some(Report::Inventory(inventory)) => {
                 write_inventory(context, &host, &inventory, opened_at).await?;
+                // All that a watch begins with has been taken: the next one that breaks off is tried again at once.
+                pause.reset();
             }
             Some(Report::Guest(guest)) => heard.guests.hear(&host, &guest),
             None => {}
@@ -282,14 +284,8 @@ async fn watch_once(
 }
 
 /// The host gets orders from now on. Who waited for it, or for any room, looks again.
-async fn comes_up(
-    context: &Context,
-    owner: &str,
-    host: &HostName,
-    pause: &mut Pause,
-) -> Result<(), StoreError> {
+async fn comes_up(context: &Context, owner: &str, host: &HostName) -> Result<(), StoreError> {
     context.store.watch_set(owner, host, Watch::Up).await?;
-    pause.reset();
     for reason in ["capacity", "host_unreachable"] {
         context.store.capacity_wake(reason, Place::START, WOKEN).await?;
     }
@@ -308,7 +304,7 @@ async fn greet(
         .host_greet(
             host,
             &Hello {
-                ledger_id: hello.ledger_id.clone(),
+                ledger_id: border::ledger(hello),
                 epoch: hello.epoch,
                 max_fence: hello.max_fence,
                 answered,
@@ -338,18 +334,14 @@ async fn write_capacity(
         memory_mib: i64::try_from(capacity.memory_mib).unwrap_or(i64::MAX),
         disk_gib: i64::try_from(capacity.disk_gib).unwrap_or(i64::MAX),
     };
-    let facts = json!({
+    let facts = border::document(json!({
         "driver": capacity.driver,
         "accelerator": capacity.accelerator,
         "networking": capacity.networking,
         "vcpus": capacity.vcpus,
         "vcpu_overcommit": capacity.vcpu_overcommit,
-    });
-    let labels = capacity
-        .labels
-        .iter()
-        .map(|(k, v)| (k.clone(), v.clone()))
-        .collect();
+    }));
+    let labels = border::labels(capacity);
     context.store.host_capacity(host, offered, &labels, &facts).await
 }
 

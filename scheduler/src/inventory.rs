@@ -1,8 +1,8 @@
 //! Inventories of a watched host: asked for now and then, and kept with a moment before the agent began to look, by which the check of
 //! the books knows what has moved since.
 
-use crate::Context;
 use crate::check::SHORTEST;
+use crate::{Context, border};
 use rhyzome_model::ids::HostName;
 use rhyzome_proto::agent::agent_client::AgentClient;
 use rhyzome_proto::agent::{Inventory, InventoryRequest};
@@ -63,5 +63,7 @@ pub fn document(inventory: &Inventory) -> Value {
         .iter()
         .map(|j| json!({ "id": j.id, "phase": j.phase }))
         .collect();
-    json!({ "host": inventory.host, "epoch": inventory.epoch, "objects": objects, "resources": resources, "jobs": jobs })
+    border::document(
+        json!({ "host": inventory.host, "epoch": inventory.epoch, "objects": objects, "resources": resources, "jobs": jobs }),
+    )
 }

@@ -20,6 +20,7 @@
 //! | `mend` | what is asked for of what is amiss |
 //! | `amends` | when what is amiss is mended, and how; pure |
 //! | `hosts` | watches of agents: capacity, load, epoch |
+//! | `border` | what agents and workers say, made fit to be kept; pure |
 //! | `guests` | what agents say of guests, written together |
 //! | `inventory` | what a watched host holds, asked for now and then |
 //! | `backoff` | when something is tried again |
@@ -27,6 +28,7 @@
 pub mod amends;
 pub mod backoff;
 pub mod batch;
+mod border;
 pub mod check;
 pub mod config;
 pub mod decide;

@@ -6,7 +6,7 @@
 use crate::backoff::Pause;
 use crate::dispatch::notify;
 use crate::judge::{Moment, judge, not_understood};
-use crate::{Context, stats};
+use crate::{Context, border, stats};
 use rhyzome_model::ids::JobId;
 use rhyzome_nats::events::{EventsPuller, read};
 use rhyzome_nats::{Delivery, dead};
@@ -61,7 +61,7 @@ async fn settle(context: &Context, deliveries: Vec<Delivery>) {
         match read(delivery.payload()) {
             Ok(report) => match uuid(&report.job) {
                 Ok(job) => {
-                    keep_newest(&mut newest, JobId(job), report);
+                    keep_newest(&mut newest, JobId(job), border::report(report));
                     readable.push((JobId(job), delivery));
                 }
                 Err(error) => bury(context, &delivery, &error).await,
