@@ -14,7 +14,7 @@ use rhyzome_proto::job::Control;
 use rhyzome_runtime::fault::{self, Point, Side};
 use rhyzome_store::StoreError;
 use rhyzome_store::changes::Change;
-use rhyzome_store::dispatch::{DispatchLimits, DispatchOutcome};
+use rhyzome_store::dispatch::{Decision, DispatchLimits, DispatchOutcome};
 use std::time::Duration;
 
 /// The scan that counts.
@@ -106,7 +106,8 @@ async fn round(context: &Context, view: &mut View) -> Result<Round, StoreError> 
     metrics::histogram!("rhyzome_dispatch_batch_size").record(batch.jobs.len() as f64);
     let decisions = decide_all(&context.store, view, &due).await?;
     let decided = decisions.len();
-    let more = batch.more;
+    // Who waits takes no turn, and must not keep those behind it from theirs until the next scan.
+    let more = batch.more || (batch.crowded && !decisions.iter().all(|d| matches!(d, Decision::Order(_))));
     fault::point(Point::DispatchCommit, Side::Before);
     let outcome = batch.commit(decisions).await?;
     fault::point(Point::DispatchCommit, Side::After);

@@ -286,3 +286,34 @@ async fn what_is_too_late_says_what_it_stood_behind() {
         "It was not done before its deadline. It waited: It comes after an earlier job on the same resource."
     );
 }
+
+#[tokio::test]
+async fn a_batch_tells_whether_those_who_take_no_turn_may_stand_before_others() {
+    let mut walk = furnished().await;
+    let tenant = walk.tenants[0].clone();
+    for n in 0..5 {
+        make::accepted(
+            &walk.store,
+            make::network(&tenant, &format!("net{n}"), "10.0.0.0/16"),
+        )
+        .await;
+    }
+    let of_cap = |tenant_cap| DispatchLimits { tenant_cap, ..LIMITS };
+    for (cap, jobs, crowded) in [(4, 4, true), (5, 5, true), (6, 5, false)] {
+        let batch = walk.store.dispatch_begin(of_cap(cap)).await.unwrap().unwrap();
+        assert_eq!(
+            (batch.jobs.len(), batch.crowded, batch.more),
+            (jobs, crowded, false),
+            "{cap}"
+        );
+    }
+    // What runs leaves fewer turns.
+    let running = instance(&walk, &tenant, "x").await;
+    let waits = "UPDATE jobs SET due = due + interval '1 hour' WHERE kind = 'network' AND ended_at IS NULL";
+    sqlx::query(waits).execute(walk.store.pool()).await.unwrap();
+    assert_eq!(walk.dispatch_within(LIMITS).await.len(), 1, "{running}");
+    let again = "UPDATE jobs SET due = due - interval '1 hour' WHERE kind = 'network' AND ended_at IS NULL";
+    sqlx::query(again).execute(walk.store.pool()).await.unwrap();
+    let batch = walk.store.dispatch_begin(of_cap(6)).await.unwrap().unwrap();
+    assert_eq!((batch.jobs.len(), batch.crowded), (5, true));
+}

@@ -3,7 +3,7 @@
 use super::ends::{cancelled, ended, given_up, succeeded, too_late};
 use super::plan::{new_order, resolve, to_place};
 use super::types::{Around, Next};
-use super::wait::wait;
+use super::wait::{since, wait};
 use chrono::{DateTime, TimeDelta, Utc};
 use rhyzome_model::ids::HostName;
 use rhyzome_model::job::{Action, JobState, Mode, Verdict};
@@ -12,8 +12,12 @@ use rhyzome_model::problem::JobError;
 use rhyzome_store::dispatch::{Decision, DueJob, NewOrder, Wanted};
 use rhyzome_store::settle::{Effect, End};
 
-/// A job is looked at again after this while its host can't be reached.
-const LOOK_AGAIN: TimeDelta = TimeDelta::seconds(1);
+/// When a job is looked at again whose host can't be reached: the later, the longer it has waited. A host that comes back wakes who waits for
+/// it; this is for those that it misses.
+fn look_again(job: &DueJob, now: DateTime<Utc>) -> DateTime<Utc> {
+    let waited = now - since(job, "host_unreachable", now);
+    now + (waited / 4).clamp(TimeDelta::seconds(1), TimeDelta::seconds(15))
+}
 
 /// Decides one job.
 pub fn decide(job: &DueJob, around: &Around<'_>) -> Result<Next, PlanError> {
@@ -33,7 +37,7 @@ fn on_host(job: &DueJob, host: &HostName, around: &Around<'_>) -> Decision {
             "host_unreachable",
             detail,
             job.state,
-            Some(around.now + LOOK_AGAIN),
+            Some(look_again(job, around.now)),
         );
     }
     if moot(job) {
@@ -153,7 +157,7 @@ fn off_host(job: &DueJob, around: &Around<'_>) -> Result<Next, PlanError> {
     match (host, ops.venue(job.action)) {
         (Some(host), _) if !around.up.contains(&host) => {
             let detail = "The host that holds it can't be reached; it goes on once it can.";
-            let due = Some(around.now + LOOK_AGAIN);
+            let due = Some(look_again(job, around.now));
             decided(wait(job, around, "host_unreachable", detail, job.state, due))
         }
         (Some(host), _) => decided(Decision::Order(NewOrder { host, ..order })),
@@ -169,7 +173,7 @@ fn off_host(job: &DueJob, around: &Around<'_>) -> Result<Next, PlanError> {
 fn pinned(job: &DueJob, host: &HostName, around: &Around<'_>) -> Decision {
     if !around.up.contains(host) {
         let detail = "The host that it is about can't be reached; it goes on once it can.";
-        let due = Some(around.now + LOOK_AGAIN);
+        let due = Some(look_again(job, around.now));
         return wait(job, around, "host_unreachable", detail, job.state, due);
     }
     Decision::Order(order_as_frozen(job, host, Mode::Forward, None))

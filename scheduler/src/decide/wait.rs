@@ -63,7 +63,7 @@ fn room_sentence(refusal: &Refusal) -> String {
     )
 }
 
-fn since(job: &DueJob, reason: &str, now: DateTime<Utc>) -> DateTime<Utc> {
+pub(super) fn since(job: &DueJob, reason: &str, now: DateTime<Utc>) -> DateTime<Utc> {
     job.waiting
         .as_ref()
         .filter(|w| w.reason == reason)

@@ -42,13 +42,13 @@ impl Store {
                ), share AS (
                    SELECT greatest($1 / greatest(count(*), 1), 1) AS n FROM t
                ), due AS MATERIALIZED (
-                   SELECT j.id, j.turn FROM t CROSS JOIN share CROSS JOIN LATERAL (
-                       (SELECT j.id, j.due, 0::bigint AS turn FROM jobs j WHERE j.tenant = t.id AND j.due <= now()
+                   SELECT j.id, j.turn, j.needs_turn, t.id AS tenant, t.free FROM t CROSS JOIN share CROSS JOIN LATERAL (
+                       (SELECT j.id, j.due, 0::bigint AS turn, false AS needs_turn FROM jobs j WHERE j.tenant = t.id AND j.due <= now()
                           AND CASE WHEN j.holds_slot OR j.mode = 'undo' OR j.state = 'undoing' OR j.cancel_requested_at IS NOT NULL
                                    THEN 0 ELSE 1 END = 0
                         ORDER BY j.due LIMIT share.n)
                        UNION ALL
-                       (SELECT j.id, j.due, t.running + row_number() OVER (ORDER BY j.due, j.seq) AS turn FROM jobs j
+                       (SELECT j.id, j.due, t.running + row_number() OVER (ORDER BY j.due, j.seq) AS turn, true AS needs_turn FROM jobs j
                         WHERE j.tenant = t.id AND j.due <= now()
                           AND CASE WHEN j.holds_slot OR j.mode = 'undo' OR j.state = 'undoing' OR j.cancel_requested_at IS NOT NULL
                                    THEN 0 ELSE 1 END = 1
@@ -61,7 +61,10 @@ impl Store {
                         ORDER BY j.due, j.seq LIMIT least(share.n, t.free))
                    ) j ORDER BY j.turn, j.due LIMIT $1
                )
-               SELECT j.id, due.turn AS "turn!", (SELECT count(*) FROM due) >= (SELECT n FROM share) AS "more!" FROM due JOIN jobs j ON j.id = due.id JOIN resources r ON r.id = j.resource_id
+               SELECT j.id, due.turn AS "turn!",
+                      (SELECT count(*) FROM due) >= (SELECT n FROM share) AS "more!",
+                      EXISTS (SELECT FROM due WHERE needs_turn GROUP BY tenant, free HAVING count(*) >= free) AS "crowded!"
+               FROM due JOIN jobs j ON j.id = due.id JOIN resources r ON r.id = j.resource_id
                WHERE j.due <= now()
                FOR NO KEY UPDATE OF j, r SKIP LOCKED"#,
             limits.batch,
@@ -71,7 +74,7 @@ impl Store {
         .fetch_all(&mut *tx)
         .await?;
         taken.sort_by_key(|r| r.turn);
-        let more = taken.first().is_some_and(|r| r.more);
+        let (more, crowded) = taken.first().map_or((false, false), |r| (r.more, r.crowded));
         let ids: Vec<Uuid> = taken.into_iter().map(|r| r.id).collect();
         if ids.is_empty() {
             return Ok(None);
@@ -156,6 +159,7 @@ impl Store {
             tx,
             limits,
             more,
+            crowded,
             places: jobs
                 .iter()
                 .enumerate()

@@ -196,6 +196,8 @@ pub struct DispatchTx {
     limits: DispatchLimits,
     /// A tenant may have had more that was due than its share of the batch.
     pub more: bool,
+    /// A tenant has as many jobs in the batch as it has turns left: those of them that take none stood before others.
+    pub crowded: bool,
     /// The jobs, in turn.
     pub jobs: Vec<DueJob>,
     /// Those that were due and can't be read here: another program may know what they are. They are put off for some seconds.
