@@ -1,7 +1,7 @@
 //! The outermost room: request id, trace, time limit, a net for panics, metrics, and the last word on problems.
 //!
 //! Guarantees: every response carries `x-request-id` and `traceparent`; every problem its `instance` and `request_id`; labels of metrics
-//! are route templates, never paths; nothing of a body or a token is logged.
+//! are route templates, never paths, and methods that are known by name; nothing of a body or a token is logged.
 
 use crate::problem::Code;
 use crate::problem::Problem;
@@ -9,6 +9,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
+use http::Method;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use rhyzome_runtime::trace::TraceParent;
 use std::panic::AssertUnwindSafe;
@@ -61,12 +62,28 @@ pub async fn observe(State(limit): State<Duration>, mut request: Request, next: 
     span.in_scope(|| tracing::debug!(status, took_us = took.as_micros() as u64, "answered"));
     let labels = [
         ("route", route),
-        ("method", method.to_string()),
+        ("method", method_label(&method).to_owned()),
         ("status", status.to_string()),
     ];
     metrics::counter!("rhyzome_http_requests_total", &labels).increment(1);
     metrics::histogram!("rhyzome_http_request_duration_seconds").record(took.as_secs_f64());
     response
+}
+
+/// Anybody may send any word as a method, and each value of a label is kept for good.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        Method::CONNECT => "CONNECT",
+        Method::TRACE => "TRACE",
+        _ => "other",
+    }
 }
 
 fn finish(response: &mut Response, path: &str, request_id: &str, trace: &TraceParent) {
@@ -94,5 +111,23 @@ pub fn register_metrics<'a>(routes: impl Iterator<Item = (&'a str, &'a str, u16)
             ("status", status.to_string()),
         ];
         metrics::counter!("rhyzome_http_requests_total", &labels).absolute(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::method_label;
+    use crate::routes::table::endpoints;
+    use http::Method;
+
+    #[test]
+    fn a_method_of_ones_own_is_no_label_of_its_own() {
+        for invented in ["ZZ7Q", "get", "PROPFIND"] {
+            assert_eq!(method_label(&invented.parse().unwrap()), "other", "{invented}");
+        }
+        for endpoint in endpoints() {
+            assert_eq!(method_label(&endpoint.method), endpoint.method.as_str());
+        }
+        assert_eq!(method_label(&Method::OPTIONS), "OPTIONS");
     }
 }
