@@ -3,6 +3,11 @@
 //! Guarantees: every [`Code`] has one status and one title; a 500 says nothing of the inside; `request_id` and `instance` are filled in
 //! where the response leaves ([`crate::observe`]), so that no handler can forget them.
 
+mod faults;
+
+pub use self::faults::FAULTS_MAX;
+pub(crate) use self::faults::shortened;
+use self::faults::{bounded, summary};
 use axum::response::{IntoResponse, Response};
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
@@ -179,7 +184,9 @@ impl Problem {
             return Self::internal("problem", &"several problems that are none");
         };
         for other in all {
-            first.errors.extend(other.errors);
+            let more = bounded(other.errors);
+            first.errors.extend(more);
+            first.errors.truncate(FAULTS_MAX);
             first.conflicts.extend(other.conflicts);
         }
         first
@@ -199,12 +206,17 @@ impl Problem {
 
     /// 400: faults of the document, a header or the query.
     pub fn invalid(errors: Vec<FieldError>) -> Self {
-        Self::new(Code::InvalidRequest, summary(&errors)).with_errors(errors)
+        Self::invalid_with_more(errors, 0)
+    }
+
+    /// The same, where more faults were found than are listed.
+    pub fn invalid_with_more(errors: Vec<FieldError>, unlisted: usize) -> Self {
+        Self::new(Code::InvalidRequest, summary(&errors, unlisted)).with_errors(errors)
     }
 
     /// 422: faults of meaning.
     pub fn validation(errors: Vec<FieldError>) -> Self {
-        Self::new(Code::ValidationFailed, summary(&errors)).with_errors(errors)
+        Self::new(Code::ValidationFailed, summary(&errors, 0)).with_errors(errors)
     }
 
     /// 404.
@@ -241,10 +253,10 @@ impl Problem {
         )
     }
 
-    /// Adds faults by pointer.
+    /// Adds faults by pointer: [`FAULTS_MAX`] of them.
     #[must_use]
     pub fn with_errors(mut self, errors: Vec<FieldError>) -> Self {
-        self.errors = errors;
+        self.errors = bounded(errors);
         self
     }
 
@@ -310,23 +322,6 @@ impl Problem {
 
     fn extra_headers(&self) -> HeaderMap {
         self.headers.iter().cloned().collect()
-    }
-}
-
-fn summary(errors: &[FieldError]) -> String {
-    match errors {
-        [] => "The request has a fault.".to_owned(),
-        [one] => where_and_what(one),
-        [first, rest @ ..] => format!("{} ({} more in errors)", where_and_what(first), rest.len()),
-    }
-}
-
-/// A fault of a header, or of the whole body, has no place.
-fn where_and_what(error: &FieldError) -> String {
-    if error.pointer.is_empty() {
-        error.detail.clone()
-    } else {
-        format!("{}: {}", error.pointer, error.detail)
     }
 }
 

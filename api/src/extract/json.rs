@@ -1,12 +1,13 @@
 //! JSON in one pass. Guarantees: an object that names a field twice is refused with a pointer to it (RFC 8259 leaves its meaning open);
-//! nesting is bounded by serde_json (128); nothing follows the document.
+//! nesting is bounded by serde_json (128); nothing follows the document; what is told of the faults is no larger than a fixed bound,
+//! whatever the body is made of.
 
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, FAULTS_MAX, Problem, shortened};
 use rhyzome_model::problem::FieldError;
 use ring::digest::{Context, SHA256};
 use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 /// Where in the document the reader is; made into a pointer only for a fault.
@@ -18,10 +19,23 @@ enum Place<'a> {
 
 impl Place<'_> {
     fn pointer(&self) -> String {
+        let mut pointer = String::new();
+        self.write(&mut pointer);
+        pointer
+    }
+
+    fn write(&self, pointer: &mut String) {
         match self {
-            Place::Root => String::new(),
-            Place::Field(parent, name) => format!("{}/{}", parent.pointer(), escape(name)),
-            Place::Item(parent, n) => format!("{}/{n}", parent.pointer()),
+            Place::Root => {}
+            Place::Field(parent, name) => {
+                parent.write(pointer);
+                pointer.push('/');
+                pointer.push_str(&escape(&shortened(name)));
+            }
+            Place::Item(parent, n) => {
+                parent.write(pointer);
+                pointer.push_str(&format!("/{n}"));
+            }
         }
     }
 }
@@ -31,9 +45,28 @@ pub fn escape(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
+/// Fields that were there before, as many as are told of.
+#[derive(Default)]
+struct Doubles {
+    told: RefCell<Vec<FieldError>>,
+    untold: Cell<usize>,
+}
+
+impl Doubles {
+    fn add(&self, place: &Place<'_>, name: &str) {
+        let mut told = self.told.borrow_mut();
+        if told.len() < FAULTS_MAX {
+            let detail = format!("the field \"{}\" is there twice", shortened(name));
+            told.push(FieldError::new(place.pointer(), "DUPLICATE_FIELD", detail));
+        } else {
+            self.untold.set(self.untold.get() + 1);
+        }
+    }
+}
+
 struct Strict<'a> {
     place: Place<'a>,
-    faults: &'a RefCell<Vec<FieldError>>,
+    doubles: &'a Doubles,
 }
 
 impl<'de> DeserializeSeed<'de> for Strict<'_> {
@@ -76,10 +109,10 @@ impl<'de> Visitor<'de> for Strict<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        let faults = self.faults;
+        let doubles = self.doubles;
         while let Some(item) = seq.next_element_seed(Strict {
             place: Place::Item(&self.place, items.len()),
-            faults,
+            doubles,
         })? {
             items.push(item);
         }
@@ -91,14 +124,11 @@ impl<'de> Visitor<'de> for Strict<'_> {
         while let Some(name) = map.next_key::<String>()? {
             let place = Place::Field(&self.place, &name);
             if fields.contains_key(&name) {
-                let detail = format!("the field \"{name}\" is there twice");
-                self.faults
-                    .borrow_mut()
-                    .push(FieldError::new(place.pointer(), "DUPLICATE_FIELD", detail));
+                self.doubles.add(&place, &name);
             }
             let value = map.next_value_seed(Strict {
                 place,
-                faults: self.faults,
+                doubles: self.doubles,
             })?;
             fields.insert(name, value);
         }
@@ -108,20 +138,20 @@ impl<'de> Visitor<'de> for Strict<'_> {
 
 /// The document of a body.
 pub fn parse(body: &[u8]) -> Result<Value, Problem> {
-    let faults = RefCell::new(Vec::new());
+    let doubles = Doubles::default();
     let mut reader = serde_json::Deserializer::from_slice(body);
     let read = Strict {
         place: Place::Root,
-        faults: &faults,
+        doubles: &doubles,
     }
     .deserialize(&mut reader)
     .and_then(|value| reader.end().map(|()| value));
     let value = read.map_err(|e| Problem::new(Code::MalformedJson, format!("The body is not JSON: {e}.")))?;
-    let faults = faults.into_inner();
-    if faults.is_empty() {
+    let (told, untold) = (doubles.told.into_inner(), doubles.untold.get());
+    if told.is_empty() {
         Ok(value)
     } else {
-        Err(Problem::invalid(faults))
+        Err(Problem::invalid_with_more(told, untold))
     }
 }
 
@@ -176,7 +206,7 @@ fn number(n: &Number) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{meaning_hash, parse};
+    use super::{FAULTS_MAX, meaning_hash, parse};
     use serde_json::json;
 
     #[test]
@@ -184,6 +214,25 @@ mod tests {
         let problem = parse(br#"{"a": [{"b/c": 1, "b/c": 2}], "a": 1}"#).unwrap_err();
         let pointers: Vec<&str> = problem.errors().iter().map(|e| e.pointer.as_str()).collect();
         assert_eq!((problem.status(), pointers), (400, vec!["/a/0/b~1c", "/a"]));
+    }
+
+    #[test]
+    fn a_small_body_has_no_large_answer() {
+        let fields = r#""a":1,"#.repeat(4_000);
+        let long = "x".repeat(60_000);
+        let body = format!("{{\"spec\":{{\"{long}\":{{{fields}\"a\":1}}}}}}");
+        let problem = parse(body.as_bytes()).unwrap_err();
+        assert_eq!(problem.errors().len(), FAULTS_MAX);
+        assert_eq!(
+            problem.errors()[0].pointer,
+            format!("/spec/{}…/a", "x".repeat(255))
+        );
+        assert!(problem.detail().contains("3999 more"), "{}", problem.detail());
+        assert!(problem.document("/", "").len() < 100_000);
+        let name = format!("\"{long}\":1");
+        let nested = format!("{}{{{name},{name}}}{}", r#"{"a":"#.repeat(100), "}".repeat(100));
+        let problem = parse(nested.as_bytes()).unwrap_err();
+        assert!(problem.document("/", "").len() < 2_000);
     }
 
     #[test]
