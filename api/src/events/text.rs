@@ -46,6 +46,7 @@ pub enum ObjectDoc<'a> {
     /// A resource.
     Resource {
         /// As it is; null where it is gone.
+        #[schema(required)]
         resource: Option<ResourceDoc<'a>>,
     },
 }

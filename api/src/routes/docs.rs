@@ -16,7 +16,7 @@ pub fn endpoints() -> Vec<Endpoint> {
         summary: "This page".to_owned(),
         query: &[],
         body: Body::None,
-        answer: Answer::Text,
+        answer: Answer::Text("text/html"),
         handler: get(|| async { docs() }),
     }]
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 const TIME: Duration = Duration::from_secs(2);
 
 /// What a part is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Part {
     Ok,
@@ -25,12 +25,14 @@ enum Part {
 }
 
 /// The answer of `/readyz`.
-#[derive(Debug, Serialize)]
-struct Readiness {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Readiness {
+    /// Whether it can serve.
     ready: bool,
     database: Part,
     migrations: Part,
     nats: Part,
+    /// Parts that are not `ok`.
     missing: Vec<&'static str>,
     /// What an operator must look at. It serves all the same: what is accepted waits.
     alarms: Vec<&'static str>,
@@ -38,23 +40,29 @@ struct Readiness {
 
 /// See the module.
 pub fn endpoints() -> Vec<Endpoint> {
-    let endpoint = |path: &str, summary: &str, handler| Endpoint {
+    let endpoint = |path: &str, summary: &str, answer, handler| Endpoint {
         method: Method::GET,
         path: path.to_owned(),
         need: Need::Public,
         summary: summary.to_owned(),
         query: &[],
         body: Body::None,
-        answer: Answer::Object,
+        answer,
         handler,
     };
     vec![
         endpoint(
             "/healthz",
             "Whether the process answers",
+            Answer::Object,
             get(|| async { healthz() }),
         ),
-        endpoint("/readyz", "Whether it can serve, or what is missing", get(readyz)),
+        endpoint(
+            "/readyz",
+            "Whether it can serve, or what is missing",
+            Answer::Readiness,
+            get(readyz),
+        ),
     ]
 }
 

@@ -73,19 +73,31 @@ fn document(row: &HostRow) -> HostDoc<'_> {
 
 /// See the module.
 pub fn endpoints() -> Vec<Endpoint> {
-    let endpoint = |path: &str, summary: &str, query, handler| Endpoint {
+    let endpoint = |path: &str, summary: &str, query, answer, handler| Endpoint {
         method: Method::GET,
         path: path.to_owned(),
         need: Need::Operator,
         summary: summary.to_owned(),
         query,
         body: Body::None,
-        answer: Answer::Object,
+        answer,
         handler,
     };
     vec![
-        endpoint("/v1/hosts", "List hosts", LIST, get(list)),
-        endpoint("/v1/hosts/{name}", "Read one host", &[], get(read)),
+        endpoint(
+            "/v1/hosts",
+            "List hosts",
+            LIST,
+            Answer::Page("HostDoc"),
+            get(list),
+        ),
+        endpoint(
+            "/v1/hosts/{name}",
+            "Read one host",
+            &[],
+            Answer::Document("HostDoc"),
+            get(read),
+        ),
     ]
 }
 

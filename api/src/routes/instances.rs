@@ -28,7 +28,7 @@ pub fn endpoints() -> Vec<Endpoint> {
         summary: "The last lines of an instance's serial console".to_owned(),
         query: QUERY,
         body: Body::None,
-        answer: Answer::Text,
+        answer: Answer::Text("text/plain"),
         handler: get(console),
     }]
 }

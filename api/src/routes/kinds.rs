@@ -42,25 +42,27 @@ impl KindDoc {
 
 /// See the module.
 pub fn endpoints() -> Vec<Endpoint> {
-    let endpoint = |path: &str, summary: &str, handler| Endpoint {
+    let endpoint = |path: &str, summary: &str, answer, handler| Endpoint {
         method: Method::GET,
         path: path.to_owned(),
         need: Need::Token,
         summary: summary.to_owned(),
         query: &[],
         body: Body::None,
-        answer: Answer::Object,
+        answer,
         handler,
     };
     vec![
         endpoint(
             "/v1/kinds",
             "List the kinds of resources with their JSON Schema",
+            Answer::Page("KindDoc"),
             get(list),
         ),
         endpoint(
             "/v1/kinds/{kind}",
             "Read one kind with its JSON Schema",
+            Answer::Document("KindDoc"),
             get(read),
         ),
     ]

@@ -59,7 +59,7 @@ pub fn endpoints() -> Vec<Endpoint> {
         summary: "List a network's leases".to_owned(),
         query: QUERY,
         body: Body::None,
-        answer: Answer::Object,
+        answer: Answer::Page("LeaseDoc"),
         handler: get(leases),
     }]
 }

@@ -2,7 +2,7 @@
 //! serialised, specs from the kinds' own schemas.
 
 use super::table::{Answer, Body, Endpoint, Need, endpoints as all};
-use super::{docs, hosts, jobs, kinds, networks};
+use super::{docs, health, hosts, jobs, kinds, networks};
 use crate::accept::{dry_run, reply};
 use crate::events::EventDoc;
 use crate::problem::Code;
@@ -18,6 +18,9 @@ use serde_json::{Map, Value, json};
 use std::sync::OnceLock;
 use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
+
+/// A DNS label.
+const NAME: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 
 /// See the module.
 pub fn endpoints() -> Vec<Endpoint> {
@@ -74,8 +77,14 @@ fn operation(endpoint: &Endpoint) -> Value {
     parameters.extend(header_parameters(endpoint));
     let mut responses = Map::new();
     responses.insert(endpoint.answer.status().to_string(), good(endpoint.answer));
-    if endpoint.answer == Answer::Accepted {
-        responses.insert("200".to_owned(), nothing_to_do());
+    match endpoint.answer {
+        Answer::Accepted => {
+            responses.insert("200".to_owned(), nothing_to_do());
+        }
+        Answer::Readiness => {
+            responses.insert("503".to_owned(), good(endpoint.answer));
+        }
+        _ => {}
     }
     responses.insert(
         "default".to_owned(),
@@ -162,6 +171,9 @@ fn good(answer: Answer) -> Value {
         Answer::Resources => ("A page of resources, newest last", page("ResourceDoc")),
         Answer::Job => ("The job", of("JobDoc")),
         Answer::Jobs => ("A page of jobs, newest last", page("JobDoc")),
+        Answer::Document(schema) => ("The answer", of(schema)),
+        Answer::Page(schema) => ("A page", page(schema)),
+        Answer::Readiness => ("What it can do, and what is missing for that", of("Readiness")),
         Answer::Object => (
             "The answer",
             json!({ "application/json": { "schema": { "type": "object" } } }),
@@ -170,7 +182,11 @@ fn good(answer: Answer) -> Value {
             "Server-Sent Events: `event` is the kind, `data` an EventDoc, `id` goes into Last-Event-ID",
             json!({ "text/event-stream": { "schema": { "$ref": "#/components/schemas/EventDoc" } } }),
         ),
-        Answer::Text => ("Text", json!({ "text/*": { "schema": { "type": "string" } } })),
+        Answer::Text(media_type) => {
+            let mut content = Map::new();
+            content.insert(media_type.to_owned(), json!({ "schema": { "type": "string" } }));
+            ("Text", Value::Object(content))
+        }
     };
     json!({ "description": description, "content": content })
 }
@@ -201,8 +217,8 @@ fn title(kind: Kind) -> String {
         .unwrap_or_default()
 }
 
-fn schemas() -> Value {
-    let mut named: Vec<(String, RefOr<Schema>)> = Vec::new();
+fn named() -> Vec<(String, RefOr<Schema>)> {
+    let mut named = Vec::new();
     add::<ResourceDoc<'_>>(&mut named);
     add::<JobDoc<'_>>(&mut named);
     add::<reply::AcceptedDoc<'_>>(&mut named);
@@ -213,8 +229,13 @@ fn schemas() -> Value {
     add::<hosts::HostDoc<'_>>(&mut named);
     add::<EventDoc<'_>>(&mut named);
     add::<ResourceState>(&mut named);
+    add::<health::Readiness>(&mut named);
+    named
+}
+
+fn schemas() -> Value {
     let mut schemas: Map<String, Value> = Map::new();
-    for (name, schema) in named {
+    for (name, schema) in named() {
         // Schemas always are JSON; were one not, it would accept nothing.
         schemas.insert(name, serde_json::to_value(schema).unwrap_or(Value::Bool(false)));
     }
@@ -225,11 +246,7 @@ fn schemas() -> Value {
         }
         let name = title(kind);
         schemas.insert(format!("{name}Create"), envelope(&name));
-        schemas.insert(
-            format!("{name}Patch"),
-            json!({ "type": "object", "description": "A JSON merge patch (RFC 7396)", "additionalProperties": false,
-                    "properties": { "name": { "type": "string" }, "tags": { "type": "object" }, "spec": { "type": "object" } } }),
-        );
+        schemas.insert(format!("{name}Patch"), merge_patch());
         schemas.insert(format!("{name}Spec"), spec);
     }
     schemas.insert("Problem".to_owned(), problem());
@@ -247,9 +264,23 @@ fn envelope(kind: &str) -> Value {
         "required": ["name", "spec"],
         "additionalProperties": false,
         "properties": {
-            "name": { "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" },
+            "name": { "type": "string", "pattern": NAME },
             "tags": { "type": "object", "additionalProperties": { "type": "string", "maxLength": 255 }, "maxProperties": 64 },
             "spec": { "$ref": format!("#/components/schemas/{kind}Spec") }
+        }
+    })
+}
+
+/// What a patch may say; what comes of it is checked as a create is.
+fn merge_patch() -> Value {
+    json!({
+        "type": "object",
+        "description": "A JSON merge patch (RFC 7396): null takes a field away",
+        "additionalProperties": false,
+        "properties": {
+            "name": { "type": "string", "pattern": NAME },
+            "tags": { "type": ["object", "null"], "additionalProperties": { "type": ["string", "null"], "maxLength": 255 } },
+            "spec": { "type": "object" }
         }
     })
 }
@@ -291,9 +322,20 @@ fn problem_response() -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::{all, document};
+    use super::{all, document, named};
     use serde_json::Value;
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    /// Two types under one name: the later one would stand for both.
+    #[test]
+    fn a_name_is_one_schemas() {
+        let mut seen = BTreeMap::new();
+        for (name, schema) in named() {
+            let schema = serde_json::to_value(schema).unwrap();
+            let first = seen.entry(name.clone()).or_insert_with(|| schema.clone());
+            assert_eq!(*first, schema, "{name}");
+        }
+    }
 
     fn references(value: &Value, found: &mut BTreeSet<String>) {
         match value {

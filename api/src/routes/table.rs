@@ -65,10 +65,16 @@ pub enum Answer {
     Job,
     /// 200 with a page of jobs.
     Jobs,
+    /// 200 with another document, by its schema's name.
+    Document(&'static str),
+    /// 200 with a page of other documents, by their schema's name.
+    Page(&'static str),
     /// 200 with another JSON object.
     Object,
-    /// 200 with text.
-    Text,
+    /// 200, or 503 with the same document: what is missing.
+    Readiness,
+    /// 200 with text, of a media type.
+    Text(&'static str),
     /// 200 with a stream of events.
     Events,
 }
@@ -82,8 +88,11 @@ impl Answer {
             | Self::Resources
             | Self::Job
             | Self::Jobs
+            | Self::Document(_)
+            | Self::Page(_)
             | Self::Object
-            | Self::Text
+            | Self::Readiness
+            | Self::Text(_)
             | Self::Events => 200,
         }
     }

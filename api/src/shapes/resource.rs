@@ -51,12 +51,14 @@ pub struct ResourceDoc<'a> {
 
 /// Why a resource failed, or its last change.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = FailureReason)]
 pub struct Reason<'a> {
     /// Stable.
     code: &'a str,
     /// A sentence.
     detail: &'a str,
     /// The job that failed.
+    #[schema(value_type = uuid::Uuid)]
     job: &'a Value,
 }
 

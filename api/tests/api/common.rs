@@ -1,5 +1,6 @@
 //! A local issuer, and the API's router in front of a database.
 
+use crate::contract;
 use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
@@ -166,11 +167,20 @@ impl Api {
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into()));
+        let media_type = parts.headers.get("content-type").map(|t| t.to_str().unwrap());
+        contract::holds(
+            &method,
+            &path,
+            parts.status,
+            media_type.unwrap_or_default(),
+            &body,
+        );
         Answer {
             status: parts.status,
             headers: parts.headers,

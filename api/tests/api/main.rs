@@ -9,6 +9,7 @@ mod accept;
 mod auth;
 mod changes;
 mod common;
+mod contract;
 mod held;
 mod quota;
 mod replays;
