@@ -31,11 +31,8 @@ pub async fn accepted(ctx: &Ctx, reply: Reply, wait: Option<Duration>) -> Result
     let mut resource = reply.accepted.resource;
     let mut job = reply.accepted.job;
     let addresses = reply.accepted.addresses;
-    if let (Some(open), Some(wait)) = (&job, wait)
-        && !wait.is_zero()
-        && let Some(done) = ctx.app.jobs.done(open.id, wait).await
-    {
-        job = Some(done);
+    if let (Some(open), Some(wait)) = (&mut job, wait.filter(|w| !w.is_zero())) {
+        *open = waited(ctx, open.clone(), wait).await?;
         // Gone after a delete: then it is told as it was last.
         if let Some(now) = ctx.app.store.resource_by_id(resource.id).await? {
             resource = now;
@@ -49,6 +46,19 @@ pub async fn accepted(ctx: &Ctx, reply: Reply, wait: Option<Duration>) -> Result
         None => beside(ctx, &resource).await?,
     };
     respond(ctx, &resource, &beside, job.as_ref())
+}
+
+/// The job once it is done; when the time is up first, as it is then.
+pub async fn waited(ctx: &Ctx, row: JobRow, wait: Duration) -> Result<JobRow, Problem> {
+    if row.state.is_done() {
+        return Ok(row);
+    }
+    let mut row = match ctx.app.jobs.done(row.id, wait).await {
+        Some(done) => done,
+        None => ctx.app.store.job_get(row.id).await?.unwrap_or(row),
+    };
+    ctx.app.store.job_stalls(std::slice::from_mut(&mut row)).await?;
+    Ok(row)
 }
 
 /// The response of a resource and its job.

@@ -173,13 +173,10 @@ async fn read(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
     let wait = wait
         .or_else(|| prefer_wait(&ctx.headers))
         .filter(|w| !w.is_zero());
-    if let Some(wait) = wait.filter(|_| !row.state.is_done()) {
-        row = match ctx.app.jobs.done(row.id, wait).await {
-            Some(done) => done,
-            None => ctx.app.store.job_get(row.id).await?.unwrap_or(row),
-        };
+    match wait {
+        Some(wait) => row = reply::waited(&ctx, row, wait).await?,
+        None => ctx.app.store.job_stalls(std::slice::from_mut(&mut row)).await?,
     }
-    ctx.app.store.job_stalls(std::slice::from_mut(&mut row)).await?;
     let by_host = placement::by_host(&ctx, &row).await?;
     let document = job::document(&row, ctx.reader(), Utc::now()).with_hosts(by_host);
     let mut response = reply::json(StatusCode::OK, &document)?;
@@ -325,8 +322,8 @@ async fn steps(ctx: &Ctx, row: &JobRow) -> Result<Vec<&'static str>, Problem> {
 
 /// 202 with the job, once it is done where the caller prefers to wait.
 async fn answer(ctx: &Ctx, row: JobRow) -> Result<Response, Problem> {
-    let row = match prefer_wait(&ctx.headers).filter(|w| !w.is_zero() && !row.state.is_done()) {
-        Some(wait) => ctx.app.jobs.done(row.id, wait).await.unwrap_or(row),
+    let row = match prefer_wait(&ctx.headers).filter(|w| !w.is_zero()) {
+        Some(wait) => reply::waited(ctx, row, wait).await?,
         None => row,
     };
     let document = JobOnly {

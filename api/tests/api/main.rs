@@ -6,6 +6,7 @@
 )]
 
 mod accept;
+mod answers;
 mod auth;
 mod changes;
 mod common;
