@@ -41,7 +41,7 @@ pub struct JobDoc<'a> {
     deadline_at: Option<DateTime<Utc>>,
     /// When its cancel was asked for.
     cancel_requested_at: Option<DateTime<Utc>>,
-    /// Why it failed.
+    /// Why it failed, once it is done, or is being undone for that.
     error: Option<ErrorDoc<'a>>,
     /// Who asked for it.
     actor: &'a str,
@@ -183,7 +183,7 @@ pub fn document(row: &JobRow, reader: Reader, now: DateTime<Utc>) -> JobDoc<'_> 
         attempt: row.attempt,
         deadline_at: row.deadline_at,
         cancel_requested_at: row.cancel_requested_at,
-        error: row.error.as_ref().map(|error| error_doc(row, error, reader)),
+        error: cause(row).map(|error| error_doc(row, error, reader)),
         actor: &row.actor,
         trace_id: &row.trace_id,
         created_at: row.created_at,
@@ -196,6 +196,17 @@ pub fn document(row: &JobRow, reader: Reader, now: DateTime<Utc>) -> JobDoc<'_> 
             .filter(|_| reader == Reader::Operator)
             .map(rhyzome_model::ids::HostName::as_str),
     }
+}
+
+/// Why it failed. A row keeps the error of its last try while it is tried again, or is undone since somebody cancelled it: no job has
+/// failed by that.
+fn cause(row: &JobRow) -> Option<&JobError> {
+    let told = match row.state {
+        JobState::Undoing => row.cancel_requested_at.is_none(),
+        JobState::Blocked | JobState::Queued | JobState::Running => false,
+        JobState::Succeeded | JobState::Failed | JobState::Cancelled => true,
+    };
+    row.error.as_ref().filter(|_| told)
 }
 
 fn step(row: &StepRow) -> StepDoc<'_> {
@@ -356,6 +367,24 @@ pub(crate) mod tests {
             (&json!("instance.create"), &json!("queued"), &json!(false))
         );
         assert_eq!(doc["progress"], json!({"done": 1, "total": 2}));
+    }
+
+    #[test]
+    fn an_error_is_shown_of_what_failed_alone() {
+        for (state, cancelled, shown) in [
+            (JobState::Queued, false, false),
+            (JobState::Running, false, false),
+            (JobState::Undoing, false, true),
+            (JobState::Undoing, true, false),
+            (JobState::Failed, false, true),
+            (JobState::Failed, true, true),
+        ] {
+            let mut row = row(state);
+            row.error = Some(JobError::new("UNAVAILABLE", "The last try."));
+            row.cancel_requested_at = cancelled.then_some(row.created_at);
+            let doc = serde_json::to_value(document(&row, Reader::Tenant, row.created_at)).unwrap();
+            assert_eq!(!doc["error"].is_null(), shown, "{state} {cancelled}");
+        }
     }
 
     #[test]
