@@ -28,14 +28,13 @@ pub fn token(after: After) -> String {
     URL_SAFE_NO_PAD.encode(format!("{}.{}", after.0.timestamp_micros(), after.1.simple()))
 }
 
-/// The place of a token.
+/// The place of a token. A time that no row can have is no place: Postgres has no times as early as a token can name.
 pub fn after(token: &str) -> Option<After> {
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
     let (micros, id) = text.split_once('.')?;
-    Some((
-        DateTime::from_timestamp_micros(micros.parse().ok()?)?,
-        Uuid::parse_str(id).ok()?,
-    ))
+    let at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
+    (at >= DateTime::UNIX_EPOCH).then_some(())?;
+    Some((at, Uuid::parse_str(id).ok()?))
 }
 
 /// The token of a text that orders a list.
@@ -64,5 +63,7 @@ mod tests {
         for bad in ["", "!", "AAAA", "MS4y"] {
             assert_eq!(after(bad), None, "{bad}");
         }
+        let first = DateTime::from_timestamp_micros(i64::MIN / 4).unwrap();
+        assert_eq!(after(&token((first, Uuid::nil()))), None);
     }
 }

@@ -1,6 +1,8 @@
 //! What answers say: of a job that is waited for in vain, of a taken name, of what isn't there.
 
-use crate::world::{World, network};
+use crate::world::{World, is, network, refused};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
 #[tokio::test]
@@ -33,4 +35,16 @@ async fn when_the_time_is_up_the_answer_is_of_then() {
         "{job:#}"
     );
     assert_eq!(resource["tags"], json!({"seen": "then"}));
+}
+
+#[tokio::test]
+async fn a_forged_token_of_a_page_is_refused() {
+    let w = World::new().await;
+    for micros in [i64::MIN / 4, -220_000_000_000_000_000, -1] {
+        let token = URL_SAFE_NO_PAD.encode(format!("{micros}.{}", uuid::Uuid::nil().simple()));
+        for list in ["jobs", "networks"] {
+            let answer = w.get(&format!("/v1/{list}?page_token={token}")).await;
+            assert_eq!(refused(&answer), is(400, "INVALID_REQUEST"), "{list} {micros}");
+        }
+    }
 }
