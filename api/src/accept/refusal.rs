@@ -14,7 +14,7 @@ pub fn problem(refusal: Refusal, kind: Kind, what: &str) -> Problem {
         ),
         Refusal::NotFound => Problem::new(Code::NotFound, format!("There is no {what}.")),
         Refusal::NameTaken { holder } => {
-            let detail = format!("Another {kind} of the tenant has this name: {what}.");
+            let detail = format!("Another {kind} of the tenant has this name: {kind} {holder}.");
             at(Code::NameTaken, "/name", detail).with_conflicts(vec![conflict(kind.as_str(), holder, None)])
         }
         Refusal::ReferenceNotFound {
@@ -146,6 +146,17 @@ mod tests {
     use rhyzome_model::kinds::Kind;
     use rhyzome_store::accept::Refusal;
     use rhyzome_store::resources::Neighbour;
+
+    #[test]
+    fn a_taken_name_names_its_holder() {
+        let holder = ResourceId::new();
+        let problem = problem(Refusal::NameTaken { holder }, Kind::Network, "network lan");
+        assert!(
+            problem.detail().contains(&format!("network {holder}")) && !problem.detail().contains("lan"),
+            "{}",
+            problem.detail()
+        );
+    }
 
     #[test]
     fn statuses_and_pointers() {

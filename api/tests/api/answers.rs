@@ -1,6 +1,6 @@
 //! What answers say: of a job that is waited for in vain, of a taken name, of what isn't there.
 
-use crate::world::{World, is, network, refused};
+use crate::world::{World, is, network, refused, text};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
@@ -46,5 +46,20 @@ async fn a_forged_token_of_a_page_is_refused() {
             let answer = w.get(&format!("/v1/{list}?page_token={token}")).await;
             assert_eq!(refused(&answer), is(400, "INVALID_REQUEST"), "{list} {micros}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_taken_by_the_one_that_has_it() {
+    let w = World::new().await;
+    let (lan, other) = (w.network("lan").await, w.network("other").await);
+    w.all_done().await;
+    let path = format!("/v1/networks/{lan}");
+    for path in [path.clone(), format!("{path}?dry_run=true")] {
+        let taken = w.call("PATCH", &path, Some(json!({"name": "other"}))).await;
+        assert_eq!(refused(&taken), is(409, "NAME_TAKEN"));
+        assert_eq!(taken.body["conflicts"][0]["id"], json!(other));
+        let detail = text(&taken.body["detail"]);
+        assert!(detail.contains(&other) && !detail.contains(&lan), "{detail}");
     }
 }
