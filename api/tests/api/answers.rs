@@ -1,6 +1,6 @@
 //! What answers say: of a job that is waited for in vain, of a taken name, of what isn't there.
 
-use crate::world::{World, is, network, refused, text};
+use crate::world::{World, instance, is, network, refused, text};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
@@ -62,4 +62,45 @@ async fn a_name_is_taken_by_the_one_that_has_it() {
         let detail = text(&taken.body["detail"]);
         assert!(detail.contains(&other) && !detail.contains(&lan), "{detail}");
     }
+}
+
+#[tokio::test]
+async fn pointers_in_sentences_lead_into_the_document() {
+    let w = World::new().await;
+    w.image().await;
+    w.network("lan").await;
+    let mut twice = instance("one", "lan");
+    let interface = json!({"network": "lan", "ip": "10.20.0.3"});
+    twice["spec"]["interfaces"] = json!([interface, interface]);
+    let answer = w.post("/v1/instances", twice).await;
+    assert_eq!(
+        answer.body["errors"][0]["detail"],
+        "10.20.0.3 is in /spec/interfaces/0 already"
+    );
+}
+
+#[tokio::test]
+async fn a_retry_says_what_was_made_so() {
+    let w = World::new().await;
+    let made = w.post("/v1/networks", network("lan")).await;
+    let job = text(&made.body["job"]["id"]);
+    w.all_done().await;
+    w.database
+        .execute(&format!("UPDATE jobs SET state = 'failed' WHERE id = '{job}'"))
+        .await;
+    let path = format!("/v1/jobs/{job}/retry");
+    let again = || w.call("POST", &path, None);
+    let answer = again().await;
+    assert_eq!(refused(&answer), is(409, "NOT_RETRYABLE"));
+    let detail = text(&answer.body["detail"]);
+    assert!(
+        detail.contains("generation 1 of the network") && !detail.contains("moved on"),
+        "{detail}"
+    );
+    w.database.execute("UPDATE resources SET generation = 2").await;
+    let detail = text(&again().await.body["detail"]);
+    assert!(
+        detail.contains("moved on") && detail.contains("generation 2"),
+        "{detail}"
+    );
 }

@@ -77,12 +77,18 @@ impl Store {
         if before.applied.is_some()
             && (before.generation != old.generation || before.observed_generation >= old.generation)
         {
-            return Ok(Err(Refusal::NotRetryable {
-                detail: format!(
+            let detail = if before.generation == old.generation {
+                format!(
+                    "a later job has made generation {} of the {} so",
+                    old.generation, old.kind
+                )
+            } else {
+                format!(
                     "the {} has moved on since: it is at generation {}",
                     old.kind, before.generation
-                ),
-            }));
+                )
+            };
+            return Ok(Err(Refusal::NotRetryable { detail }));
         }
         sqlx::query!(
             "UPDATE resources SET reason = NULL, updated_at = $2 WHERE id = $1",

@@ -90,14 +90,14 @@ pub(super) fn interface(spec: &InstanceSpec) -> Vec<FieldError> {
         if let Some(mac) = &nic.mac {
             faults.extend(mac_fault(at("mac"), mac));
             if let Some(first) = by_mac.get(mac.as_str()) {
-                let detail = format!("{mac} is in /interfaces/{first} already");
+                let detail = format!("{mac} is in /spec/interfaces/{first} already");
                 faults.push(FieldError::new(at("mac"), "DUPLICATE", detail));
             }
             by_mac.entry(mac).or_insert(i);
         }
         if let Some(ip) = nic.ip {
             if let Some(first) = by_ip.get(&(nic.network.as_str(), ip)) {
-                let detail = format!("{ip} is in /interfaces/{first} already");
+                let detail = format!("{ip} is in /spec/interfaces/{first} already");
                 faults.push(FieldError::new(at("ip"), "DUPLICATE", detail));
             }
             by_ip.entry((&nic.network, ip)).or_insert(i);

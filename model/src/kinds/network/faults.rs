@@ -94,7 +94,7 @@ pub(super) fn leases(spec: &NetworkSpec) -> Vec<FieldError> {
         }
         faults.extend(mac_fault(at("mac"), &lease.mac));
         let mut duplicate = |field: &str, text: String, first: usize| {
-            let detail = format!("{text} is in /leases/{first} already");
+            let detail = format!("{text} is in /spec/leases/{first} already");
             faults.push(FieldError::new(at(field), "DUPLICATE", detail));
         };
         if let Some(&first) = by_ip.get(&lease.ip) {
