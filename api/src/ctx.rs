@@ -6,7 +6,7 @@ use crate::extract::headers::idempotency_key;
 use crate::extract::json;
 use crate::extract::query::Query;
 use crate::observe::RequestTrace;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, shortened};
 use crate::shapes::Reader;
 use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
@@ -174,14 +174,21 @@ impl Ctx {
         }
     }
 
-    /// What they see: their tenant's; an operator without `tenant` sees every tenant's.
-    pub fn scope(&self, tenant: Option<String>) -> Result<Scope, Problem> {
+    /// What they see: their tenant's; an operator without `tenant` sees every tenant's. One that isn't there is no empty one: 404.
+    pub async fn scope(&self, tenant: Option<String>) -> Result<Scope, Problem> {
         match tenant {
             None if self.caller.is_operator() => Ok(Scope::Operator(None)),
             None => Ok(Scope::Tenant(self.caller.tenant.clone())),
             Some(tenant) => {
                 self.caller.require_operator()?;
-                Ok(Scope::Operator(Some(TenantId(tenant))))
+                let tenant = TenantId(tenant);
+                if self.app.store.tenant_get(&tenant).await?.is_none() {
+                    return Err(Problem::not_found(
+                        "tenant",
+                        &format!("{:?}", shortened(&tenant.0)),
+                    ));
+                }
+                Ok(Scope::Operator(Some(tenant)))
             }
         }
     }

@@ -34,7 +34,7 @@ async fn watch(ctx: Ctx) -> Result<Response, Problem> {
     let tenant = query.text("tenant");
     query.finish()?;
     let start = last_event_id(&ctx.headers)?.map_or(Start::Now, Start::After);
-    let (whose, watched) = match ctx.scope(tenant)? {
+    let (whose, watched) = match ctx.scope(tenant).await? {
         Scope::Tenant(tenant) => (Whose::TenantAndSystem(tenant.clone()), Some(tenant)),
         Scope::Operator(Some(tenant)) => (Whose::Tenant(tenant.clone()), Some(tenant)),
         Scope::Operator(None) => (Whose::Everyone, None),

@@ -119,7 +119,7 @@ async fn may(ctx: &Ctx, tags: &mut Tags, row: &JobRow, verb: &str) -> Result<boo
 /// A job that the caller may know of, and may do this to.
 async fn allowed(ctx: &Ctx, id: &str, tenant: Option<String>, verb: Verb) -> Result<JobRow, Problem> {
     let unknown = || Problem::not_found("job", &id.chars().take(80).collect::<String>());
-    let scope = ctx.scope(tenant)?;
+    let scope = ctx.scope(tenant).await?;
     let job: JobId = id.parse().map_err(|_| unknown())?;
     let row = ctx.app.store.job_get(job).await?.filter(|row| match &scope {
         Scope::Tenant(tenant) | Scope::Operator(Some(tenant)) => row.tenant == *tenant,
@@ -206,7 +206,7 @@ async fn list(ctx: Ctx) -> Result<Response, Problem> {
     let mut after = query.parsed("page_token", "a token of a page", page::after);
     let tenant = query.text("tenant");
     query.finish()?;
-    let (scope, filter) = (ctx.scope(tenant)?, JobFilter { target, state });
+    let (scope, filter) = (ctx.scope(tenant).await?, JobFilter { target, state });
 
     let mut tags = Tags::default();
     let mut rows: Vec<JobRow> = Vec::new();

@@ -165,7 +165,11 @@ pub(super) async fn visible(
     id: ResourceId,
     tenant: Option<String>,
 ) -> Result<ResourceRow, Problem> {
-    let found = ctx.app.store.resource_get(&ctx.scope(tenant)?, kind, id).await?;
+    let found = ctx
+        .app
+        .store
+        .resource_get(&ctx.scope(tenant).await?, kind, id)
+        .await?;
     let row = found.ok_or_else(|| Problem::not_found(kind.as_str(), &id.to_string()))?;
     change::allowed(&ctx.caller, &row, "read")?;
     Ok(row)
@@ -294,7 +298,7 @@ async fn list(kind: Kind, ctx: Ctx) -> Result<Response, Problem> {
     let mut after = query.parsed("page_token", "a token of a page", page::after);
     let tenant = query.text("tenant");
     query.finish()?;
-    let scope = ctx.scope(tenant)?;
+    let scope = ctx.scope(tenant).await?;
 
     // The shown state is computed and scopes may be limited, so both are judged here, over as many rows as it takes.
     let judged = state.is_some() || !ctx.caller.reads_all(kind.as_str());

@@ -104,3 +104,36 @@ async fn a_retry_says_what_was_made_so() {
         "{detail}"
     );
 }
+
+#[tokio::test]
+async fn a_tenant_that_is_not_there_is_no_empty_one() {
+    let w = World::new().await;
+    let lan = w.network("lan").await;
+    let operator = w.operators.token("operator");
+    for path in [
+        "/v1/networks".to_owned(),
+        "/v1/jobs".to_owned(),
+        "/v1/events".to_owned(),
+        format!("/v1/networks/{lan}"),
+        format!("/v1/networks/{lan}/leases"),
+    ] {
+        for tenant in ["nope", ""] {
+            let answer = w
+                .api
+                .call(&operator, "GET", &format!("{path}?tenant={tenant}"), None)
+                .await;
+            assert_eq!(refused(&answer), is(404, "NOT_FOUND"), "{path} {tenant:?}");
+            let detail = text(&answer.body["detail"]);
+            assert_eq!(detail, format!("There is no tenant {tenant:?}."));
+        }
+    }
+    for tenant in ["other", "system"] {
+        let answer = w
+            .api
+            .call(&operator, "GET", &format!("/v1/networks?tenant={tenant}"), None)
+            .await;
+        assert_eq!(answer.body["items"], json!([]), "{tenant}");
+    }
+    let asked = w.get("/v1/networks?tenant=nope").await;
+    assert_eq!(asked.status, 403, "only operators are told which there are");
+}
