@@ -6,8 +6,10 @@
 
 mod check;
 mod formats;
+mod nulls;
 
 pub use check::check;
+pub use nulls::unknown_nulls;
 
 use crate::kinds::{Kind, KindDef};
 use serde_json::{Map, Value};

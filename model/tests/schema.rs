@@ -265,3 +265,53 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_patch_takes_away_only_what_can_be_there() {
+    let found = |kind: Kind, patch: Value| -> Vec<String> {
+        let faults = kind.ops().unknown_nulls(&patch).into_iter();
+        faults
+            .map(|fault| {
+                assert_eq!(fault.code, "UNKNOWN_FIELD");
+                fault.pointer
+            })
+            .collect()
+    };
+    for (kind, patch, wanted) in [
+        (Kind::Instance, json!({"placment": null}), &["/spec/placment"][..]),
+        (
+            Kind::Instance,
+            json!({"placement": {"host_labls": null, "apart_from": null}}),
+            &["/spec/placement/host_labls"],
+        ),
+        (
+            Kind::Instance,
+            json!({"placement": {"host_labels": {"zone": null}}}),
+            &[],
+        ),
+        (
+            Kind::Instance,
+            json!({"placement": null, "user_data": null, "power": null}),
+            &[],
+        ),
+        (
+            Kind::Instance,
+            json!({"interfaces": [{"network": "a", "mc": null}]}),
+            &[],
+        ),
+        (Kind::Image, json!({"source": {"url": null, "file": "a"}}), &[]),
+        (
+            Kind::Image,
+            json!({"source": {"ulr": null, "file": "a"}}),
+            &["/spec/source/ulr"],
+        ),
+        (
+            Kind::Network,
+            json!({"a/b": null, "x": {"y": null}}),
+            &["/spec/a~1b"],
+        ),
+        (Kind::Network, json!(null), &[]),
+    ] {
+        assert_eq!(found(kind, patch.clone()), wanted, "{patch}");
+    }
+}

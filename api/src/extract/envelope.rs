@@ -44,14 +44,15 @@ pub fn of_patch(kind: Kind, current: &Envelope, patch: &Value) -> Result<Envelop
     let mut document =
         serde_json::json!({ "name": current.name, "tags": current.tags, "spec": current.spec });
     merge(&mut document, patch);
-    let mut faults = Vec::new();
     // A field that isn't known is a fault although `null` merged it away.
-    faults.extend(
-        fields
-            .iter()
-            .filter(|(name, value)| value.is_null() && !known(name))
-            .map(|(name, _)| unknown(name)),
-    );
+    let mut faults: Vec<FieldError> = fields
+        .iter()
+        .filter(|(name, value)| value.is_null() && !known(name))
+        .map(|(name, _)| unknown(name))
+        .collect();
+    if let Some(spec) = fields.get("spec") {
+        faults.extend(kind.ops().unknown_nulls(spec));
+    }
     match read(kind, document) {
         Ok(envelope) if faults.is_empty() => Ok(envelope),
         Ok(_) => Err(Problem::invalid(faults)),
@@ -251,6 +252,14 @@ mod tests {
         assert_eq!(
             pointers(of_patch(Kind::Network, &current, &json!({"foo": null}))).1,
             ["/foo"]
+        );
+        assert_eq!(
+            pointers(of_patch(
+                Kind::Network,
+                &current,
+                &json!({"foo": null, "spec": {"gatway": null, "gateway": null}})
+            )),
+            (400, vec!["/foo".to_owned(), "/spec/gatway".to_owned()])
         );
         assert_eq!(
             pointers(of_patch(Kind::Network, &current, &json!({"state": "ready"}))).1,

@@ -3,7 +3,7 @@
 use crate::world::{World, instance, is, network, refused, text};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[tokio::test]
 async fn when_the_time_is_up_the_answer_is_of_then() {
@@ -38,18 +38,6 @@ async fn when_the_time_is_up_the_answer_is_of_then() {
 }
 
 #[tokio::test]
-async fn a_forged_token_of_a_page_is_refused() {
-    let w = World::new().await;
-    for micros in [i64::MIN / 4, -220_000_000_000_000_000, -1] {
-        let token = URL_SAFE_NO_PAD.encode(format!("{micros}.{}", uuid::Uuid::nil().simple()));
-        for list in ["jobs", "networks"] {
-            let answer = w.get(&format!("/v1/{list}?page_token={token}")).await;
-            assert_eq!(refused(&answer), is(400, "INVALID_REQUEST"), "{list} {micros}");
-        }
-    }
-}
-
-#[tokio::test]
 async fn a_name_is_taken_by_the_one_that_has_it() {
     let w = World::new().await;
     let (lan, other) = (w.network("lan").await, w.network("other").await);
@@ -62,6 +50,74 @@ async fn a_name_is_taken_by_the_one_that_has_it() {
         let detail = text(&taken.body["detail"]);
         assert!(detail.contains(&other) && !detail.contains(&lan), "{detail}");
     }
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_not_there_is_no_empty_one() {
+    let w = World::new().await;
+    let lan = w.network("lan").await;
+    let operator = w.operators.token("operator");
+    for path in [
+        "/v1/networks".to_owned(),
+        "/v1/jobs".to_owned(),
+        "/v1/events".to_owned(),
+        format!("/v1/networks/{lan}"),
+        format!("/v1/networks/{lan}/leases"),
+    ] {
+        for tenant in ["nope", ""] {
+            let answer = w
+                .api
+                .call(&operator, "GET", &format!("{path}?tenant={tenant}"), None)
+                .await;
+            assert_eq!(refused(&answer), is(404, "NOT_FOUND"), "{path} {tenant:?}");
+            let detail = text(&answer.body["detail"]);
+            assert_eq!(detail, format!("There is no tenant {tenant:?}."));
+        }
+    }
+    for tenant in ["other", "system"] {
+        let answer = w
+            .api
+            .call(&operator, "GET", &format!("/v1/networks?tenant={tenant}"), None)
+            .await;
+        assert_eq!(answer.body["items"], json!([]), "{tenant}");
+    }
+    let asked = w.get("/v1/networks?tenant=nope").await;
+    assert_eq!(asked.status, 403, "only operators are told which there are");
+}
+
+#[tokio::test]
+async fn a_forged_token_of_a_page_is_refused() {
+    let w = World::new().await;
+    for micros in [i64::MIN / 4, -220_000_000_000_000_000, -1] {
+        let token = URL_SAFE_NO_PAD.encode(format!("{micros}.{}", uuid::Uuid::nil().simple()));
+        for list in ["jobs", "networks"] {
+            let answer = w.get(&format!("/v1/{list}?page_token={token}")).await;
+            assert_eq!(refused(&answer), is(400, "INVALID_REQUEST"), "{list} {micros}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_patch_that_takes_away_what_can_not_be_there_is_refused() {
+    let w = World::new().await;
+    w.image().await;
+    w.network("lan").await;
+    let made = w.post("/v1/instances", instance("one", "lan")).await;
+    w.all_done().await;
+    let path = format!("/v1/instances/{}", text(&made.body["resource"]["id"]));
+    let patch = |spec: Value| w.call("PATCH", &path, Some(json!({ "spec": spec })));
+    for (spec, pointer) in [
+        (json!({"placment": null}), "/spec/placment"),
+        (
+            json!({"placement": {"host_labls": null}}),
+            "/spec/placement/host_labls",
+        ),
+    ] {
+        let answer = patch(spec).await;
+        assert_eq!(refused(&answer), is(400, "INVALID_REQUEST"));
+        assert_eq!(answer.body["errors"][0]["pointer"], pointer, "{}", answer.body);
+    }
+    assert_eq!(patch(json!({"placement": null})).await.status, 200);
 }
 
 #[tokio::test]
@@ -103,37 +159,4 @@ async fn a_retry_says_what_was_made_so() {
         detail.contains("moved on") && detail.contains("generation 2"),
         "{detail}"
     );
-}
-
-#[tokio::test]
-async fn a_tenant_that_is_not_there_is_no_empty_one() {
-    let w = World::new().await;
-    let lan = w.network("lan").await;
-    let operator = w.operators.token("operator");
-    for path in [
-        "/v1/networks".to_owned(),
-        "/v1/jobs".to_owned(),
-        "/v1/events".to_owned(),
-        format!("/v1/networks/{lan}"),
-        format!("/v1/networks/{lan}/leases"),
-    ] {
-        for tenant in ["nope", ""] {
-            let answer = w
-                .api
-                .call(&operator, "GET", &format!("{path}?tenant={tenant}"), None)
-                .await;
-            assert_eq!(refused(&answer), is(404, "NOT_FOUND"), "{path} {tenant:?}");
-            let detail = text(&answer.body["detail"]);
-            assert_eq!(detail, format!("There is no tenant {tenant:?}."));
-        }
-    }
-    for tenant in ["other", "system"] {
-        let answer = w
-            .api
-            .call(&operator, "GET", &format!("/v1/networks?tenant={tenant}"), None)
-            .await;
-        assert_eq!(answer.body["items"], json!([]), "{tenant}");
-    }
-    let asked = w.get("/v1/networks?tenant=nope").await;
-    assert_eq!(asked.status, 403, "only operators are told which there are");
 }

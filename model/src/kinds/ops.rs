@@ -18,6 +18,8 @@ pub trait KindOps: Send + Sync {
     fn schema(&self) -> &'static Value;
     /// Checks a spec against its schema: every fault at once (400), pointers beginning with `/spec`; the spec with its defaults filled in.
     fn parse(&self, spec: &Value) -> Result<Value, Vec<FieldError>>;
+    /// Faults (400) of what a merge patch of the spec takes away: fields that the schema doesn't know, pointers beginning with `/spec`.
+    fn unknown_nulls(&self, patch: &Value) -> Vec<FieldError>;
     /// Faults of meaning (422), pointers beginning with `/spec`. `before` is the spec that it updates.
     fn validate(&self, spec: &Value, before: Option<&Value>) -> Result<Vec<FieldError>, PlanError>;
     /// See [`KindDef::references`].
@@ -96,6 +98,9 @@ impl<K: KindDef> KindOps for Typed<K> {
         let invalid = |e: PlanError| vec![FieldError::new("/spec", "INVALID", e.to_string())];
         let typed = read::<K>(spec).map_err(invalid)?;
         write::<K>(&typed).map_err(invalid)
+    }
+    fn unknown_nulls(&self, patch: &Value) -> Vec<FieldError> {
+        crate::schema::unknown_nulls(self.schema(), patch, "/spec")
     }
     fn validate(&self, spec: &Value, before: Option<&Value>) -> Result<Vec<FieldError>, PlanError> {
         let spec = read::<K>(spec)?;

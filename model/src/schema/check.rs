@@ -232,14 +232,14 @@ fn tagged(tags: &[(&str, &Value)], doc: &Value, at: &str, faults: &mut Vec<Field
     }
 }
 
-fn list<'a>(schema: &'a Value, word: &str) -> &'a [Value] {
+pub(super) fn list<'a>(schema: &'a Value, word: &str) -> &'a [Value] {
     schema
         .get(word)
         .and_then(Value::as_array)
         .map_or(&[], Vec::as_slice)
 }
 
-fn types(schema: &Value) -> Vec<&str> {
+pub(super) fn types(schema: &Value) -> Vec<&str> {
     match schema.get("type") {
         Some(Value::String(one)) => vec![one],
         Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
@@ -295,7 +295,7 @@ fn quoted(doc: &Value) -> String {
     }
 }
 
-fn unknown(name: &str, known: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+pub(super) fn unknown(name: &str, known: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     let known: Vec<String> = known.into_iter().map(|k| k.as_ref().to_owned()).collect();
     match nearest(name, known.iter().map(String::as_str)) {
         Some(near) => format!("the field \"{name}\" is not known; did you mean \"{near}\"?"),
@@ -336,6 +336,6 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 /// A name as a part of a JSON Pointer.
-fn escape(name: &str) -> String {
+pub(super) fn escape(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
