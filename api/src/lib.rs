@@ -14,6 +14,7 @@
 //! | `announce` | notices of what was committed |
 //! | `console` | the one call to agents |
 //! | `observe` | request ids, traces, metrics, the time limit |
+//! | `unread` | what is left of a body when its request is answered |
 //! | `run` | starts it all |
 
 pub mod accept;
@@ -32,6 +33,7 @@ pub mod rate;
 pub mod routes;
 pub mod run;
 pub mod shapes;
+mod unread;
 pub mod wait;
 
 pub use config::ApiConfig;

@@ -1,10 +1,12 @@
-//! The outermost room: request id, trace, time limit, a net for panics, metrics, and the last word on problems.
+//! The outermost room: request id, trace, time limit, a net for panics, metrics, the last word on problems, and what wasn't read of a
+//! request.
 //!
 //! Guarantees: every response carries `x-request-id` and `traceparent`; every problem its `instance` and `request_id`; labels of metrics
 //! are route templates, never paths, and methods that are known by name; nothing of a body or a token is logged.
 
 use crate::problem::Code;
 use crate::problem::Problem;
+use crate::unread::Unread;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -43,6 +45,7 @@ pub async fn observe(State(limit): State<Duration>, mut request: Request, next: 
     };
     let request_id = Uuid::now_v7().to_string();
     request.extensions_mut().insert(RequestTrace(trace));
+    let unread = Unread::watch(&mut request);
 
     let span = tracing::info_span!("request", trace_id = %trace.trace_id(), request_id, %method, route);
     let handled = AssertUnwindSafe(tokio::time::timeout(limit + WAIT_MAX, next.run(request)))
@@ -67,6 +70,9 @@ pub async fn observe(State(limit): State<Duration>, mut request: Request, next: 
     ];
     metrics::counter!("rhyzome_http_requests_total", &labels).increment(1);
     metrics::histogram!("rhyzome_http_request_duration_seconds").record(took.as_secs_f64());
+    if let Some(unread) = unread {
+        unread.settle(&mut response).await;
+    }
     response
 }
 

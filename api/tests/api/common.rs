@@ -137,7 +137,7 @@ pub(crate) struct Answer {
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) app: App,
-    router: Router,
+    pub(crate) router: Router,
 }
 
 impl Api {

@@ -10,6 +10,7 @@ mod answers;
 mod auth;
 mod changes;
 mod common;
+mod connection;
 mod contract;
 mod held;
 mod quota;
