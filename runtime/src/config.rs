@@ -7,6 +7,9 @@
 //! In environment and flags a value that begins with `[`, `{` or `"` is read as TOML. An unknown key and a wrong value are refused
 //! by name, with where they came from. Keys that hold a secret are refused as flags: those are seen by everybody on the machine.
 
+mod explain;
+
+use self::explain::explain;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -186,10 +189,7 @@ fn layers(sources: &Sources) -> Result<Layers, ConfigError> {
         }
     }
     for (key, flag, value) in &sources.flags {
-        if SECRETS
-            .iter()
-            .any(|secret| key.rsplit('.').next() == Some(*secret))
-        {
+        if is_secret(key) {
             return Err(ConfigError::SecretInFlag(key.clone()));
         }
         if has_password(value) {
@@ -198,6 +198,12 @@ fn layers(sources: &Sources) -> Result<Layers, ConfigError> {
         layers.text(key, value, Origin::Flag(flag.clone()))?;
     }
     Ok(layers)
+}
+
+fn is_secret(key: &str) -> bool {
+    SECRETS
+        .iter()
+        .any(|secret| key.rsplit('.').next() == Some(*secret))
 }
 
 /// Whether a URL names a user with a password (RFC 3986, 3.2.1).
@@ -288,15 +294,15 @@ impl Layers {
 
     fn read<T: DeserializeOwned>(self) -> Result<T, ConfigError> {
         let mut builder = Config::builder();
-        for (key, value) in self.values {
+        for (key, value) in &self.values {
             builder = builder
-                .set_override(&key, value)
-                .map_err(|error| explain(error, &self.origins))?;
+                .set_override(key, value.clone())
+                .map_err(|error| explain(error, &self))?;
         }
         builder
             .build()
             .and_then(Config::try_deserialize)
-            .map_err(|error| explain(error, &self.origins))
+            .map_err(|error| explain(error, &self))
     }
 }
 
@@ -311,63 +317,6 @@ fn parse_toml(text: &str, origin: &Origin) -> Result<config::Map<String, Value>,
             what,
         }
     })
-}
-
-/// Turns the library's error into one that names the key, where it came from, and what would be right.
-fn explain(error: Inner, origins: &BTreeMap<String, Origin>) -> ConfigError {
-    let (key, what) = flatten(error);
-    let inside = format!("{key}.");
-    let origin = origins
-        .get(&key)
-        .or_else(|| {
-            origins
-                .iter()
-                .find(|(known, _)| known.starts_with(&inside))
-                .map(|(_, origin)| origin)
-        })
-        .or_else(|| key.rsplit_once('[').and_then(|(list, _)| origins.get(list)))
-        .cloned();
-    ConfigError::Value { key, origin, what }
-}
-
-fn flatten(error: Inner) -> (String, String) {
-    match error {
-        Inner::Type {
-            unexpected,
-            expected,
-            key,
-            ..
-        } => (key.unwrap_or_default(), format!("{unexpected} isn't {expected}")),
-        Inner::At { error, key, .. } => {
-            let (inner, what) = flatten(*error);
-            let outer = key.unwrap_or_default();
-            let key = match (outer.is_empty(), inner.is_empty()) {
-                (true, _) => inner,
-                (false, true) => outer,
-                (false, false) => format!("{outer}.{inner}"),
-            };
-            (key, what)
-        }
-        Inner::NotFound(key) => (key, "it is missing".to_owned()),
-        other => unknown_field(&other.to_string()),
-    }
-}
-
-/// serde words it "unknown field `x`, expected `a` or `b`" and hands the name on in no other way.
-fn unknown_field(message: &str) -> (String, String) {
-    let named = message
-        .strip_prefix("unknown field `")
-        .and_then(|rest| rest.split_once('`'))
-        .map(|(name, rest)| {
-            (
-                name.to_owned(),
-                format!(
-                    "there is no such key{}",
-                    rest.replace(", expected", ": expected is")
-                ),
-            )
-        });
-    named.unwrap_or_else(|| (String::new(), message.to_owned()))
 }
 
 #[cfg(test)]
@@ -407,6 +356,8 @@ mod tests {
         labels: BTreeMap<String, String>,
         simulated: bool,
         image_dir: Option<PathBuf>,
+        listen: Option<std::net::SocketAddr>,
+        token: Option<std::net::SocketAddr>,
     }
 
     fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -513,6 +464,27 @@ mod tests {
 
         let said = fault(&Sources::only(Some(PathBuf::from("not/there.toml")), Vec::new()));
         assert!(said.contains("not/there.toml"), "{said}");
+    }
+
+    #[test]
+    fn a_value_that_does_not_parse_is_told() {
+        let (_dir, path) = file("[agent]\nlisten = \"127.0.0.1\"\n");
+        let said = fault(&Sources::only(Some(path), Vec::new()));
+        assert!(
+            said.contains("`agent.listen` (from the file ")
+                && said.contains("\"127.0.0.1\": invalid socket address"),
+            "{said}"
+        );
+        for (variable, value) in [
+            ("RHYZOME_AGENT__LISTEN", "user:hunter2@host"),
+            ("RHYZOME_AGENT__TOKEN", "hunter2"),
+            ("RHYZOME_AGENT__LISTENER", "hunter2"),
+        ] {
+            let said = fault(&Sources::only(None, env(&[(variable, value)])));
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+        let said = fault(&Sources::only(None, env(&[("RHYZOME_SCHEDULER__CAP", "many")])));
+        assert_eq!(said.matches("many").count(), 1, "{said}");
     }
 
     #[test]
