@@ -1,11 +1,9 @@
-//! What a guest's serial console said: QEMU writes it to a file, which is kept within a limit.
-//!
-//! QEMU appends, so the file can be cut to nothing under it; what it held stands in a second file. A reader sees half lines, and
-//! a few bytes said in the moment of a cut may be lost.
+//! What a guest's serial console said: QEMU writes it to a file, which is kept within a limit. A reader sees half lines.
 
+use super::logs;
 use super::qemu::CONSOLE_LOG;
 use crate::driver::{ConsolePart, StepError};
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -24,20 +22,7 @@ fn before(folder: &Path) -> PathBuf {
 
 /// Cuts the file, if it is long enough.
 pub(crate) fn limit(folder: &Path) -> io::Result<()> {
-    let path = now(folder);
-    let size = match fs::metadata(&path) {
-        Ok(meta) => meta.len(),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e),
-    };
-    if size < LIMIT {
-        return Ok(());
-    }
-    let mut log = File::open(&path)?;
-    log.seek(SeekFrom::Start(size - LIMIT))?;
-    let mut kept = File::create(before(folder))?;
-    io::copy(&mut log.take(LIMIT), &mut kept)?;
-    OpenOptions::new().write(true).open(&path)?.set_len(0)
+    logs::limit(&now(folder), &before(folder), LIMIT)
 }
 
 /// The last bytes of a file, `most` of them.
@@ -112,6 +97,7 @@ pub(crate) fn part(folder: &Path, from: Option<u64>) -> Result<ConsolePart, Step
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn lines_are_counted_from_the_end() {

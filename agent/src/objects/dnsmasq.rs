@@ -5,6 +5,7 @@
 //! to it as `/tmp`, as the state folder may lie where its user can't pass.
 
 use super::files;
+use super::logs;
 use super::names::Names;
 use super::netns::{self, BRIDGE};
 use super::process::ProcessId;
@@ -50,6 +51,11 @@ fn upstream() -> Vec<IpAddr> {
         .filter_map(|l| l.trim().strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok())
         .filter(|a| a.is_ipv4() && !a.is_loopback())
         .collect()
+}
+
+/// What it says.
+pub(crate) fn log(folder: &Path) -> PathBuf {
+    folder.join("dnsmasq.log")
 }
 
 /// The user that it becomes.
@@ -195,8 +201,8 @@ async fn launch(names: &Names, folder: &Path, args: Vec<String>) -> Result<(), S
         std::os::unix::fs::chown(&leases, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
             .map_err(|e| files::storage("giving the lease file to dnsmasq's user", &leases, &e))?;
     }
-    let log_path = folder.join("dnsmasq.log");
-    let log = File::create(&log_path).map_err(|e| files::storage("making a log", &log_path, &e))?;
+    let log_path = log(folder);
+    let log = logs::begin(&log_path)?;
     let around = Surroundings {
         as_tmp: Some(folder.to_owned()),
         privileges: Privileges::AsTheAgents,

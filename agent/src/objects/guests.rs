@@ -15,6 +15,7 @@ use super::disk::Disks;
 use super::files::{self, Layout, storage};
 use super::instance::{self, tap_name};
 use super::locks::Locks;
+use super::logs;
 use super::names::short_hash;
 use super::network::{Networking, Networks, USER_NETWORK};
 use super::process::ProcessId;
@@ -32,7 +33,6 @@ use rhyzome_model::kinds::Power;
 use rhyzome_model::step::EnsureInstance;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -288,8 +288,8 @@ impl Guests {
             devices: vec![PathBuf::from("/dev/net/tun"), PathBuf::from(DEVICE)],
             ..Surroundings::default()
         };
-        let log_path = self.layout.instance(id).join("qemu.log");
-        let log = File::create(&log_path).map_err(|e| storage("making a log", &log_path, &e))?;
+        let log_path = qemu::log(&self.layout.instance(id));
+        let log = logs::begin(&log_path)?;
         // `setsid` execs in place: the pid is QEMU's, and no terminal's hang-up reaches it.
         let child = spawn::start(
             "setsid",

@@ -9,7 +9,7 @@
 //! | `instance`, `seed` | definitions of guests, and what cloud-init finds |
 //! | `guests`, `watching`, `strays`, `taps`, `run_state`, `qemu`, `qmp`, `console` | guests' processes, what happens to them by itself, their taps, their record, QEMU's arguments and monitor, what they said |
 //! | `accel`, `cgroup`, `users`, `capacity` | what this machine can do |
-//! | `spawn`, `process`, `files`, `locks` | programs, processes, files and locks |
+//! | `spawn`, `process`, `files`, `logs`, `locks` | programs, processes, files, what programs say and locks |
 
 mod accel;
 mod address;
@@ -26,6 +26,7 @@ mod guests;
 mod image;
 mod instance;
 mod locks;
+mod logs;
 mod names;
 mod netns;
 mod network;

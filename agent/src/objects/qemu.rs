@@ -8,6 +8,7 @@ use rhyzome_model::ids::ResourceId;
 use rhyzome_model::kinds::ImageFormat;
 use rhyzome_model::step::{EnsureInstance, Nic};
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 
 /// The monitor's socket.
 pub(crate) const MONITOR: &str = "qmp.sock";
@@ -21,6 +22,11 @@ pub(crate) const SEED: &str = "seed.img";
 pub(crate) const ROOT_NODE: &str = "root";
 /// The program.
 pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
+
+/// What QEMU itself says, in an instance's folder.
+pub(crate) fn log(folder: &Path) -> PathBuf {
+    folder.join("qemu.log")
+}
 
 /// How a card is connected.
 pub(crate) enum Card<'a> {

@@ -2,9 +2,9 @@
 
 use super::Parts;
 use crate::driver::StepError;
-use crate::objects::console;
 use crate::objects::files::{self, Layout, storage};
 use crate::objects::locks::Locks;
+use crate::objects::{console, dnsmasq, logs, qemu};
 use nix::fcntl::{Flock, FlockArg};
 use rhyzome_model::ids::HostName;
 use rhyzome_model::job::ErrorClass;
@@ -19,18 +19,21 @@ const WHOLE_EVERY: usize = 3;
 pub(super) async fn look(parts: &Parts, locks: &Locks, layout: &Layout, turn: usize) -> Vec<StepError> {
     let mut errors = Vec::new();
     let instances = or_told(files::ids_in(&layout.instances(), ""), &mut errors);
-    for id in instances.into_iter().flatten() {
-        let folder = layout.instance(id);
+    let networks = or_told(parts.networks.ids(), &mut errors).unwrap_or_default();
+    for folder in instances.into_iter().flatten().map(|id| layout.instance(id)) {
         errors.extend(
             console::limit(&folder)
                 .map_err(|e| storage("limiting a console's log", &folder, &e))
                 .err(),
         );
+        errors.extend(logs::limit_errors(&qemu::log(&folder)).err());
+    }
+    for id in &networks {
+        errors.extend(logs::limit_errors(&dnsmasq::log(&layout.network(*id))).err());
     }
     if !parts.guests.told.load(Ordering::Acquire) {
         return errors;
     }
-    let networks = or_told(parts.networks.ids(), &mut errors).unwrap_or_default();
     let whole = turn
         .is_multiple_of(WHOLE_EVERY)
         .then(|| networks.get((turn / WHOLE_EVERY) % networks.len().max(1)))
