@@ -9,7 +9,7 @@ use super::names::short_hash;
 use super::netns;
 use super::network::Networking;
 use super::qemu::{CONSOLE_LOG, SEED};
-use super::run_state::{Ended, RebootMark, RunState};
+use super::run_state::{RebootMark, RunState};
 use super::seed;
 use super::spawn::Identity;
 use super::watching::FIRST_PAUSE;
@@ -356,8 +356,8 @@ impl Instances {
                     self.guests.accelerator.as_str().to_owned(),
                 );
             }
-            if let Ended::Crashed(why) = &run.ended {
-                facts.insert("last_end".to_owned(), why.clone());
+            if let Some(why) = run.last_crash() {
+                facts.insert("last_end".to_owned(), why);
             }
             all.push(Held {
                 kind: ObjectKind::Instance,

@@ -21,6 +21,9 @@ const STEADY_AFTER: f64 = 60.0;
 /// Longest pause before another start.
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
+/// Longest word on an end that is passed on, characters.
+const LONGEST_WORD: usize = 200;
+
 /// How the last process ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -107,8 +110,16 @@ impl RunState {
         match (&self.ended, &self.process) {
             (Ended::Never | Ended::Stopped, _) | (_, Some(_)) => String::new(),
             (Ended::ShutDown, None) => "the guest shut itself down".to_owned(),
-            (Ended::Crashed(why), None) => why.clone(),
+            (Ended::Crashed(why), None) => shown(why),
             (Ended::WithTheMachine, None) => "its host was restarted".to_owned(),
+        }
+    }
+
+    /// Why the last one ended, where it crashed.
+    pub(crate) fn last_crash(&self) -> Option<String> {
+        match &self.ended {
+            Ended::Crashed(why) => Some(shown(why)),
+            Ended::Never | Ended::Stopped | Ended::ShutDown | Ended::WithTheMachine => None,
         }
     }
 
@@ -135,6 +146,14 @@ impl RunState {
         };
         Duration::from_secs(1 << self.restarts.saturating_sub(1).min(6)).min(LONGEST_PAUSE)
     }
+}
+
+/// A word of a record as others may have it: records hold what a monitor said, and Postgres takes no NUL.
+fn shown(why: &str) -> String {
+    why.chars()
+        .filter(|c| !c.is_control())
+        .take(LONGEST_WORD)
+        .collect()
 }
 
 #[cfg(test)]
@@ -171,6 +190,17 @@ mod tests {
                 [false; 3]
             );
         }
+    }
+
+    #[test]
+    fn what_a_record_holds_is_cleaned_before_it_is_passed_on() {
+        let run = RunState {
+            ended: Ended::Crashed(format!("the guest ended: a\u{0}b\n{}", "c".repeat(1000))),
+            ..RunState::default()
+        };
+        assert!(run.detail().starts_with("the guest ended: abcc"));
+        assert_eq!(run.detail().chars().count(), LONGEST_WORD);
+        assert_eq!(run.last_crash(), Some(run.detail()));
     }
 
     #[test]

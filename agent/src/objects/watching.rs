@@ -267,14 +267,17 @@ impl Guests {
     }
 }
 
-/// Source: `ShutdownCause` in QEMU's schema.
+/// Source: `ShutdownCause` in QEMU's schema. A guest may have taken QEMU over: what its monitor says is compared, and never passed on.
 fn how_it_ended(event: &Event) -> Ended {
+    let crashed = |why: &str| Ended::Crashed(why.to_owned());
     match event.data["reason"].as_str().unwrap_or_default() {
         "guest-shutdown" => Ended::ShutDown,
-        "guest-panic" => Ended::Crashed("the guest's kernel panicked".to_owned()),
-        "host-signal" => Ended::Crashed("the guest's process was ended by a signal from outside".to_owned()),
         "host-qmp-quit" => Ended::Stopped,
-        other => Ended::Crashed(format!("the guest ended: {other}")),
+        "guest-panic" => crashed("the guest's kernel panicked"),
+        "guest-reset" | "subsystem-reset" => crashed("the guest reset itself, and its process ended"),
+        "host-signal" => crashed("the guest's process was ended by a signal from outside"),
+        "host-error" => crashed("QEMU met an error on the host, and ended"),
+        _ => crashed("the guest ended, and QEMU didn't say why"),
     }
 }
 
@@ -282,4 +285,28 @@ fn how_it_ended(event: &Event) -> Ended {
 pub(crate) fn runs_in(process: &ProcessId, folder: &Path) -> bool {
     let here = std::fs::read_link(process.proc("cwd"));
     here.is_ok_and(|here| folder.canonicalize().is_ok_and(|folder| here == folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_a_monitor_says_of_an_end_is_not_passed_on() {
+        let ended = |reason: serde_json::Value| {
+            how_it_ended(&Event {
+                name: "SHUTDOWN".to_owned(),
+                data: json!({ "guest": true, "reason": reason }),
+            })
+        };
+        assert_eq!(ended(json!("guest-shutdown")), Ended::ShutDown);
+        assert_eq!(ended(json!("host-qmp-quit")), Ended::Stopped);
+        for strange in [json!("a\u{0}b"), json!("host-ui"), json!(7), json!(null)] {
+            let Ended::Crashed(why) = ended(strange) else {
+                panic!("it crashed")
+            };
+            assert_eq!(why, "the guest ended, and QEMU didn't say why");
+        }
+    }
 }
