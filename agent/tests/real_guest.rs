@@ -354,6 +354,20 @@ async fn a_wait_for_a_guest_can_be_cancelled_and_a_deaf_one_is_cut_off() {
         .await;
     host.must(impatient.power(Power::Off)).await;
     assert_eq!(host.seen(deaf.instance).await.power, SeenPower::Off);
+
+    // Nor does one whose QEMU answers nothing.
+    host.must(impatient.power(Power::On)).await;
+    let hung = nix::unistd::Pid::from_raw(host.pid(deaf.instance).await);
+    nix::sys::signal::kill(hung, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let patient = Plan {
+        stop_timeout_s: 15,
+        ..deaf.clone()
+    };
+    host.must(Action::EnsureInstance(Box::new(patient.definition())))
+        .await;
+    host.must(patient.power(Power::Off)).await;
+    assert_eq!(host.seen(deaf.instance).await.power, SeenPower::Off);
+    assert!(running(deaf.instance).is_empty());
     deaf.delete(&host).await;
 }
 

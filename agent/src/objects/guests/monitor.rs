@@ -1,10 +1,10 @@
 //! What a guest is told by its monitor: to end, to be gone, that its disk grew.
 
-use super::{ANSWERS_WITHIN, Live, PRESS_EVERY, Phase, qmp_failed};
+use super::{ANSWERS_WITHIN, Live, PRESS_EVERY, Phase, QUITS_WITHIN, qmp_failed};
 use crate::driver::StepError;
 use crate::objects::process::ProcessId;
 use crate::objects::qemu::{self, MONITOR};
-use crate::objects::qmp::{Event, Qmp, QmpError};
+use crate::objects::qmp::{Event, Qmp};
 use rhyzome_model::job::ErrorClass;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Presses the power button until the guest has ended or the time is up.
+/// Presses the power button until the guest has ended or the time is up. That QEMU doesn't hear it is no error: then the guest is cut off.
 pub(super) async fn press_and_wait(
     live: &Live,
     within: Duration,
@@ -20,27 +20,41 @@ pub(super) async fn press_and_wait(
 ) -> Result<(), StepError> {
     let until = tokio::time::Instant::now() + within;
     let mut phase = live.phase.clone();
-    while *phase.borrow() == Phase::Running && tokio::time::Instant::now() < until {
-        match live.qmp.execute("system_powerdown", Value::Null).await {
-            Ok(_) | Err(QmpError::Gone | QmpError::Refused { .. }) => {}
-            Err(error) => return Err(qmp_failed(&error)),
-        }
-        let next = until.min(tokio::time::Instant::now() + PRESS_EVERY);
-        tokio::select! {
-            () = cancel.cancelled() => {
-                return Err(StepError::new(ErrorClass::Busy, "CANCELLED", "waiting for the guest to end was stopped"));
+    let press = async {
+        loop {
+            let next = tokio::time::Instant::now() + PRESS_EVERY;
+            if let Err(error) = live.qmp.execute("system_powerdown", Value::Null).await {
+                tracing::warn!(pid = live.process.pid, %error, "a guest's power button was pressed in vain");
             }
-            _ = phase.wait_for(|p| *p != Phase::Running) => {}
-            () = tokio::time::sleep_until(next) => {}
+            tokio::time::sleep_until(next).await;
         }
+    };
+    let ended = async {
+        if phase.wait_for(|p| *p != Phase::Running).await.is_err() {
+            // Nobody watches it any more, as this agent ends.
+            std::future::pending().await
+        }
+    };
+    tokio::select! {
+        biased;
+        () = ended => Ok(()),
+        () = tokio::time::sleep_until(until) => Ok(()),
+        () = cancel.cancelled() => {
+            Err(StepError::new(ErrorClass::Busy, "CANCELLED", "waiting for the guest to end was stopped"))
+        }
+        () = press => Ok(()),
     }
-    Ok(())
 }
 
-/// Tells QEMU to end; that it is gone before it answers is as good.
+/// Tells QEMU to end; that it is gone before it answers is as good, and one that doesn't answer is ended otherwise.
 pub(crate) async fn quit(live: &Live) {
-    if let Err(error) = live.qmp.execute("quit", Value::Null).await {
-        tracing::debug!(%error, "quit");
+    match tokio::time::timeout(QUITS_WITHIN, live.qmp.execute("quit", Value::Null)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "quit"),
+        Err(_) => tracing::warn!(
+            pid = live.process.pid,
+            "a guest's monitor doesn't answer: it can't be told to quit"
+        ),
     }
 }
 
