@@ -4,10 +4,12 @@
 
 mod real_support;
 
-use real_support::{Host, PATIENCE, Plan, can_be_real, run};
+use real_support::{Host, PATIENCE, Plan, can_be_real, context, run};
 use rhyzome_agent::driver::{Driver, GuestSeen, SeenPower};
-use rhyzome_model::ids::ResourceId;
-use rhyzome_model::kinds::RestartPolicy;
+use rhyzome_model::ids::{JobId, ResourceId};
+use rhyzome_model::job::ErrorClass;
+use rhyzome_model::kinds::{Power, RestartPolicy};
+use rhyzome_model::step::Action;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -156,5 +158,51 @@ async fn a_guest_whose_reboot_is_given_up_half_way_comes_back() {
     std::fs::remove_dir(&log).unwrap();
     told(&mut changes, SeenPower::On).await;
     assert_ne!(host.pid(plan.instance).await, first);
+    plan.delete(&host).await;
+}
+
+/// Until a job has pressed the power button of a guest that runs.
+async fn pressed(folder: &Path) {
+    let record = folder.join("run.json");
+    let is = || {
+        let run: serde_json::Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+        run["pressed"] == true
+    };
+    until("the power button to be pressed", is).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_whose_stop_or_reboot_is_cancelled_runs_whatever_its_policy() {
+    if !can_be_real() {
+        return;
+    }
+    let host = Host::new().await;
+    let plan = Plan::new(ResourceId::new(), ResourceId::new(), 20);
+    plan.create(&host).await;
+    let folder = host
+        .dir
+        .path()
+        .join(format!("objects/instances/{}", plan.instance));
+    for (times, action) in [(1, plan.power(Power::Off)), (2, plan.reboot())] {
+        host.says_times(plan.instance, &plan.greeting(), times).await;
+        let before = host.pid(plan.instance).await;
+        let mut changes = host.driver().watch_guests();
+        let job = context(JobId::new());
+        let asked = async {
+            let cancelled = host.driver().make_so(&job, &action).await.unwrap_err();
+            assert_eq!(cancelled.class, ErrorClass::Busy);
+        };
+        let cancelled = async {
+            pressed(&folder).await;
+            job.cancel.cancel();
+        };
+        tokio::join!(asked, cancelled);
+        if matches!(action, Action::SetPower(_)) {
+            // The undo of a stop.
+            host.must(plan.power(Power::On)).await;
+        }
+        told(&mut changes, SeenPower::On).await;
+        assert_ne!(host.pid(plan.instance).await, before);
+    }
     plan.delete(&host).await;
 }

@@ -310,6 +310,7 @@ impl Guests {
         };
         let process = ProcessId::of_child(&child).map_err(|e| failed(&e.to_string()))?;
         run.process = Some(process.clone());
+        run.pressed = false;
         self.write_run_state(id, run)?;
         self.hierarchy
             .enter(&group, process.pid)
@@ -370,6 +371,8 @@ impl Guests {
         if run.alive().is_some() {
             if let Some(live) = self.live(id) {
                 if let Stop::InOrder(within) = how {
+                    run.pressed = true;
+                    self.write_run_state(id, &run)?;
                     press_and_wait(&live, within, cancel).await?;
                 }
                 if *live.phase.borrow() == Phase::Running {

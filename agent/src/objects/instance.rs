@@ -277,13 +277,16 @@ impl Instances {
         }
         run.reboot = Some(mark.clone());
         self.guests.write_run_state(id, &run)?;
-        if same {
-            let within = Duration::from_secs(u64::from(definition.stop_timeout_s));
-            self.guests
-                .stop(id, Stop::InOrder(within), &context.cancel)
-                .await?;
-        }
-        if let Err(error) = self.guests.start(id).await {
+        let again = async {
+            if same {
+                let within = Duration::from_secs(u64::from(definition.stop_timeout_s));
+                self.guests
+                    .stop(id, Stop::InOrder(within), &context.cancel)
+                    .await?;
+            }
+            self.guests.start(id).await
+        };
+        if let Err(error) = again.await {
             // Nothing undoes a reboot: its job may end before this works, and the guest should run all the same.
             self.guests.start_later(id, FIRST_PAUSE);
             return Err(error);

@@ -59,6 +59,9 @@ pub(crate) struct RunState {
     /// Starts in a row after ends that came too soon.
     pub(crate) restarts: u32,
     pub(crate) reboot: Option<RebootMark>,
+    /// A job pressed the power button of the process: that it ends in order from then on is no word of the guest's.
+    #[serde(default)]
+    pub(crate) pressed: bool,
 }
 
 impl Default for RunState {
@@ -69,6 +72,7 @@ impl Default for RunState {
             ended: Ended::Never,
             restarts: 0,
             reboot: None,
+            pressed: false,
         }
     }
 }
@@ -84,10 +88,20 @@ impl RunState {
         if let Some(process) = self.process.take_if(|p| !p.is_alive()) {
             self.ended = if process.is_of_another_boot() {
                 Ended::WithTheMachine
+            } else if self.pressed {
+                Ended::Stopped
             } else {
                 Ended::Crashed("it ended while no agent was there".to_owned())
             };
         }
+    }
+
+    /// Notes how a process ended: after the power button was pressed, a shutdown is ours, though the job that pressed it was cancelled.
+    pub(crate) fn note_end(&mut self, ended: &Ended) {
+        self.ended = match ended {
+            Ended::ShutDown if self.pressed => Ended::Stopped,
+            ended => ended.clone(),
+        };
     }
 
     /// As seen. How a process ended that is gone and not yet noted can't be told.
@@ -201,6 +215,25 @@ mod tests {
         assert!(run.detail().starts_with("the guest ended: abcc"));
         assert_eq!(run.detail().chars().count(), LONGEST_WORD);
         assert_eq!(run.last_crash(), Some(run.detail()));
+    }
+
+    #[test]
+    fn a_guest_that_was_asked_to_shut_down_and_shall_run_is_started_whatever_its_policy() {
+        let mut run = RunState {
+            wanted: Power::On,
+            ..RunState::default()
+        };
+        run.note_end(&Ended::ShutDown);
+        assert!(!run.should_start(RestartPolicy::Never));
+        run.pressed = true;
+        run.note_end(&Ended::ShutDown);
+        assert_eq!(run.ended, Ended::Stopped);
+        assert!(run.should_start(RestartPolicy::Never));
+        run.wanted = Power::Off;
+        assert!(!run.should_start(RestartPolicy::Always));
+        let crashed = Ended::Crashed("x".to_owned());
+        run.note_end(&crashed);
+        assert_eq!(run.ended, crashed);
     }
 
     #[test]

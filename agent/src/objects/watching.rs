@@ -135,7 +135,7 @@ impl Guests {
         if !ours {
             return Ok(());
         }
-        run.ended = ended.clone();
+        run.note_end(ended);
         let pause = run.pause_after(uptime);
         self.forget(id, &mut run).await?;
         self.tell(id, &run);
