@@ -58,11 +58,13 @@ impl GuestHub {
         hub
     }
 
-    /// Hears of a host's guests until it is dropped.
+    /// Hears of a host's guests until it is dropped. Those that were dropped are forgotten: nothing else may ever happen on the host.
     pub(super) fn listen(&self, host: &HostName) -> mpsc::Receiver<Heard> {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
-        watchers.entry(host.clone()).or_default().push(Watcher {
+        let of_host = watchers.entry(host.clone()).or_default();
+        of_host.retain(|watcher| watcher.queue.as_ref().is_some_and(|q| !q.is_closed()));
+        of_host.push(Watcher {
             queue: Some(queue),
             missed: false,
         });
@@ -99,5 +101,25 @@ impl Watcher {
             Err(TrySendError::Full(_)) => self.missed = true,
             Err(TrySendError::Closed(_)) => self.queue = None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watches_that_ended_are_forgotten_though_no_guest_changes() {
+        let hub = GuestHub::default();
+        let host = HostName::from("host-1");
+        let held = || hub.watchers.lock().unwrap()[&host].len();
+        let stays = hub.listen(&host);
+        for _ in 0..9 {
+            drop(hub.listen(&host));
+        }
+        assert_eq!(held(), 2, "one that is there, and the last that ended");
+        drop(stays);
+        let _new = hub.listen(&host);
+        assert_eq!(held(), 1);
     }
 }
