@@ -4,6 +4,7 @@
 
 mod real_support;
 
+use nix::sys::signal::Signal;
 use real_support::{Host, PATIENCE, Plan, can_be_real, context, run};
 use rhyzome_agent::driver::{Driver, GuestSeen, SeenPower};
 use rhyzome_model::ids::{JobId, ResourceId};
@@ -17,7 +18,7 @@ use tokio::sync::broadcast;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, span};
 
-/// What the agent logs as a warning or worse.
+/// What the agent logs.
 #[derive(Clone, Default)]
 struct Heard(Arc<Mutex<String>>);
 
@@ -32,7 +33,7 @@ impl Visit for Heard {
 
 impl tracing::Subscriber for Heard {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::WARN
+        *metadata.level() <= Level::INFO
     }
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
         span::Id::from_u64(1)
@@ -88,8 +89,12 @@ async fn told(changes: &mut broadcast::Receiver<GuestSeen>, power: SeenPower) {
     assert!(waited.is_ok(), "never {power:?}");
 }
 
+fn signal(pid: i32, signal: Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+}
+
 fn kill(pid: i32) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    signal(pid, Signal::SIGKILL);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,5 +209,38 @@ async fn a_guest_whose_stop_or_reboot_is_cancelled_runs_whatever_its_policy() {
         told(&mut changes, SeenPower::On).await;
         assert_ne!(host.pid(plan.instance).await, before);
     }
+    plan.delete(&host).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_its_new_agent_does_not_hear_is_adopted_later() {
+    if !can_be_real() {
+        return;
+    }
+    let heard = Heard::default();
+    tracing::subscriber::set_global_default(heard.clone()).unwrap();
+    let mut host = Host::new().await;
+    let plan = Plan {
+        restart: RestartPolicy::Always,
+        ..Plan::new(ResourceId::new(), ResourceId::new(), 21)
+    };
+    plan.create(&host).await;
+    let first = host.pid(plan.instance).await;
+    host.agent_goes().await;
+    signal(first, Signal::SIGSTOP);
+    host.start().await;
+    heard.says("a running guest could not be adopted").await;
+    signal(first, Signal::SIGCONT);
+    heard.says("a running guest is adopted").await;
+    assert_eq!(host.pid(plan.instance).await, first);
+
+    // One that ends before it was heard is started again as one that was watched.
+    host.agent_goes().await;
+    signal(first, Signal::SIGSTOP);
+    host.start().await;
+    let mut changes = host.driver().watch_guests();
+    kill(first);
+    told(&mut changes, SeenPower::On).await;
+    assert_ne!(host.pid(plan.instance).await, first);
     plan.delete(&host).await;
 }

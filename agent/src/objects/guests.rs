@@ -10,6 +10,7 @@ use monitor::press_and_wait;
 pub(crate) use monitor::{connect, grow_running, quit};
 
 use super::accel::{Accelerator, DEVICE};
+use super::adopting::runs_in;
 use super::cgroup::{Hierarchy, Limits};
 use super::disk::Disks;
 use super::files::{self, Layout, storage};
@@ -24,7 +25,6 @@ use super::qmp::{Qmp, QmpError};
 use super::run_state::{Ended, RunState};
 use super::spawn::{self, Streams, Surroundings, WhenDropped};
 use super::users::Users;
-use super::watching::runs_in;
 use crate::driver::{GuestSeen, SeenPower, StepError};
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, ResourceId};
@@ -32,7 +32,7 @@ use rhyzome_model::job::ErrorClass;
 use rhyzome_model::kinds::Power;
 use rhyzome_model::step::EnsureInstance;
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,7 +41,7 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// For a new process to answer on its monitor.
+/// For a process that a step is about to answer on its monitor.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 /// For a process that was told to quit.
 pub(crate) const QUITS_WITHIN: Duration = Duration::from_secs(5);
@@ -97,6 +97,8 @@ pub(crate) struct Guests {
     pub(crate) later: Mutex<HashMap<ResourceId, u64>>,
     /// The numbers of these.
     pub(crate) turns: AtomicU64,
+    /// Which guests run and could not be adopted yet.
+    pub(crate) unheard: Mutex<HashSet<ResourceId>>,
 }
 
 pub(crate) fn qmp_failed(error: &QmpError) -> StepError {
@@ -179,7 +181,7 @@ impl Guests {
         let mut run = self.run_state(id)?;
         run.wanted = Power::On;
         self.write_run_state(id, &run)?;
-        self.settle(id, &mut run).await?;
+        self.settle(id, &mut run, ANSWERS_WITHIN).await?;
         // Two of one guest never run.
         self.end_strays(id, run.alive()).await?;
         if run.alive().is_some() {
@@ -197,11 +199,13 @@ impl Guests {
         }
     }
 
-    /// Brings the record to what is: finds a process that isn't in it, waits for one that is about to end.
+    /// Brings the record to what is: finds a process that isn't in it, waits for one that is about to end. A monitor that isn't connected
+    /// to answers `within` this time, or is asked again later.
     pub(crate) async fn settle(
         self: &Arc<Self>,
         id: ResourceId,
         run: &mut RunState,
+        within: Duration,
     ) -> Result<(), StepError> {
         if let Some(live) = self.live(id) {
             let mut phase = live.phase.clone();
@@ -227,7 +231,7 @@ impl Guests {
                 self.write_run_state(id, run)
             }
             Some(_) => Ok(()),
-            None => self.adopt(id, run).await,
+            None => self.adopt(id, run, within).await,
         }
     }
 
@@ -315,7 +319,7 @@ impl Guests {
         self.hierarchy
             .enter(&group, process.pid)
             .map_err(|e| storage("limiting a guest", Path::new(CGROUPS), &e))?;
-        let (qmp, events) = connect(&folder, &process)
+        let (qmp, events) = connect(&folder, &process, ANSWERS_WITHIN)
             .await
             .ok_or_else(|| failed("no monitor"))?;
         self.attach_taps(definition).await?;
@@ -367,7 +371,7 @@ impl Guests {
         cancel: &CancellationToken,
     ) -> Result<(), StepError> {
         let mut run = self.run_state(id)?;
-        self.settle(id, &mut run).await?;
+        self.settle(id, &mut run, ANSWERS_WITHIN).await?;
         if run.alive().is_some() {
             if let Some(live) = self.live(id) {
                 if let Stop::InOrder(within) = how {

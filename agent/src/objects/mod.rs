@@ -7,12 +7,13 @@
 //! | `image`, `fetch`, `digest`, `address`, `qcow2` | images: claims and files by digest, getting them, what a file is, which URLs may be, what may be in them |
 //! | `disk` | root disks |
 //! | `instance`, `seed` | definitions of guests, and what cloud-init finds |
-//! | `guests`, `watching`, `strays`, `taps`, `run_state`, `qemu`, `qmp`, `console` | guests' processes, what happens to them by itself, their taps, their record, QEMU's arguments and monitor, what they said |
+//! | `guests`, `watching`, `adopting`, `strays`, `taps`, `run_state`, `qemu`, `qmp`, `console` | guests' processes, what happens to them by itself, their taps, their record, QEMU's arguments and monitor, what they said |
 //! | `accel`, `cgroup`, `users`, `capacity` | what this machine can do |
 //! | `spawn`, `process`, `files`, `logs`, `locks` | programs, processes, files, what programs say and locks |
 
 mod accel;
 mod address;
+mod adopting;
 mod capacity;
 mod cgroup;
 mod console;

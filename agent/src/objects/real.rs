@@ -165,6 +165,7 @@ impl RealDriver {
             live: std::sync::Mutex::default(),
             later: std::sync::Mutex::default(),
             turns: AtomicU64::new(0),
+            unheard: std::sync::Mutex::default(),
         });
         guests.adopt_all().await?;
         let instances = Instances::new(Arc::clone(&guests));

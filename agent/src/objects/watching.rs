@@ -1,13 +1,12 @@
-//! What happens to guests without a step: ends that nobody asked for, starts by the restart policy, adoption after the agent was away.
+//! What happens to guests without a step: ends that nobody asked for, and starts by the restart policy.
 //!
 //! One task watches each guest that runs. It takes the instance's lock only after the process is gone, so an operation that waits
 //! for the end holds the lock meanwhile, and finds in the record whether the end was noted.
 
-use super::files::{self, storage};
-use super::guests::{Guests, Live, Phase, QUITS_WITHIN, connect, qmp_failed, quit};
+use super::files;
+use super::guests::{Guests, Live, Phase, quit};
 use super::instance;
 use super::process::ProcessId;
-use super::qemu::MONITOR;
 use super::qmp::{Event, Qmp};
 use super::run_state::{Ended, LONGEST_PAUSE, RunState};
 use crate::driver::StepError;
@@ -15,7 +14,6 @@ use rhyzome_model::ids::ResourceId;
 use rhyzome_model::step::ObjectKind;
 use rhyzome_runtime::part;
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 /// Between tries of what the host's storage or kernel refused, doubled up to [`LONGEST_PAUSE`].
 pub(crate) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-fn doubled(pause: Duration) -> Duration {
+pub(crate) fn doubled(pause: Duration) -> Duration {
     (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE)
 }
 
@@ -136,6 +134,17 @@ impl Guests {
             return Ok(());
         }
         run.note_end(ended);
+        self.go_on_after_end(id, run, uptime).await
+    }
+
+    /// Writes that a guest ended which ran for `uptime` seconds, tells it, and starts it again where the policy says so. The instance's
+    /// lock is held.
+    pub(crate) async fn go_on_after_end(
+        self: &Arc<Self>,
+        id: ResourceId,
+        mut run: RunState,
+        uptime: f64,
+    ) -> Result<(), StepError> {
         let pause = run.pause_after(uptime);
         self.forget(id, &mut run).await?;
         self.tell(id, &run);
@@ -211,53 +220,6 @@ impl Guests {
         counted().ok().flatten().unwrap_or_else(|| doubled(last))
     }
 
-    /// Adopts a process that an earlier agent started, in the record or not.
-    pub(crate) async fn adopt(self: &Arc<Self>, id: ResourceId, run: &mut RunState) -> Result<(), StepError> {
-        let folder = self.run_folder(id);
-        let found = match &run.process {
-            Some(process) => connect(&folder, process).await,
-            None if folder.join(MONITOR).exists() => Qmp::connect(&folder, MONITOR).await.ok(),
-            None => None,
-        };
-        let Some((qmp, events)) = found else { return Ok(()) };
-        let peer = qmp.peer.map(ProcessId::of).transpose();
-        let peer = peer.map_err(|e| storage("telling whose monitor it is", &folder, &e))?;
-        let process = peer.flatten().filter(|p| runs_in(p, &folder));
-        let Some(process) = process else { return Ok(()) };
-        let status = qmp.status().await.map_err(|e| qmp_failed(&e))?;
-        let phase = match status.as_str() {
-            // Never told to go on: what was to be done before may not be done.
-            "prelaunch" | "inmigrate" => {
-                tracing::info!(instance = %id, "a guest that was half started is ended");
-                process
-                    .end(QUITS_WITHIN)
-                    .await
-                    .map_err(|e| storage("ending a guest", &folder, &e))?;
-                run.process = None;
-                return self.write_run_state(id, run);
-            }
-            "shutdown" | "guest-panicked" => Phase::ShutDown,
-            _ => Phase::Running,
-        };
-        tracing::info!(instance = %id, pid = process.pid, status, "a running guest is adopted");
-        run.process = Some(process.clone());
-        self.write_run_state(id, run)?;
-        self.hold(id, process, qmp, events, None, phase);
-        Ok(())
-    }
-
-    /// Adopts what runs and notes what doesn't; starts nothing.
-    pub(crate) async fn adopt_all(self: &Arc<Self>) -> Result<(), StepError> {
-        for id in files::ids_in(&self.layout.instances(), "")? {
-            let _lock = self.locks.take(ObjectKind::Instance, id).await;
-            let mut run = self.run_state(id)?;
-            if let Err(error) = self.settle(id, &mut run).await {
-                tracing::warn!(instance = %id, %error, inside = error.inside, "a guest could not be adopted");
-            }
-        }
-        Ok(())
-    }
-
     /// Starts what should run, now that the host was told its epoch.
     pub(crate) async fn resume(self: &Arc<Self>) {
         let folder = self.layout.instances();
@@ -279,12 +241,6 @@ fn how_it_ended(event: &Event) -> Ended {
         "host-error" => crashed("QEMU met an error on the host, and ended"),
         _ => crashed("the guest ended, and QEMU didn't say why"),
     }
-}
-
-/// Whether a process is a QEMU in this folder of ours: a guest could point its socket to another's.
-pub(crate) fn runs_in(process: &ProcessId, folder: &Path) -> bool {
-    let here = std::fs::read_link(process.proc("cwd"));
-    here.is_ok_and(|here| folder.canonicalize().is_ok_and(|folder| here == folder))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What a guest is told by its monitor: to end, to be gone, that its disk grew.
 
-use super::{ANSWERS_WITHIN, Live, PRESS_EVERY, Phase, QUITS_WITHIN, qmp_failed};
+use super::{Live, PRESS_EVERY, Phase, QUITS_WITHIN, qmp_failed};
 use crate::driver::StepError;
 use crate::objects::process::ProcessId;
 use crate::objects::qemu::{self, MONITOR};
@@ -59,15 +59,20 @@ pub(crate) async fn quit(live: &Live) {
 }
 
 /// Connects to the monitor of a process that may only just have been started.
-pub(crate) async fn connect(folder: &Path, process: &ProcessId) -> Option<(Qmp, mpsc::Receiver<Event>)> {
-    let until = tokio::time::Instant::now() + ANSWERS_WITHIN;
+pub(crate) async fn connect(
+    folder: &Path,
+    process: &ProcessId,
+    within: Duration,
+) -> Option<(Qmp, mpsc::Receiver<Event>)> {
+    let until = tokio::time::Instant::now() + within;
     while process.is_alive() && tokio::time::Instant::now() < until {
-        match Qmp::connect(folder, MONITOR).await {
-            Ok((qmp, events)) if qmp.peer == Some(process.pid) => return Some((qmp, events)),
-            Ok((qmp, _)) => {
+        match tokio::time::timeout_at(until, Qmp::connect(folder, MONITOR)).await {
+            Ok(Ok((qmp, events))) if qmp.peer == Some(process.pid) => return Some((qmp, events)),
+            Ok(Ok((qmp, _))) => {
                 tracing::warn!(peer = ?qmp.peer, pid = process.pid, "another process answers on a guest's monitor");
             }
-            Err(error) => tracing::trace!(%error, "a monitor doesn't answer yet"),
+            Ok(Err(error)) => tracing::trace!(%error, "a monitor doesn't answer yet"),
+            Err(_) => return None,
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
