@@ -215,7 +215,7 @@ impl Disks {
         };
         files::write_record(&self.layout.disk_record(action.disk), &record)?;
         let file = self.layout.disk(action.disk);
-        std::fs::rename(&temp, &file).map_err(|e| storage("making a disk", &file, &e))
+        files::keep(&temp, &file).map_err(|e| storage("making a disk", &file, &e))
     }
 
     /// Makes the file larger, while no guest has it open.

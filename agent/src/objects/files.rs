@@ -123,6 +123,12 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), S
     write().map_err(|e| storage("writing a file", path, &e))
 }
 
+/// Puts a finished file in its place, so that it is there after a loss of power, too.
+pub(crate) fn keep(finished: &Path, path: &Path) -> io::Result<()> {
+    fs::rename(finished, path)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
 /// Writes a record.
 pub(crate) fn write_record<T: Serialize>(path: &Path, record: &T) -> Result<(), StepError> {
     let bytes = serde_json::to_vec_pretty(record)
@@ -219,6 +225,21 @@ mod tests {
         fs::write(&path, b"{").unwrap();
         assert_eq!(read_record::<u32>(&path).unwrap_err().code, "STORAGE");
         assert_eq!(read_or_lost::<u32>(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn a_finished_file_is_kept_in_place_of_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let (finished, path) = (dir.path().join(".new-a"), dir.path().join("a"));
+        fs::write(&path, b"old").unwrap();
+        fs::write(&finished, b"new").unwrap();
+        keep(&finished, &path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert!(!finished.exists());
+        assert_eq!(
+            keep(&finished, &path).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
     }
 
     #[test]

@@ -239,10 +239,7 @@ impl Images {
         // The record comes first: a file without one would never go.
         files::write_record(&self.layout.image_record(action.image), &image)?;
         let file = self.file(&facts.sha256);
-        std::fs::rename(coming, &file).map_err(|e| storage("keeping an image", &file, &e))?;
-        let folder = self.layout.images();
-        let synced = std::fs::File::open(&folder).and_then(|f| f.sync_all());
-        synced.map_err(|e| storage("keeping an image", &folder, &e))?;
+        files::keep(coming, &file).map_err(|e| storage("keeping an image", &file, &e))?;
         Ok(facts)
     }
 
