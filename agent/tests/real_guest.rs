@@ -128,6 +128,7 @@ async fn a_guest_whose_records_are_lost_is_found_and_never_runs_twice() {
         .join("objects/instances")
         .join(plan.instance.to_string());
     assert!(folder.is_dir());
+    let namespace = host.namespace(plan.network).await;
 
     // What says whether it shall run, or its seed alone: it is seen to lack it, and gets it again as it runs.
     let generation = async || {
@@ -189,7 +190,15 @@ async fn a_guest_whose_records_are_lost_is_found_and_never_runs_twice() {
     host.must(plan.power(Power::Off)).await;
     assert!(running(plan.instance).is_empty());
     plan.create(&host).await;
+    let taps = || {
+        let links = run("ip", &["-n", &namespace, "-o", "link", "show", "type", "tun"]);
+        assert!(links.0, "{}", links.1);
+        links.1.lines().count()
+    };
+    assert_eq!(taps(), 1);
     std::fs::remove_dir_all(&folder).unwrap();
+    host.must(plan.remove_instance()).await;
+    assert_eq!(taps(), 0);
     plan.delete(&host).await;
     assert!(running(plan.instance).is_empty());
     let held = host.driver().inventory(&real_support::name()).await.unwrap();

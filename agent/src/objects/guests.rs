@@ -394,10 +394,11 @@ impl Guests {
         Ok(())
     }
 
-    /// The same for one that has no definition any more, and so no record: whatever runs of it is ended.
+    /// The same for one that has no definition any more, and so no record: whatever runs of it is ended, and its taps go.
     pub(crate) async fn end_all(&self, id: ResourceId) -> Result<(), StepError> {
         self.end_strays(id, None).await?;
         self.held().remove(&id);
+        self.remove_any_taps(id).await?;
         self.remove_group(id).await
     }
 }

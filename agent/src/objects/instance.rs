@@ -90,7 +90,12 @@ pub(crate) fn ensure_console_log(
 
 /// The tap of an instance's card; 14 characters of the 15 that Linux takes.
 pub(crate) fn tap_name(owner: &str, instance: ResourceId, position: usize) -> String {
-    format!("t{}n{position}", &short_hash(owner, instance)[..10])
+    format!("{}{position}", tap_prefix(owner, instance))
+}
+
+/// What all taps of an instance begin with, and no other's.
+pub(crate) fn tap_prefix(owner: &str, instance: ResourceId) -> String {
+    format!("t{}n", &short_hash(owner, instance)[..10])
 }
 
 /// Whether it may be the name of a tap of ours.

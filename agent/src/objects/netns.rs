@@ -12,7 +12,7 @@
 mod rules;
 mod tap;
 
-pub(crate) use tap::{attach_tap, make_tap, remove_tap};
+pub(crate) use tap::{attach_tap, make_tap, remove_tap, remove_taps};
 
 use super::names::{NAMES, Names, TRANSFER_PREFIX, Wanted, choose_transfer};
 use super::process::ProcessId;

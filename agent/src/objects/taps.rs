@@ -3,11 +3,12 @@
 //! QEMU opens taps in its own namespace, the first card's network's; a tap of another network is moved there once QEMU holds it.
 
 use super::guests::Guests;
-use super::instance::tap_name;
+use super::instance::{tap_name, tap_prefix};
 use super::names::Names;
 use super::netns;
 use super::network::Networking;
 use crate::driver::StepError;
+use rhyzome_model::ids::ResourceId;
 use rhyzome_model::job::ErrorClass;
 use rhyzome_model::step::{EnsureInstance, ObjectKind};
 
@@ -74,6 +75,17 @@ impl Guests {
             if names != home {
                 netns::remove_tap(&home, &tap).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// The same for one whose definition is lost: they are looked for in all networks of the host.
+    pub(crate) async fn remove_any_taps(&self, id: ResourceId) -> Result<(), StepError> {
+        if self.networking == Networking::User {
+            return Ok(());
+        }
+        for network in self.networks.ids()? {
+            netns::remove_taps(&self.networks.names(network), &tap_prefix(&self.owner, id)).await?;
         }
         Ok(())
     }

@@ -61,3 +61,17 @@ pub(crate) async fn remove_tap(names: &Names, tap: &str) -> Result<(), StepError
     }
     Ok(())
 }
+
+/// Removes all taps of a guest, by what their names begin with.
+pub(crate) async fn remove_taps(names: &Names, prefix: &str) -> Result<(), StepError> {
+    if !is_there(names) {
+        return Ok(());
+    }
+    let links = links(Some(&names.namespace)).await?;
+    let lines: Vec<String> = links
+        .iter()
+        .filter(|l| is_tap_name(&l.ifname) && l.ifname.starts_with(prefix))
+        .map(|l| format!("link del dev {}", l.ifname))
+        .collect();
+    ip_batch(Some(&names.namespace), &lines).await
+}
