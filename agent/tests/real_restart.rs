@@ -7,6 +7,7 @@ mod real_support;
 use nix::sys::signal::Signal;
 use real_support::{Host, PATIENCE, Plan, can_be_real, context, run};
 use rhyzome_agent::driver::{Driver, GuestSeen, SeenPower};
+use rhyzome_agent::objects::RealDriver;
 use rhyzome_model::ids::{JobId, ResourceId};
 use rhyzome_model::job::ErrorClass;
 use rhyzome_model::kinds::{Power, RestartPolicy};
@@ -242,5 +243,40 @@ async fn a_guest_that_its_new_agent_does_not_hear_is_adopted_later() {
     kill(first);
     told(&mut changes, SeenPower::On).await;
     assert_ne!(host.pid(plan.instance).await, first);
+    plan.delete(&host).await;
+}
+
+/// The control groups of a guest's process, where there are any.
+fn groups(pid: i32) -> Vec<PathBuf> {
+    let of = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let names = of.lines().filter_map(|l| Some(&l[l.find("/rhyzome-")? + 1..]));
+    let root = Path::new("/sys/fs/cgroup");
+    let folders = ["", "memory", "cpu", "pids"].map(|c| root.join(c));
+    let all = names.flat_map(|name| folders.iter().map(move |f| f.join(name)));
+    all.filter(|group| group.is_dir()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_ended_unseen_leaves_no_control_group_when_its_host_goes_down() {
+    if !can_be_real() {
+        return;
+    }
+    let mut host = Host::new().await;
+    let plan = Plan::new(ResourceId::new(), ResourceId::new(), 22);
+    plan.create(&host).await;
+    let pid = host.pid(plan.instance).await;
+    let groups = groups(pid);
+    host.agent_goes().await;
+    kill(pid);
+    until("the guest to be gone", || {
+        !Path::new(&format!("/proc/{pid}/ns/net")).exists()
+    })
+    .await;
+    let down = RealDriver::open(host.config()).unwrap();
+    assert_eq!(down.stop_guests().await.unwrap(), 0);
+    for group in groups {
+        assert!(!group.exists(), "{}", group.display());
+    }
+    host.driver = Some(down);
     plan.delete(&host).await;
 }

@@ -313,12 +313,17 @@ impl Instances {
 
     /// Ends a guest in order though it shall run: it is started again when an agent comes back.
     pub(crate) async fn stop_keeping_intent(&self, id: ResourceId) -> Result<StopOutcome, StepError> {
-        let Some(definition) = self.get(id)? else {
-            return Ok(StopOutcome::WasOff);
+        let alive = self.guests.run_state(id)?.alive().is_some();
+        let Some(definition) = self.get(id)?.filter(|_| alive) else {
+            // What ended while nobody looked left its group, at least.
+            let runs = self.guests.runs_anywhere(id)?;
+            self.guests.end_all(id).await?;
+            return Ok(if runs {
+                StopOutcome::Stopped
+            } else {
+                StopOutcome::WasOff
+            });
         };
-        if self.guests.run_state(id)?.alive().is_none() {
-            return Ok(StopOutcome::WasOff);
-        }
         let within = Duration::from_secs(u64::from(definition.stop_timeout_s));
         self.guests
             .stop(id, Stop::InOrder(within), &CancellationToken::new())

@@ -294,7 +294,7 @@ impl RealDriver {
         }
         for id in parts.guests.running()?.into_keys() {
             let _lock = self.locks.take(ObjectKind::Instance, id).await;
-            match parts.guests.end_strays(id, None).await {
+            match parts.guests.end_all(id).await {
                 Ok(()) => stopped += 1,
                 Err(error) => failed = Some(error),
             }
