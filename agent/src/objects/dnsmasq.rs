@@ -44,13 +44,36 @@ fn record(folder: &Path) -> PathBuf {
     folder.join("dnsmasq.json")
 }
 
-/// The name servers of the machine that a namespace can reach: those that aren't on its loopback.
+/// The machine's name servers, and those that systemd-resolved, at whose address on the loopback the first file points, asks itself
+/// (systemd-resolved.service(8), `/etc/resolv.conf`).
+const SERVERS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+
+/// The name servers that a namespace can reach: those of the first file that names any.
 fn upstream() -> Vec<IpAddr> {
-    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    text.lines()
-        .filter_map(|l| l.trim().strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok())
-        .filter(|a| a.is_ipv4() && !a.is_loopback())
-        .collect()
+    upstream_in(&SERVERS.map(Path::new))
+}
+
+fn upstream_in(files: &[&Path]) -> Vec<IpAddr> {
+    let texts = files.iter().map(|path| match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            tracing::debug!(path = %path.display(), %error, "the machine's name servers can't be read");
+            String::new()
+        }
+    });
+    texts
+        .map(|text| reachable(&text))
+        .find(|servers| !servers.is_empty())
+        .unwrap_or_default()
+}
+
+/// Pure: those of a resolv.conf(5) that aren't on the machine's loopback. There is no IPv6 inside.
+fn reachable(text: &str) -> Vec<IpAddr> {
+    let servers = text.lines().filter_map(|l| {
+        let mut words = l.split_whitespace();
+        (words.next()? == "nameserver").then(|| words.next()?.parse::<IpAddr>().ok())?
+    });
+    servers.filter(|a| a.is_ipv4() && !a.is_loopback()).collect()
 }
 
 /// What it says.
@@ -145,7 +168,8 @@ pub(crate) async fn ensure(names: &Names, folder: &Path, service: &Service<'_>) 
             files::write_atomic(&folder.join(file), text.as_bytes(), 0o644)?;
         }
     }
-    let args = args(service, &upstream());
+    let upstream = upstream();
+    let args = args(service, &upstream);
     let running: Option<Running> = files::read_or_lost(&record(folder))?;
     match running {
         // Addresses of who is gone are free only for one that begins anew: what was leased for ever it never forgets.
@@ -156,6 +180,12 @@ pub(crate) async fn ensure(names: &Names, folder: &Path, service: &Service<'_>) 
             running.process.signal(Signal::SIGHUP).map_err(|e| not_told(&e))
         }
         Some(_) | None => {
+            if upstream.is_empty() {
+                tracing::warn!(
+                    namespace = names.namespace,
+                    "the machine names no name server that a network can reach: its guests resolve each other's names alone"
+                );
+            }
             stop(names, folder).await?;
             launch(names, folder, args).await
         }
@@ -319,6 +349,31 @@ mod tests {
             hosts(&[&named, &bare]),
             "02:00:00:00:00:01,10.0.0.5,web-1,infinite\n02:00:00:00:00:02,10.0.0.6,infinite\n"
         );
+    }
+
+    #[test]
+    fn name_servers_are_those_that_a_namespace_can_reach() {
+        let servers = |text| reachable(text).iter().map(IpAddr::to_string).collect::<Vec<_>>();
+        let of_resolved = "# by systemd-resolved\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch .\n";
+        assert!(servers(of_resolved).is_empty());
+        let its_own =
+            "nameserver 192.0.2.1\nnameserver\t192.0.2.2 # second\nnameserver 2001:db8::1\nnameserver ::1\n";
+        assert_eq!(servers(its_own), ["192.0.2.1", "192.0.2.2"]);
+        assert!(servers("nameserver\nnameservers 192.0.2.1\n#nameserver 192.0.2.1\n").is_empty());
+
+        let dir = tempfile::tempdir().unwrap();
+        let [main, resolved] = ["main", "resolved"].map(|n| dir.path().join(n));
+        fs::write(&main, of_resolved).unwrap();
+        let first = || {
+            upstream_in(&[main.as_path(), resolved.as_path()])
+                .into_iter()
+                .next()
+        };
+        assert_eq!(first(), None);
+        fs::write(&resolved, its_own).unwrap();
+        assert_eq!(first(), "192.0.2.1".parse().ok());
+        fs::write(&main, "nameserver 192.0.2.9\n").unwrap();
+        assert_eq!(first(), "192.0.2.9".parse().ok());
     }
 
     #[test]
