@@ -1,7 +1,7 @@
 //! Which URLs an agent may fetch from, and which addresses it may connect to for them.
 //!
 //! https to public addresses; http, and addresses that are private, loopback, link-local or otherwise not of the public internet,
-//! only below a prefix that the operator allowed. Prefixes are compared as URLs (scheme, host, port, path), not as text.
+//! only below a prefix that the operator allowed. Prefixes are compared as URLs (scheme, host, port, whole segments of the path), not as text.
 
 use crate::driver::StepError;
 use rhyzome_model::job::ErrorClass;
@@ -49,7 +49,7 @@ impl AllowList {
             p.scheme() == url.scheme()
                 && p.host() == url.host()
                 && p.port_or_known_default() == url.port_or_known_default()
-                && url.path().starts_with(p.path())
+                && is_below(p.path(), url.path())
         })
     }
 
@@ -70,6 +70,12 @@ impl AllowList {
             (scheme, _) => Err(refused(format!("images can't be fetched by {scheme}"))),
         }
     }
+}
+
+/// Pure: whether a path is another, or lies below it, by whole segments.
+fn is_below(above: &str, path: &str) -> bool {
+    path.strip_prefix(above)
+        .is_some_and(|rest| above.ends_with('/') || rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The address in a URL whose host is one.
@@ -176,6 +182,25 @@ mod tests {
             "::7f00:1",
         ] {
             assert!(!is_public(other.parse().unwrap()), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_allowed_path_covers_whole_segments() {
+        let covers = |prefix: &str, url: &str| {
+            let allow = AllowList::new(&[prefix.to_owned()]).unwrap();
+            allow.covers(&Url::parse(url).unwrap())
+        };
+        for (prefix, url, is) in [
+            ("http://h/images", "http://h/images", true),
+            ("http://h/images", "http://h/images/a", true),
+            ("http://h/images", "http://h/images-private/a", false),
+            ("http://h/images", "http://h/images.qcow2", false),
+            ("http://h/images/", "http://h/images/a", true),
+            ("http://h/images/", "http://h/images", false),
+            ("http://h", "http://h/a", true),
+        ] {
+            assert_eq!(covers(prefix, url), is, "{prefix} and {url}");
         }
     }
 
