@@ -280,3 +280,76 @@ async fn a_guest_that_ended_unseen_leaves_no_control_group_when_its_host_goes_do
     host.driver = Some(down);
     plan.delete(&host).await;
 }
+
+/// A file system in memory over a folder, of a size that can be changed.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(folder: &Path, size: &str) -> Self {
+        let path = folder.to_str().unwrap();
+        let options = format!("size={size},mode=711");
+        let (mounted, said) = run("mount", &["-t", "tmpfs", "-o", &options, "small", path]);
+        assert!(mounted, "{said}");
+        Self(folder.to_owned())
+    }
+
+    fn resize(&self, size: &str) {
+        let options = format!("remount,size={size}");
+        let (done, said) = run("mount", &["-o", &options, self.0.to_str().unwrap()]);
+        assert!(done, "{said}");
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let (gone, said) = run("umount", &["-l", self.0.to_str().unwrap()]);
+        assert!(gone || std::thread::panicking(), "{said}");
+    }
+}
+
+/// Until the agent says this of a guest that runs, of its own accord.
+async fn told_detail(changes: &mut broadcast::Receiver<GuestSeen>, so: fn(&str) -> bool) {
+    let heard = async {
+        loop {
+            let change = changes.recv().await.unwrap();
+            if change.power == SeenPower::On && so(&change.detail) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, heard).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_its_hosts_storage_paused_says_so_and_goes_on_by_itself() {
+    if !can_be_real() {
+        return;
+    }
+    let mut host = Host::new().await;
+    let small = Small::mount(&host.dir.path().join("objects/disks"), "2m");
+    let script = "#!/bin/sh\ndd if=/dev/urandom of=/dev/vda bs=65536 seek=8192 count=128 && sync && echo all of it is written >/dev/console\n";
+    let plan = Plan {
+        user_data: Some(script.to_owned()),
+        ..Plan::new(ResourceId::new(), ResourceId::new(), 23)
+    };
+    plan.define(&host).await;
+    let mut changes = host.driver().watch_guests();
+    host.must(plan.power(Power::On)).await;
+    let pid = host.pid(plan.instance).await;
+    told_detail(&mut changes, |d| d.contains("paused")).await;
+    // Another agent finds it so.
+    host.agent_goes().await;
+    host.start().await;
+    let mut changes = host.driver().watch_guests();
+    until("the new agent to say so", || {
+        futures::executor::block_on(host.seen(plan.instance))
+            .detail
+            .contains("paused")
+    })
+    .await;
+    small.resize("64m");
+    told_detail(&mut changes, str::is_empty).await;
+    host.says(plan.instance, "all of it is written").await;
+    assert_eq!(host.pid(plan.instance).await, pid);
+    plan.delete(&host).await;
+}

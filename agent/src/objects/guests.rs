@@ -5,6 +5,7 @@
 //! Before the host was told its epoch nothing is started.
 
 mod monitor;
+mod seen;
 
 use monitor::press_and_wait;
 pub(crate) use monitor::{connect, grow_running, quit};
@@ -18,21 +19,20 @@ use super::instance::{self, tap_name};
 use super::locks::Locks;
 use super::logs;
 use super::names::short_hash;
-use super::network::{Networking, Networks, USER_NETWORK};
+use super::network::{Networking, Networks};
 use super::process::ProcessId;
 use super::qemu::{self, Card, MONITOR};
 use super::qmp::{Qmp, QmpError};
 use super::run_state::{Ended, RunState};
 use super::spawn::{self, Streams, Surroundings, WhenDropped};
 use super::users::Users;
-use crate::driver::{GuestSeen, SeenPower, StepError};
-use chrono::{DateTime, Utc};
+use crate::driver::{GuestSeen, StepError};
 use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_model::job::ErrorClass;
 use rhyzome_model::kinds::Power;
 use rhyzome_model::step::EnsureInstance;
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,6 +64,8 @@ pub(crate) struct Live {
     pub(crate) process: ProcessId,
     pub(crate) qmp: Qmp,
     pub(crate) phase: watch::Receiver<Phase>,
+    /// Why it is paused, if it is.
+    pub(crate) paused: Mutex<Option<&'static str>>,
 }
 
 /// Whether a guest is asked to end or made to.
@@ -142,37 +144,6 @@ impl Guests {
         self.held().get(&id).cloned()
     }
 
-    /// What is seen of a guest whose state was read no sooner than `at`.
-    pub(crate) fn look(&self, id: ResourceId, run: &RunState, at: DateTime<Utc>) -> GuestSeen {
-        let figures = run.alive().and_then(ProcessId::figures);
-        let metrics = figures.map(|f| {
-            BTreeMap::from([
-                ("cpu_seconds".to_owned(), f.cpu_seconds),
-                ("memory_rss_mib".to_owned(), f.memory_rss_mib),
-                ("uptime_seconds".to_owned(), f.uptime_seconds),
-            ])
-        });
-        let power = run.power();
-        let detail = match (power, self.networking) {
-            (SeenPower::On, Networking::User) => USER_NETWORK.to_owned(),
-            (SeenPower::On | SeenPower::Off | SeenPower::Crashed | SeenPower::Unknown, _) => run.detail(),
-        };
-        GuestSeen {
-            host: self.host.clone(),
-            instance: id,
-            power,
-            at,
-            detail,
-            metrics: metrics.unwrap_or_default(),
-        }
-    }
-
-    pub(crate) fn tell(&self, id: ResourceId, run: &RunState) {
-        // Nobody listening is no error: what is asked for later is looked up.
-        let listeners = self.seen.send(self.look(id, run, Utc::now())).unwrap_or(0);
-        tracing::debug!(instance = %id, power = run.power().as_str(), listeners, "a guest's power changed");
-    }
-
     /// Makes a guest run; `Ok(false)` where it ran already. The instance's lock is held.
     pub(crate) async fn start(self: &Arc<Self>, id: ResourceId) -> Result<bool, StepError> {
         let Some(definition) = instance::definition(&self.layout, id)? else {
@@ -185,6 +156,11 @@ impl Guests {
         // Two of one guest never run.
         self.end_strays(id, run.alive()).await?;
         if run.alive().is_some() {
+            if let Some(live) = self.live(id).filter(|l| l.paused().is_some())
+                && let Err(error) = live.go_on().await
+            {
+                tracing::warn!(instance = %id, %error, inside = error.inside, "a paused guest could not be told to go on");
+            }
             return Ok(false);
         }
         match self.launch(id, &definition, &mut run).await {

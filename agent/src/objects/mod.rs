@@ -7,7 +7,7 @@
 //! | `image`, `fetch`, `digest`, `address`, `qcow2` | images: claims and files by digest, getting them, what a file is, which URLs may be, what may be in them |
 //! | `disk` | root disks |
 //! | `instance`, `seed` | definitions of guests, and what cloud-init finds |
-//! | `guests`, `watching`, `adopting`, `strays`, `taps`, `run_state`, `qemu`, `qmp`, `console` | guests' processes, what happens to them by itself, their taps, their record, QEMU's arguments and monitor, what they said |
+//! | `guests`, `watching`, `pausing`, `adopting`, `strays`, `taps`, `run_state`, `qemu`, `qmp`, `console` | guests' processes, what happens to them by itself, their taps, their record, QEMU's arguments and monitor, what they said |
 //! | `accel`, `cgroup`, `users`, `capacity` | what this machine can do |
 //! | `spawn`, `process`, `files`, `logs`, `locks` | programs, processes, files, what programs say and locks |
 
@@ -31,6 +31,7 @@ mod logs;
 mod names;
 mod netns;
 mod network;
+mod pausing;
 mod process;
 mod qcow2;
 mod qemu;

@@ -6,6 +6,7 @@
 use super::files;
 use super::guests::{Guests, Live, Phase, quit};
 use super::instance;
+use super::pausing::Pausing;
 use super::process::ProcessId;
 use super::qmp::{Event, Qmp};
 use super::run_state::{Ended, LONGEST_PAUSE, RunState};
@@ -15,7 +16,7 @@ use rhyzome_model::step::ObjectKind;
 use rhyzome_runtime::part;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
@@ -58,6 +59,7 @@ impl Guests {
             process,
             qmp,
             phase: receiver,
+            paused: Mutex::new(None),
         });
         self.held().insert(id, Arc::clone(&live));
         let guests = Arc::clone(self);
@@ -78,17 +80,36 @@ impl Guests {
         child: Option<Child>,
         phase: watch::Sender<Phase>,
     ) {
-        let mut ended = None;
+        let mut ended;
+        let mut pausing = Pausing::default();
         let begun_ended = *phase.borrow() == Phase::ShutDown;
         if begun_ended {
             ended = Some(Ended::ShutDown);
             quit(&live).await;
+        } else {
+            // It may have stopped before anybody listened.
+            ended = self.end_of_broken(id, &live, &mut pausing, &phase).await;
         }
-        while let Some(event) = events.recv().await {
-            if event.name == "SHUTDOWN" {
-                ended.get_or_insert(how_it_ended(&event));
-                phase.send_replace(Phase::ShutDown);
-                quit(&live).await;
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = pausing.due(), if ended.is_none() => {
+                    self.see_to_pause(id, &live, &mut pausing).await;
+                    continue;
+                }
+            };
+            let Some(event) = event else { break };
+            match event.name.as_str() {
+                "SHUTDOWN" => {
+                    ended.get_or_insert(how_it_ended(&event));
+                    phase.send_replace(Phase::ShutDown);
+                    quit(&live).await;
+                }
+                "STOP" if ended.is_none() => {
+                    ended = self.end_of_broken(id, &live, &mut pausing, &phase).await;
+                }
+                "RESUME" => pausing.resumed(tokio::time::Instant::now()),
+                _ => {}
             }
         }
         let uptime = live.process.age_seconds();
@@ -113,6 +134,20 @@ impl Guests {
             tokio::time::sleep(pause).await;
             pause = doubled(pause);
         }
+    }
+
+    /// Looks whether a guest stopped; one that can't go on is told to quit, and this is its end.
+    async fn end_of_broken(
+        self: &Arc<Self>,
+        id: ResourceId,
+        live: &Live,
+        pausing: &mut Pausing,
+        phase: &watch::Sender<Phase>,
+    ) -> Option<Ended> {
+        let ended = self.note_stop(id, live, pausing).await?;
+        phase.send_replace(Phase::ShutDown);
+        quit(live).await;
+        Some(ended)
     }
 
     /// Notes an end that nobody asked for, and starts again where the policy says so. Where it fails, nothing is noted.
