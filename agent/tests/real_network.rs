@@ -5,7 +5,7 @@
 mod real_support;
 
 use nix::sched::{CloneFlags, setns, unshare};
-use real_support::{Host, Plan, can_be_real, name, run};
+use real_support::{Host, Plan, can_be_real, context, name, run};
 use rhyzome_agent::driver::{Driver, Seen};
 use rhyzome_model::ids::{JobId, ResourceId};
 use rhyzome_model::step::{Action, EnsureNetwork};
@@ -397,6 +397,45 @@ async fn walls_that_somebody_flushed_away_are_built_again() {
 
     assert!(run("nft", &["delete", "table", "inet", &outside]).0);
     until("the wall outside to be there again", is_outside).await;
+    // A table that is there without its rules is no wall.
+    let drops = || {
+        run("nft", &["list", "table", "inet", &outside])
+            .1
+            .contains("drop")
+    };
+    assert!(drops());
+    assert!(run("nft", &["flush", "table", "inet", &outside]).0);
+    assert!(is_outside() && !drops());
+    until("the rules outside to be there again", drops).await;
+    let handle = {
+        let listed = run("nft", &["-a", "list", "chain", "inet", &outside, "input"]).1;
+        let rule = listed.lines().find(|l| l.contains("drop")).unwrap();
+        rule.rsplit(' ').next().unwrap().to_owned()
+    };
+    let one = ["delete", "rule", "inet", &outside, "input", "handle", &handle];
+    assert!(run("nft", &one).0);
+    host.must(plan.ensure_network()).await;
+    assert_eq!(
+        host.driver()
+            .observe(&context(JobId::new()), &plan.ensure_network())
+            .await
+            .unwrap(),
+        Seen::StillSo
+    );
+    assert!(
+        run("nft", &["list", "chain", "inet", &outside, "input"])
+            .1
+            .contains("drop"),
+        "one rule alone is missed, too"
+    );
+    assert!(inside("flush"));
+    host.must(plan.ensure_network()).await;
+    let listed = run(
+        "ip",
+        &["netns", "exec", &namespace, "nft", "list", "table", "inet", "net"],
+    )
+    .1;
+    assert!(listed.contains("masquerade"), "{listed}");
     assert!(inside("delete"));
     host.must(plan.ensure_network()).await;
     assert!(inside("list"), "a step finds it too");

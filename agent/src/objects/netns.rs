@@ -129,7 +129,7 @@ pub(crate) async fn is_so(names: &Names, wanted: &Wanted) -> Result<bool, StepEr
     };
     let (_, near) = wanted.transfer_ends();
     let linked = has(BRIDGE, &wanted.gateway_net()) && has(UPLINK, &format!("{near}/{TRANSFER_PREFIX}"));
-    Ok(linked && !inside.iter().any(tap::is_loose) && rules::are_there(names).await)
+    Ok(linked && !inside.iter().any(tap::is_loose) && rules::are_there(names, wanted).await)
 }
 
 /// Whether its bridge is there.
