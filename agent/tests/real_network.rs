@@ -502,3 +502,41 @@ async fn an_update_makes_nothing_where_nothing_is_and_a_lost_namespace_is_made_a
     }
     assert!(!Path::new("/run/netns").join(&namespace).exists());
 }
+
+/// Its claims are a record, and records get lost: who is in it by a definition stays in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_whose_record_is_lost_stays_while_instances_are_in_it() {
+    if !can_be_real() {
+        return;
+    }
+    let host = Host::new().await;
+    let network = ResourceId::new();
+    let image = ResourceId::new();
+    let [goes, stays] = [91, 92].map(|last| Plan::new(network, image, last));
+    for plan in [&goes, &stays] {
+        plan.define(&host).await;
+    }
+    let namespace = host.namespace(network).await;
+    let named = Path::new("/run/netns").join(&namespace);
+    let folder = host.dir.path().join(format!("objects/networks/{network}"));
+    let server = pid_of_dnsmasq(&folder);
+    let hosts = || std::fs::read_to_string(folder.join("hosts")).unwrap();
+    std::fs::write(folder.join("network.json"), "{").unwrap();
+    goes.delete(&host).await;
+    assert!(named.exists());
+    assert_eq!(pid_of_dnsmasq(&folder), server);
+
+    // Its repair, for another that goes before the claim of the one that stays is there again.
+    host.must(goes.ensure_network()).await;
+    assert!(!hosts().contains("10.20.0.92"));
+    for action in goes.drop_networks() {
+        host.must(action).await;
+    }
+    assert!(named.exists());
+    assert!(hosts().contains("10.20.0.92,web-92") && !hosts().contains("10.20.0.91"));
+
+    // With the last one it goes, record or not.
+    std::fs::remove_file(folder.join("network.json")).unwrap();
+    stays.delete(&host).await;
+    assert!(!named.exists() && !folder.exists());
+}

@@ -268,15 +268,30 @@ impl Networks {
 
     pub(crate) async fn release(&self, claim: &DropShared) -> Result<Effect, StepError> {
         let id = claim.object;
-        if let Some(mut network) = self.get(id)? {
+        let network = self.get(id)?.map(|mut network| {
             network.claims.remove(&claim.holder);
-            if !network.claims.is_empty() {
+            network
+        });
+        let claimed = network.as_ref().is_some_and(|n| !n.claims.is_empty());
+        let inside = if claimed {
+            BTreeMap::new()
+        } else {
+            self.standing_in(id, claim.holder)?
+        };
+        if !inside.is_empty() {
+            tracing::error!(network = %id, instances = ?inside.keys(), "instances without a claim are in a network: it stays");
+        }
+        match network {
+            Some(mut network) if claimed || !inside.is_empty() => {
+                network.claims.extend(inside);
                 files::write_record(&self.record(id), &network)?;
                 if self.networking == Networking::Bridge && netns::is_there(&self.names(id)) {
                     dnsmasq::ensure(&self.names(id), &self.layout.network(id), &network.service()).await?;
                 }
                 return Ok(said("the network stays: others use it"));
             }
+            None if !inside.is_empty() => return Ok(said("the network stays: instances are in it")),
+            Some(_) | None => {}
         }
         self.remove(id).await?;
         Ok(said("the network is gone from the host"))

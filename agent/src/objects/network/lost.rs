@@ -4,8 +4,10 @@ use super::{Network, Networking, Networks};
 use crate::driver::StepError;
 use crate::objects::names::Names;
 use crate::objects::process::ProcessId;
-use crate::objects::{dnsmasq, instance, netns, strays};
+use crate::objects::{dnsmasq, files, instance, netns, strays};
 use rhyzome_model::ids::ResourceId;
+use rhyzome_model::step::HostLease;
+use std::collections::BTreeMap;
 
 impl Networks {
     /// Gives its namespace a lost name again: another one would be a second network beside the one that guests are in.
@@ -32,6 +34,34 @@ impl Networks {
             let is_home = guest.interfaces.first()?.network == network.network;
             running.remove(holder).filter(|_| is_home)?.into_iter().next()
         }))
+    }
+
+    /// The instances that are in a network by their definitions, but for one, with what they would claim: claims are a record, and records
+    /// get lost.
+    pub(super) fn standing_in(
+        &self,
+        id: ResourceId,
+        but_for: ResourceId,
+    ) -> Result<BTreeMap<ResourceId, Vec<HostLease>>, StepError> {
+        let mut inside = BTreeMap::new();
+        for holder in files::ids_in(&self.layout.instances(), "")? {
+            let Some(definition) = instance::definition(&self.layout, holder)?.filter(|_| holder != but_for)
+            else {
+                continue;
+            };
+            let cards = definition.interfaces.iter().filter(|nic| nic.network == id);
+            let leases: Vec<HostLease> = cards
+                .map(|nic| HostLease {
+                    mac: nic.mac.clone(),
+                    ip: nic.ip,
+                    hostname: Some(definition.name.clone()),
+                })
+                .collect();
+            if !leases.is_empty() {
+                inside.insert(holder, leases);
+            }
+        }
+        Ok(inside)
     }
 
     /// Whether its dnsmasq has ended, or its namespace has lost its name, though neither should have.
