@@ -111,6 +111,7 @@ pub fn assemble(
     issuers: Arc<dyn IssuerSource>,
     token: CancellationToken,
 ) -> Result<App, ApiError> {
+    crate::accept::ended::register();
     let announcer = Announcer::spawn(nats.clone());
     let poll = config.wait_poll.duration();
     let jobs = JobWatch::spawn(store.clone(), poll, token.clone());

@@ -8,9 +8,11 @@
 //! spreads a burst and keeps two schedulers from picking alike; where the sample has no host that fits, all are looked at.
 
 mod cluster;
+mod grow;
 mod score;
 
 pub use cluster::Cluster;
+pub use grow::grow;
 
 use crate::ids::{HostName, ResourceId};
 use crate::job::text_enum;

@@ -353,7 +353,7 @@ async fn a_cancel_and_a_deadline_are_undone_at_the_cap_too() {
         .unwrap();
     walk.store.deadlines_pass(Place::START, 10).await.unwrap();
     walk.store
-        .accept_cancel(&tenant, ids[1], &make::origin())
+        .accept_cancel(&tenant, ids[1], None, &make::origin())
         .await
         .unwrap()
         .unwrap();

@@ -89,7 +89,7 @@ async fn what_waits_behind_another_job_counts_and_no_longer_when_it_is_cancelled
         assert_eq!(used(&walk).await, 7);
         let cancelled = walk
             .store
-            .accept_cancel(&walk.tenants[0], change.job, &make::origin())
+            .accept_cancel(&walk.tenants[0], change.job, None, &make::origin())
             .await;
         cancelled.unwrap().unwrap();
         check(&walk, "cancelled").await;

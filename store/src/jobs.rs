@@ -2,7 +2,7 @@
 
 use crate::dispatch::Exclusion;
 use crate::resources::{Page, Scope};
-use crate::rows::{JobRow, RawJob, Waiting, json};
+use crate::rows::{JobRow, RawJob, Waiting, json, readable};
 use crate::{Store, StoreError};
 use rhyzome_model::ids::{HostName, JobId, ResourceId};
 use rhyzome_model::job::JobState;
@@ -38,6 +38,19 @@ impl Store {
 
     /// Those of the ids that are there, in no order.
     pub async fn jobs_get(&self, ids: &[JobId]) -> Result<Vec<JobRow>, StoreError> {
+        self.jobs_raw(ids)
+            .await?
+            .into_iter()
+            .map(JobRow::try_from)
+            .collect()
+    }
+
+    /// The same without those that only a later version can read.
+    pub async fn jobs_readable(&self, ids: &[JobId]) -> Result<Vec<JobRow>, StoreError> {
+        Ok(readable(self.jobs_raw(ids).await?))
+    }
+
+    async fn jobs_raw(&self, ids: &[JobId]) -> Result<Vec<RawJob>, StoreError> {
         let ids: Vec<Uuid> = ids.iter().map(|i| i.0).collect();
         let rows = sqlx::query_as!(
             RawJob,
@@ -48,7 +61,7 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
-        rows.into_iter().map(JobRow::try_from).collect()
+        Ok(rows)
     }
 
     /// Says of open jobs that nothing is written of what they wait for all the same: for their host, which can't be reached; for a

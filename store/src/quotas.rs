@@ -1,5 +1,5 @@
 //! Quotas of tenants. A limit is a row; what is used is no counter, but the sum over the tenant's resources, taken while its rows are
-//! locked: nothing can drift. A tenant without limits is neither locked nor summed.
+//! locked: nothing can drift. Of a tenant without limits nothing is summed.
 
 use crate::rows::parse;
 use crate::tenants::TenantError;
@@ -36,16 +36,15 @@ impl Store {
             return Ok(BTreeMap::new());
         }
         let used = used(&mut tx, tenant).await?;
-        rows.into_iter()
-            .map(|row| {
-                let dimension = dimension(&row.dimension)?;
-                let share = Share {
-                    limit: row.most,
-                    used: used.get(dimension),
-                };
-                Ok((dimension, share))
-            })
-            .collect()
+        let shares = rows.into_iter().filter_map(|row| {
+            let dimension = dimension(&row.dimension)?;
+            let share = Share {
+                limit: row.most,
+                used: used.get(dimension),
+            };
+            Some((dimension, share))
+        });
+        Ok(shares.collect())
     }
 
     /// Sets limits of a tenant, and takes others away. What it has already stays, even above a limit.
@@ -89,26 +88,38 @@ impl Store {
     }
 }
 
-fn dimension(word: &str) -> Result<Dimension, StoreError> {
-    word.parse().map_err(|e| StoreError::row("quotas", e))
+/// None where a later version limits something that this one can't give.
+fn dimension(word: &str) -> Option<Dimension> {
+    word.parse().ok()
 }
 
-/// The limits of those of these tenants that have any. Their rows are locked, so that one request of each is judged at a time.
+/// The limits of those of these tenants that are there, most of which have none. Limits are locked, so that one request of each is
+/// judged at a time; a tenant is held, so that it does not go before what is accepted for it is there.
 pub(crate) async fn lock(
     tx: &mut Transaction<'_, Postgres>,
     tenants: &BTreeSet<&TenantId>,
 ) -> Result<BTreeMap<TenantId, Limits>, StoreError> {
     let tenants: Vec<String> = tenants.iter().map(ToString::to_string).collect();
+    // First the tenants: who deletes one has it before its limits.
     let rows = sqlx::query!(
-        "SELECT tenant, dimension, most FROM quotas WHERE tenant = ANY($1) ORDER BY tenant, dimension FOR UPDATE",
+        r#"WITH t AS MATERIALIZED (
+               SELECT id FROM tenants WHERE id = ANY($1) ORDER BY id FOR KEY SHARE
+           ), l AS MATERIALIZED (
+               SELECT tenant, dimension, most FROM quotas WHERE tenant = ANY(ARRAY(SELECT id FROM t)) ORDER BY tenant, dimension FOR UPDATE
+           )
+           SELECT t.id AS "id!", l.dimension AS "dimension?", l.most AS "most?" FROM t LEFT JOIN l ON l.tenant = t.id"#,
         &tenants
     )
     .fetch_all(&mut **tx)
     .await?;
     let mut limits: BTreeMap<TenantId, Limits> = BTreeMap::new();
     for row in rows {
-        let of_tenant = limits.entry(TenantId(row.tenant)).or_default();
-        of_tenant.insert(dimension(&row.dimension)?, row.most);
+        let of_tenant = limits.entry(TenantId(row.id)).or_default();
+        if let (Some(name), Some(most)) = (row.dimension, row.most)
+            && let Some(dimension) = dimension(&name)
+        {
+            of_tenant.insert(dimension, most);
+        }
     }
     Ok(limits)
 }
@@ -130,10 +141,10 @@ pub(crate) async fn used(
     .await?;
     let mut used = Amounts::default();
     for row in rows {
-        used.add(
-            Dimension::Resources(parse("resources", &row.kind, Kind::parse)?),
-            row.n,
-        );
+        // Of a kind of a later version there is no limit that this one knows; what it takes counts all the same.
+        if let Some(kind) = Kind::parse(&row.kind) {
+            used.add(Dimension::Resources(kind), row.n);
+        }
         used.add_all(&Amounts::of_demand(Demand {
             vcpus: row.vcpus,
             memory_mib: row.memory_mib,

@@ -1,13 +1,13 @@
 //! Resources as they are read: one, or a page of a list.
 
-use crate::rows::{RawResource, ResourceRow, tags_json};
+use crate::rows::{RawResource, ResourceRow, json, readable, tags_json};
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, ResourceId, TenantId};
-use rhyzome_model::kinds::Kind;
+use rhyzome_model::kinds::{Demand, Kind};
 use serde_json::Value;
 use sqlx::{Postgres, Transaction};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 /// Which tenants' resources a reader sees.
@@ -40,8 +40,8 @@ pub struct ResourceFilter {
 /// A resource that refers to, or is referred to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Neighbour {
-    /// Kind.
-    pub kind: Kind,
+    /// Kind, as it is stored: it may be one of a later version.
+    pub kind: String,
     /// Id.
     pub id: ResourceId,
     /// Name.
@@ -69,6 +69,30 @@ impl Store {
     pub async fn resources_get(&self, ids: &[ResourceId]) -> Result<Vec<ResourceRow>, StoreError> {
         let ids: Vec<Uuid> = ids.iter().map(|i| i.0).collect();
         resources_on(&self.pool, &ids).await
+    }
+
+    /// The same without those that only a later version can read.
+    pub async fn resources_readable(&self, ids: &[ResourceId]) -> Result<Vec<ResourceRow>, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|i| i.0).collect();
+        Ok(readable(raw_on(&self.pool, &ids).await?))
+    }
+
+    /// The tags of resources; of those that are gone the last, for as long as they are kept.
+    pub async fn tags_of(
+        &self,
+        ids: &[ResourceId],
+    ) -> Result<HashMap<ResourceId, BTreeMap<String, String>>, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|i| i.0).collect();
+        let rows = sqlx::query!(
+            r#"SELECT id AS "id!", tags AS "tags!" FROM resources WHERE id = ANY($1)
+               UNION ALL SELECT id, tags FROM gone_resources WHERE id = ANY($1)"#,
+            &ids
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter()
+            .map(|r| Ok((ResourceId(r.id), json("resources", r.tags)?)))
+            .collect()
     }
 
     /// A page of resources, oldest first.
@@ -200,6 +224,22 @@ impl Store {
         Ok(hosts.into_iter().map(HostName).collect())
     }
 
+    /// What is reserved for a resource on the host that it is on.
+    pub async fn reserved_for(&self, id: ResourceId) -> Result<Demand, StoreError> {
+        let reserved = sqlx::query!(
+            "SELECT v.vcpus, v.memory_mib, v.disk_gib FROM resources r JOIN reservations v ON v.resource_id = r.id AND v.host = r.host
+             WHERE r.id = $1",
+            id.0
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(reserved.map_or_else(Demand::default, |r| Demand {
+            vcpus: r.vcpus,
+            memory_mib: r.memory_mib,
+            disk_gib: r.disk_gib,
+        }))
+    }
+
     /// Resources that refer to this one and aren't being deleted.
     pub async fn dependants_of(&self, id: ResourceId) -> Result<Vec<Neighbour>, StoreError> {
         dependants(&self.pool, id).await
@@ -250,6 +290,14 @@ async fn resources_on<'e, E>(on: E, ids: &[Uuid]) -> Result<Vec<ResourceRow>, St
 where
     E: sqlx::Executor<'e, Database = Postgres>,
 {
+    let rows = raw_on(on, ids).await?;
+    rows.into_iter().map(ResourceRow::try_from).collect()
+}
+
+async fn raw_on<'e, E>(on: E, ids: &[Uuid]) -> Result<Vec<RawResource>, StoreError>
+where
+    E: sqlx::Executor<'e, Database = Postgres>,
+{
     let rows = sqlx::query_as!(
         RawResource,
         r#"SELECT r.id, r.tenant, r.kind, r.name, r.tags, r.spec, r.generation, r.deleting, r.public, r.applied,
@@ -266,7 +314,7 @@ where
     )
     .fetch_all(on)
     .await?;
-    rows.into_iter().map(ResourceRow::try_from).collect()
+    Ok(rows)
 }
 
 /// See [`Store::dependants_of`].
@@ -281,15 +329,12 @@ pub(crate) async fn dependants(
     )
     .fetch_all(executor)
     .await?;
-    rows.into_iter()
-        .map(|r| {
-            Ok(Neighbour {
-                kind: crate::rows::parse("resources", &r.kind, Kind::parse)?,
-                id: ResourceId(r.id),
-                name: r.name,
-            })
-        })
-        .collect()
+    let neighbours = rows.into_iter().map(|r| Neighbour {
+        kind: r.kind,
+        id: ResourceId(r.id),
+        name: r.name,
+    });
+    Ok(neighbours.collect())
 }
 
 /// Who has a name. It is sought in the order of the names: asked for by equality, all of the tenant's kind may be read in that of the

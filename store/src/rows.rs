@@ -174,6 +174,13 @@ pub(crate) fn parse_some<T>(
     text.map(|text| parse(table, text, of)).transpose()
 }
 
+/// Those rows that this version can read, for who must go on without the others.
+pub(crate) fn readable<Raw, Row: TryFrom<Raw, Error = StoreError>>(rows: Vec<Raw>) -> Vec<Row> {
+    rows.into_iter()
+        .filter_map(|raw| Row::try_from(raw).ok())
+        .collect()
+}
+
 /// JSON of a column as a type of ours.
 pub(crate) fn json<T: serde::de::DeserializeOwned>(
     table: &'static str,

@@ -162,7 +162,8 @@ impl Store {
         }
     }
 
-    /// Removes a tenant that owns nothing any more.
+    /// Removes a tenant that owns nothing any more, with its jobs and the replies that were kept for it: whoever has its name next is
+    /// another. What was metered of it, and the audit, stay.
     pub async fn tenant_delete(&self, id: &TenantId) -> Result<(), TenantError> {
         let mut tx = self.pool.begin().await?;
         if sqlx::query!("SELECT id FROM tenants WHERE id = $1 FOR UPDATE", id.as_str())
@@ -184,6 +185,12 @@ impl Store {
                 resources,
             });
         }
+        sqlx::query!("DELETE FROM idempotency WHERE tenant = $1", id.as_str())
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query!("DELETE FROM jobs WHERE tenant = $1", id.as_str())
+            .execute(&mut *tx)
+            .await?;
         sqlx::query!("DELETE FROM tenants WHERE id = $1", id.as_str())
             .execute(&mut *tx)
             .await?;

@@ -32,6 +32,7 @@ async fn read(store: &Store, whose: &Whose, from: Position) -> (Vec<(TenantId, T
             seen.extend(
                 row.entries
                     .into_iter()
+                    .flatten()
                     .map(|(thing, what)| (row.tenant.clone(), thing, what)),
             );
         }
@@ -190,13 +191,13 @@ async fn what_is_accepted_is_told_once_and_what_is_refused_is_not() {
     // Cancelled before it began: the job and the resource, each once; refused the second time.
     let job = requests[0].job;
     store
-        .accept_cancel(&tenant, job, &make::origin())
+        .accept_cancel(&tenant, job, None, &make::origin())
         .await
         .unwrap()
         .unwrap();
     assert!(
         store
-            .accept_cancel(&tenant, job, &make::origin())
+            .accept_cancel(&tenant, job, None, &make::origin())
             .await
             .unwrap()
             .is_err()

@@ -67,7 +67,7 @@ async fn a_delete_behind_a_long_line_reads_each_job_a_few_times() {
     let after = read_of(&store, "jobs").await;
     let read = after.0 - before.0 + after.1 - before.1;
     assert!(read <= 10 * LINE, "{read} rows were read of a line of {LINE}");
-    let mut cancelled = deleted.cancelled;
+    let mut cancelled: Vec<JobId> = deleted.cancelled.iter().map(|c| c.job).collect();
     cancelled.sort_unstable();
     let mut all = [vec![create], behind].concat();
     all.sort_unstable();
@@ -82,7 +82,7 @@ async fn an_end_wakes_the_next_in_line_and_no_other() {
     let store = ours(&common::store().await).await;
     let (_, create, behind) = line(&store).await;
     store
-        .accept_cancel(&"demo".into(), create, &make::origin())
+        .accept_cancel(&"demo".into(), create, None, &make::origin())
         .await
         .unwrap()
         .unwrap();
@@ -90,7 +90,7 @@ async fn an_end_wakes_the_next_in_line_and_no_other() {
     assert_eq!(in_state(&store, "blocked").await, behind[1..]);
     // One that stands in the middle wakes nobody but the first, who was woken already.
     store
-        .accept_cancel(&"demo".into(), behind[500], &make::origin())
+        .accept_cancel(&"demo".into(), behind[500], None, &make::origin())
         .await
         .unwrap()
         .unwrap();

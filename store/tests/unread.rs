@@ -6,10 +6,19 @@ mod common;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use common::make;
-use rhyzome_model::ids::JobId;
+use rhyzome_model::change::What;
+use rhyzome_model::check::{HeldObject, HostInventory, Part};
+use rhyzome_model::ids::{Epoch, JobId, ResourceId};
+use rhyzome_model::kinds::Kind;
+use rhyzome_model::quota::{Dimension, Limits};
+use rhyzome_model::step::ObjectKind;
 use rhyzome_store::Store;
+use rhyzome_store::accept::Refusal;
+use rhyzome_store::changes::{Thing, Whose};
 use rhyzome_store::dispatch::DispatchLimits;
+use rhyzome_store::quotas::Share;
 use rhyzome_store::sweep::Place;
+use std::collections::{BTreeMap, BTreeSet};
 
 const LIMITS: DispatchLimits = DispatchLimits {
     batch: 100,
@@ -109,4 +118,95 @@ async fn a_quiet_order_that_cant_be_read_hides_no_other() {
     let page = store.orders_quiet(Utc::now(), Place::START, 100).await.unwrap();
     assert_eq!(page.orders.iter().map(|o| o.job).collect::<Vec<_>>(), jobs[..1]);
     assert_eq!(page.unread.iter().map(|u| u.job).collect::<Vec<_>>(), jobs[1..]);
+}
+
+#[tokio::test]
+async fn a_kind_of_a_later_version_stands_in_nobodys_way() {
+    let store = common::store().await;
+    let tenant = make::tenant(&store, "demo").await;
+    let image = make::accepted(&store, make::image(&tenant, "img")).await.resource;
+    store
+        .quotas_set(
+            &tenant,
+            &Limits::from([(Dimension::DiskGib, 4)]),
+            &BTreeSet::new(),
+        )
+        .await
+        .unwrap();
+    sqlx::raw_sql(
+        "INSERT INTO resources (id, tenant, kind, name, spec, applied, asked_disk_gib)
+         VALUES ('00000000-0000-7000-8000-000000000001', 'demo', 'hologram', 'newer', '{}', '{}', 2);
+         INSERT INTO resource_refs SELECT '00000000-0000-7000-8000-000000000001', id, '/image' FROM resources WHERE name = 'img';
+         INSERT INTO usage_intervals VALUES ('00000000-0000-7000-8000-000000000001', 'demo', 'hologram', 0, 0, 2, now());
+         INSERT INTO quotas VALUES ('demo', 'holograms', 7)",
+    )
+    .execute(store.pool())
+    .await
+    .unwrap();
+    // It counts, in what this version knows of it.
+    let shares = store.quotas_of(&tenant).await.unwrap();
+    assert_eq!(shares, [(Dimension::DiskGib, Share { limit: 4, used: 3 })].into());
+    let more = ["one", "two"].map(|name| make::image(&tenant, name));
+    let answers = store.accept_creates(&more).await.unwrap();
+    assert!(answers[0].is_ok(), "{:?}", answers[0]);
+    assert!(
+        matches!(answers[1], Err(Refusal::QuotaExceeded { .. })),
+        "{:?}",
+        answers[1]
+    );
+    // What it needs stays.
+    let needs = store.dependants_of(image.id).await.unwrap();
+    assert_eq!(
+        needs.iter().map(|n| n.kind.as_str()).collect::<Vec<_>>(),
+        ["hologram"]
+    );
+    let known = [
+        image.id,
+        ResourceId("00000000-0000-7000-8000-000000000001".parse().unwrap()),
+    ];
+    let readable = store.resources_readable(&known).await.unwrap();
+    assert_eq!(readable.iter().map(|r| r.id).collect::<Vec<_>>(), known[..1]);
+    // Nothing is said of it, whatever a host holds of it.
+    let disk = |id| HeldObject {
+        kind: ObjectKind::Disk,
+        id,
+        claims: BTreeSet::new(),
+        runs: false,
+        part: Part::Whole,
+    };
+    let inventory = |id| HostInventory {
+        host: "host-1".into(),
+        asked_at: Utc::now() + TimeDelta::hours(1),
+        epoch: Epoch(0),
+        objects: vec![disk(id)],
+        fences: BTreeMap::new(),
+        unfinished: Vec::new(),
+    };
+    make::host(&store, "host-1", 4).await;
+    assert_eq!(store.check(&[inventory(known[1])]).await.unwrap(), []);
+    let nobodys = store.check(&[inventory(ResourceId::new())]).await.unwrap();
+    assert_eq!(nobodys.len(), 1, "{nobodys:?}");
+}
+
+#[tokio::test]
+async fn changes_of_a_later_version_keep_their_place_and_hide_no_other() {
+    let store = common::store().await;
+    let whose = Whose::Tenant("demo".into());
+    let from = store.changes_now().await.unwrap();
+    let network = ResourceId::new();
+    let entries = format!("disk {0} created\nnetwork {0} updated", network.0);
+    sqlx::query("INSERT INTO changes (tenant, entries) VALUES ('demo', $1)")
+        .bind(entries)
+        .execute(store.pool())
+        .await
+        .unwrap();
+    let row = loop {
+        let page = store.changes_page(&whose, from, 10).await.unwrap().unwrap();
+        if let Some(row) = page.rows.into_iter().next() {
+            break row;
+        }
+        tokio::task::yield_now().await;
+    };
+    let known = (Thing::Resource(Kind::Network, network), What::Updated);
+    assert_eq!(row.entries, [None, Some(known)]);
 }

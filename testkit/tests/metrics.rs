@@ -13,6 +13,7 @@ const METRICS: [(&str, &[&str]); 4] = [
             "rhyzome_build_info",
             "rhyzome_http_requests_total",
             "rhyzome_http_request_duration_seconds",
+            "rhyzome_jobs_total",
             "rhyzome_nats_errors_total",
         ],
     ),
@@ -430,4 +431,47 @@ async fn finished_jobs_are_counted() {
         (count().await > before).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_job_that_is_cancelled_before_it_begins_is_counted_once() {
+    let stack = Stack::shared();
+    let rest = stack.demo();
+    let count = || async {
+        let mut sum = 0.0;
+        for role in ["api", "scheduler"] {
+            for process in stack.processes(role) {
+                let text = scrape(&process.metrics_url.unwrap()).await;
+                sum += text
+                    .lines()
+                    .filter(|line| line.starts_with("rhyzome_jobs_total{"))
+                    .filter(|line| line.contains("instance.create") && line.contains("cancelled"))
+                    .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+                    .sum::<f64>();
+            }
+        }
+        sum
+    };
+    let before = count().await;
+    let network = rest.network(&unique("net")).await;
+    let mut spec = small_instance(&network);
+    spec["memory_mib"] = 1_000_000.into();
+    let mut waiting = Vec::new();
+    for name in ["cancelled", "deleted"] {
+        let accepted = rest.create("instances", &unique(name), spec.clone()).await;
+        rest.job_until(&accepted.job, "the job to wait", |job| {
+            job["waiting_on"]["reason"] == "capacity"
+        })
+        .await;
+        waiting.push(accepted);
+    }
+    let cancel = format!("/v1/jobs/{}/cancel", waiting[0].job);
+    assert_eq!(rest.act(&cancel).await.status, 202);
+    assert_eq!(
+        rest.delete(&format!("/v1/instances/{}", waiting[1].id))
+            .await
+            .status,
+        202
+    );
+    assert!((count().await - before - 2.0).abs() < 0.5);
 }

@@ -10,10 +10,10 @@ use crate::shapes::resource::etag;
 use axum::response::Response;
 use rhyzome_model::ids::{JobId, ResourceId};
 use rhyzome_model::job::Action;
-use rhyzome_model::kinds::Kind;
+use rhyzome_model::kinds::{Kind, PlanError};
 use rhyzome_model::problem::FieldError;
 use rhyzome_runtime::fault::{self, Point, Side};
-use rhyzome_store::accept::{Accepted, AcceptedNow, IdempotencyKey, Refusal, Reply};
+use rhyzome_store::accept::{Accepted, AcceptedNow, IdempotencyKey, Refusal, Reply, StaticLeaseRequest};
 use rhyzome_store::change::{ChangeRequest, Work};
 use rhyzome_store::resources::Scope;
 use rhyzome_store::rows::ResourceRow;
@@ -98,7 +98,15 @@ pub async fn accept(
     if let Some(key) = &terms.idempotency
         && let Some(earlier) = ctx.app.store.idempotency_find(&ctx.caller.tenant, key).await?
     {
-        let reply = earlier.map_err(|r| refusal::problem(r, kind, &format!("{kind} {id}")))?;
+        let reply = match earlier {
+            Ok(reply) => reply,
+            Err(refused) => {
+                own(ctx, kind, id, ask.verb()).await?;
+                return Err(refusal::problem(refused, kind, &format!("{kind} {id}")));
+            }
+        };
+        // Whoever asks: by what is shown, since it may have changed since, or be gone.
+        allowed(&ctx.caller, &reply.accepted.resource, ask.verb())?;
         return reply::accepted(ctx, reply, terms.wait).await;
     }
     for _ in 0..TRIES {
@@ -255,6 +263,17 @@ pub async fn intent(ctx: &Ctx, before: &ResourceRow, ask: &Ask) -> Result<Intent
     })
 }
 
+/// The static leases that a new spec asks for, where they change.
+pub fn static_leases(
+    before: &ResourceRow,
+    spec: &Value,
+) -> Result<Option<Vec<StaticLeaseRequest>>, PlanError> {
+    if spec.get("leases") == before.spec.get("leases") {
+        return Ok(None);
+    }
+    policy::static_leases(before.kind, spec)
+}
+
 fn request(
     ctx: &Ctx,
     before: &ResourceRow,
@@ -262,12 +281,7 @@ fn request(
     intent: Intent,
     terms: &Terms,
 ) -> Result<ChangeRequest, Problem> {
-    let leases_change = intent.envelope.spec.get("leases") != before.spec.get("leases");
-    let static_leases = if leases_change {
-        policy::static_leases(before.kind, &intent.envelope.spec)?
-    } else {
-        None
-    };
+    let static_leases = static_leases(before, &intent.envelope.spec)?;
     Ok(ChangeRequest {
         job: JobId::new(),
         tenant: before.tenant.clone(),
@@ -295,7 +309,8 @@ async fn resolve(
 ) -> Result<Vec<FieldError>, Problem> {
     let ops = before.kind.ops();
     let mut unresolved = Vec::new();
-    for reference in ops.references(&envelope.spec)? {
+    let references = ops.references(&envelope.spec)?;
+    for reference in references.into_iter().chain(ops.apart_from(&envelope.spec)?) {
         let stored = before.spec.pointer(&reference.pointer).and_then(Value::as_str);
         if stored == Some(reference.target.as_str()) {
             continue;

@@ -40,6 +40,7 @@ pub fn request(
         kind,
         public: policy::is_public(kind, &envelope.spec)?,
         references: ops.references(&envelope.spec)?,
+        apart_from: ops.apart_from(&envelope.spec)?,
         leases: ops.lease_requests(&envelope.spec)?,
         static_leases: policy::static_leases(kind, &envelope.spec)?.unwrap_or_default(),
         step_names: ops.step_names(Action::Create, &envelope.spec, None)?,

@@ -26,7 +26,7 @@ pub struct DryRunDoc<'a> {
     resource: ResourceDoc<'a>,
     /// Names of the steps.
     steps: Vec<&'static str>,
-    /// Whether a host would take it; null where none is needed.
+    /// Whether a host would take it: of a change, the one that it is on. Null where none is needed, or it is on none yet.
     placement: Option<PlacementDoc>,
     /// Null until there are prices.
     #[schema(value_type = Option<f64>)]
@@ -94,9 +94,12 @@ pub async fn of_change(
             return refused(accept::Refusal::NameTaken { holder: holder.id });
         }
     }
-    if let Err(refusal) = ctx.app.store.check_change(&row, &intent.envelope.spec).await? {
+    let spec = &intent.envelope.spec;
+    let leases = change::static_leases(&row, spec)?;
+    if let Err(refusal) = ctx.app.store.check_change(&row, spec, leases.as_deref()).await? {
         return refused(refusal);
     }
+    let before = row.clone();
     row.name = intent.envelope.name;
     row.tags = intent.envelope.tags;
     row.spec = intent.envelope.spec;
@@ -105,7 +108,12 @@ pub async fn of_change(
         would: (intent.work == Work::Job).then(|| ask.action()),
         ..reply::beside(ctx, &row).await?
     };
-    answer(ctx, &row, &beside, intent.steps, None)
+    // A start takes what is reserved for it anyway.
+    let placement = match (beside.would, kind.ops().venue(Action::Create)) {
+        (Some(Action::Update), Venue::Placed) => placement::where_it_is(ctx, &before, &row).await?,
+        (Some(_) | None, Venue::Placed | Venue::WhereItIs) => None,
+    };
+    answer(ctx, &row, &beside, intent.steps, placement)
 }
 
 /// Of a delete.

@@ -13,6 +13,7 @@
 //! | `refusal` | the store's refusals as problems |
 //! | `placement` | where a resource would be placed, and what each host has to say |
 //! | `dry_run` | all checks, nothing written |
+//! | `ended` | counts the jobs that a cancel ends at once |
 //! | `reply` | the 202 |
 
 mod aside;
@@ -20,6 +21,7 @@ pub mod batch;
 pub mod change;
 pub mod create;
 pub mod dry_run;
+pub mod ended;
 pub mod image_floor;
 pub mod keys;
 pub mod placement;

@@ -8,6 +8,7 @@ use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_model::kinds::{Demand, Kind, Resolved, ResolvedRef, kept_gib};
 use rhyzome_model::place::{
     Cluster, Cordon, FitsWith, HostVerdict, HostView, ImageNeed, Reach, Reason, Refusal, Request, Verdict,
+    grow,
 };
 use rhyzome_model::step::ImageFacts;
 use rhyzome_store::hosts::{ClusterView, HostRow};
@@ -49,10 +50,7 @@ pub async fn verdict(ctx: &Ctx, row: &ResourceRow) -> Result<PlacementDoc, Probl
     Ok(match cluster.judge(&request) {
         Verdict::Placed(_) => PlacementDoc {
             fits: true,
-            hosts: HostsDoc {
-                total: u32::try_from(cluster.len()).unwrap_or(u32::MAX),
-                excluded: BTreeMap::new(),
-            },
+            hosts: hosts_of(by_host.as_deref().unwrap_or(&cluster.explain(&request))),
             fits_with: None,
             by_host,
         },
@@ -67,6 +65,74 @@ pub async fn verdict(ctx: &Ctx, row: &ResourceRow) -> Result<PlacementDoc, Probl
             by_host,
         },
     })
+}
+
+/// Each host under its first cause.
+fn hosts_of(verdicts: &[HostVerdict]) -> HostsDoc {
+    let mut excluded = BTreeMap::new();
+    for reason in verdicts.iter().filter_map(|verdict| verdict.excluded) {
+        *excluded.entry(reason).or_insert(0) += 1;
+    }
+    HostsDoc {
+        total: u32::try_from(verdicts.len()).unwrap_or(u32::MAX),
+        excluded,
+    }
+}
+
+/// Whether the host that a resource is on has room for what it shall be: no other is asked. None of one that is nowhere yet.
+pub async fn where_it_is(
+    ctx: &Ctx,
+    before: &ResourceRow,
+    row: &ResourceRow,
+) -> Result<Option<PlacementDoc>, Problem> {
+    let Some(name) = &row.host else {
+        return Ok(None);
+    };
+    let view = ctx.app.store.cluster_view().await?;
+    let Some(host) = hosts(view).into_iter().find(|host| host.name == *name) else {
+        return Ok(None);
+    };
+    let ops = row.kind.ops();
+    let demand = |resolved: &Resolved| {
+        ops.demand_resolved(resolved)
+            .or_else(|_| ops.demand(&resolved.spec))
+    };
+    let (resolved, _) = resolved(ctx, row).await?;
+    let mut wanted = demand(&resolved)?;
+    if let Some(applied) = &before.applied {
+        let spec = applied.clone();
+        wanted = wanted.max(demand(&Resolved { spec, ..resolved })?);
+    }
+    let refusal = match host.reach {
+        Reach::Unreachable => Some(Refusal {
+            total: 1,
+            excluded: [(Reason::Unreachable, 1)].into(),
+            fits_with: None,
+        }),
+        Reach::Reachable => grow(host.free, ctx.app.store.reserved_for(row.id).await?, wanted),
+    };
+    let fits = refusal.is_none();
+    let refusal = refusal.unwrap_or_else(|| Refusal {
+        total: 1,
+        excluded: BTreeMap::new(),
+        fits_with: None,
+    });
+    let by_host = (ctx.reader() == Reader::Operator).then(|| {
+        vec![HostVerdict {
+            host: host.name,
+            excluded: refusal.excluded.keys().next().copied(),
+            free: host.free,
+        }]
+    });
+    Ok(Some(PlacementDoc {
+        fits,
+        hosts: HostsDoc {
+            total: refusal.total,
+            excluded: refusal.excluded,
+        },
+        fits_with: refusal.fits_with,
+        by_host,
+    }))
 }
 
 /// For an operator who reads a job that waits for capacity: what each host has to say to it now, those that refused it included. None
@@ -135,7 +201,15 @@ fn host_view(
     }
 }
 
-async fn request(ctx: &Ctx, row: &ResourceRow) -> Result<Request, Problem> {
+fn facts(row: &ResourceRow) -> Option<ImageFacts> {
+    row.facts.as_ref().and_then(|f| ImageFacts::deserialize(f).ok())
+}
+
+/// A resource with what it refers to.
+async fn resolved(
+    ctx: &Ctx,
+    row: &ResourceRow,
+) -> Result<(Resolved, BTreeMap<ResourceId, ResourceRow>), Problem> {
     let ops = row.kind.ops();
     let ids: Vec<ResourceId> = ops
         .references(&row.spec)?
@@ -143,21 +217,6 @@ async fn request(ctx: &Ctx, row: &ResourceRow) -> Result<Request, Problem> {
         .filter_map(|r| r.target.parse().ok())
         .collect();
     let found = ctx.app.store.references_of(&ids).await?;
-    let facts = |row: &ResourceRow| row.facts.as_ref().and_then(|f| ImageFacts::deserialize(f).ok());
-    let of_kind = |kind| found.values().filter(move |r: &&ResourceRow| r.kind == kind);
-    let image = of_kind(Kind::Image).next().map(|image| ImageNeed {
-        image: image.id,
-        disk_gib: facts(image).as_ref().map_or(1, kept_gib),
-    });
-    let mut apart_from = Vec::new();
-    for other in ops.apart_from(&row.spec)? {
-        let other = ctx
-            .app
-            .store
-            .resource_find(&row.tenant, other.kind, &other.target)
-            .await?;
-        apart_from.extend(other.and_then(|o| o.host));
-    }
     let resolved = Resolved {
         id: row.id,
         tenant: row.tenant.clone(),
@@ -182,6 +241,19 @@ async fn request(ctx: &Ctx, row: &ResourceRow) -> Result<Request, Problem> {
         host: None,
         stop_timeout_s: 0,
     };
+    Ok((resolved, found))
+}
+
+async fn request(ctx: &Ctx, row: &ResourceRow) -> Result<Request, Problem> {
+    let ops = row.kind.ops();
+    let (resolved, found) = resolved(ctx, row).await?;
+    let of_kind = |kind| found.values().filter(move |r: &&ResourceRow| r.kind == kind);
+    let image = of_kind(Kind::Image).next().map(|image| ImageNeed {
+        image: image.id,
+        disk_gib: facts(image).as_ref().map_or(1, kept_gib),
+    });
+    let apart_from: Vec<String> = ops.apart_from(&row.spec)?.into_iter().map(|r| r.target).collect();
+    let apart_from = ctx.app.store.hosts_of(&row.tenant, row.kind, &apart_from).await?;
     // An image that is still being fetched has no size yet: then the spec alone counts.
     let (demand, least) = match (ops.demand_resolved(&resolved), ops.least_resolved(&resolved)) {
         (Ok(demand), Ok(least)) => (demand, least),

@@ -8,6 +8,7 @@ use rhyzome_store::accept::Refusal;
 /// The problem of a refusal. `what` names what the request was about: `network web-1`.
 pub fn problem(refusal: Refusal, kind: Kind, what: &str) -> Problem {
     match refusal {
+        Refusal::TenantGone => Problem::unauthenticated("The tenant of the token is gone."),
         Refusal::KeyReused => Problem::new(
             Code::KeyReused,
             "The idempotency key was used with another body before.",
@@ -92,7 +93,7 @@ pub fn problem(refusal: Refusal, kind: Kind, what: &str) -> Problem {
                 .collect();
             let conflicts = dependants
                 .into_iter()
-                .map(|d| conflict(d.kind.as_str(), d.id, Some(d.name)));
+                .map(|d| conflict(&d.kind, d.id, Some(d.name)));
             Problem::new(
                 Code::HasDependants,
                 format!("The {what} is needed by {}.", named.join(", ")),
@@ -164,6 +165,7 @@ mod tests {
         let target = || ("/image".to_owned(), Kind::Image, "tiny".to_owned());
         let ((pointer, kind, name), ip) = (target(), "/interfaces/0/ip".to_owned());
         let table = [
+            (Refusal::TenantGone, 401, None),
             (Refusal::KeyReused, 422, None),
             (Refusal::NotFound, 404, None),
             (Refusal::NameTaken { holder: id }, 409, Some("/name")),
@@ -200,7 +202,7 @@ mod tests {
             (
                 Refusal::HasDependants {
                     dependants: vec![Neighbour {
-                        kind: Kind::Instance,
+                        kind: Kind::Instance.to_string(),
                         id,
                         name: "web-1".into(),
                     }],

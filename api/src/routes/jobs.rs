@@ -1,7 +1,8 @@
 //! `/v1/jobs`: read, wait, list, cancel, retry.
 
 use super::table::{Answer, Body, Endpoint, Need};
-use crate::accept::{placement, refusal, reply};
+use crate::accept::{ended, placement, refusal, reply};
+use crate::auth::Caller;
 use crate::auth::caller::missing;
 use crate::ctx::{Ctx, deadline};
 use crate::extract::headers::{WAIT_MAX_S, prefer_wait};
@@ -16,6 +17,7 @@ use http::header::{HeaderValue, LOCATION, RETRY_AFTER};
 use http::{Method, StatusCode};
 use rhyzome_model::ids::{JobId, ResourceId};
 use rhyzome_model::job::JobState;
+use rhyzome_model::kinds::Kind;
 use rhyzome_runtime::fault::{self, Point, Side};
 use rhyzome_store::accept::AcceptedNow;
 use rhyzome_store::jobs::JobFilter;
@@ -23,8 +25,7 @@ use rhyzome_store::resources::{Page, Scope};
 use rhyzome_store::rows::JobRow;
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 const LIST: &[&str] = &["target", "state", "limit", "page_token", "tenant"];
@@ -90,30 +91,40 @@ pub fn endpoints() -> Vec<Endpoint> {
 #[derive(Default)]
 struct Tags(HashMap<ResourceId, BTreeMap<String, String>>);
 
+static NO_TAGS: BTreeMap<String, String> = BTreeMap::new();
+
 impl Tags {
-    /// Those of a resource; none of one that is gone.
-    async fn of(&mut self, ctx: &Ctx, id: ResourceId) -> Result<&BTreeMap<String, String>, Problem> {
-        match self.0.entry(id) {
-            Entry::Occupied(known) => Ok(known.into_mut()),
-            Entry::Vacant(unknown) => {
-                let row = ctx.app.store.resource_by_id(id).await?;
-                Ok(unknown.insert(row.map(|row| row.tags).unwrap_or_default()))
-            }
+    /// Reads those that it takes to say which of these jobs may be read: only a limited scope needs any.
+    async fn learn(&mut self, ctx: &Ctx, rows: &[JobRow]) -> Result<(), Problem> {
+        let limited = rows.iter().filter(|row| !reads_all(&ctx.caller, row.kind));
+        let ids: Vec<ResourceId> = limited.map(|row| row.resource_id).collect();
+        self.learn_of(ctx, &ids).await
+    }
+
+    /// Reads those of these resources, all at once.
+    async fn learn_of(&mut self, ctx: &Ctx, ids: &[ResourceId]) -> Result<(), Problem> {
+        let new: BTreeSet<ResourceId> = ids
+            .iter()
+            .copied()
+            .filter(|id| !self.0.contains_key(id))
+            .collect();
+        if !new.is_empty() {
+            let new: Vec<ResourceId> = new.into_iter().collect();
+            self.0.extend(ctx.app.store.tags_of(&new).await?);
         }
+        Ok(())
+    }
+
+    /// Whether the caller may do this to what a job is about, of which the tags were read where it takes them.
+    fn may(&self, caller: &Caller, row: &JobRow, verb: &str) -> bool {
+        let tags = self.0.get(&row.resource_id).unwrap_or(&NO_TAGS);
+        (verb == "read" && reads_all(caller, row.kind))
+            || caller.may(row.kind.as_str(), verb, Some(&row.resource_id.to_string()), tags)
     }
 }
 
-/// Whether the caller may do this to what a job is about. Only a limited scope needs the resource.
-async fn may(ctx: &Ctx, tags: &mut Tags, row: &JobRow, verb: &str) -> Result<bool, Problem> {
-    let (caller, kind) = (&ctx.caller, row.kind.as_str());
-    if verb == "read" && (caller.reads_all(kind) || caller.reads_all("job")) {
-        return Ok(true);
-    }
-    if caller.require(kind, verb).is_err() {
-        return Ok(false);
-    }
-    let tags = tags.of(ctx, row.resource_id).await?;
-    Ok(caller.may(kind, verb, Some(&row.resource_id.to_string()), tags))
+fn reads_all(caller: &Caller, kind: Kind) -> bool {
+    caller.reads_all(kind.as_str()) || caller.reads_all("job")
 }
 
 /// A job that the caller may know of, and may do this to.
@@ -128,7 +139,12 @@ async fn allowed(ctx: &Ctx, id: &str, tenant: Option<String>, verb: Verb) -> Res
     let row = row.ok_or_else(unknown)?;
     let mut tags = Tags::default();
     match verb {
-        Verb::Read if may(ctx, &mut tags, &row, "read").await? => Ok(row),
+        Verb::Read => tags.learn(ctx, std::slice::from_ref(&row)).await?,
+        Verb::Change => tags.learn_of(ctx, &[row.resource_id]).await?,
+    }
+    let may = |verb: &str| tags.may(&ctx.caller, &row, verb);
+    match verb {
+        Verb::Read if may("read") => Ok(row),
         // With another scope on this kind they may know of it.
         Verb::Read => {
             if ctx.caller.require(row.kind.as_str(), "read").is_ok() {
@@ -139,15 +155,13 @@ async fn allowed(ctx: &Ctx, id: &str, tenant: Option<String>, verb: Verb) -> Res
         }
         Verb::Change => {
             let verb = row.action.as_str();
-            if may(ctx, &mut tags, &row, verb).await? {
+            if may(verb) {
                 if row.tenant == ctx.caller.tenant {
                     Ok(row)
                 } else {
                     Err(missing(row.kind.as_str(), verb))
                 }
-            } else if may(ctx, &mut tags, &row, "read").await?
-                || ctx.caller.require(row.kind.as_str(), verb).is_err()
-            {
+            } else if may("read") || ctx.caller.require(row.kind.as_str(), verb).is_err() {
                 Err(missing(row.kind.as_str(), verb))
             } else {
                 Err(unknown())
@@ -211,7 +225,9 @@ async fn list(ctx: Ctx) -> Result<Response, Problem> {
     let mut tags = Tags::default();
     let mut rows: Vec<JobRow> = Vec::new();
     let mut looked = 0;
-    let step = limit as i64 + 1;
+    // Where each is judged, it takes more of them to fill a page.
+    let judged = !Kind::ALL.iter().all(|kind| reads_all(&ctx.caller, *kind));
+    let step = if judged { LIMIT_MAX } else { limit as i64 + 1 };
     let more = loop {
         let found = ctx
             .app
@@ -220,12 +236,11 @@ async fn list(ctx: Ctx) -> Result<Response, Problem> {
             .await?;
         let whole = found.len() as i64 == step;
         looked += found.len();
-        for row in found {
-            after = Some((row.created_at, row.id.0));
-            if may(&ctx, &mut tags, &row, "read").await? {
-                rows.push(row);
-            }
+        tags.learn(&ctx, &found).await?;
+        if let Some(last) = found.last() {
+            after = Some((last.created_at, last.id.0));
         }
+        rows.extend(found.into_iter().filter(|row| tags.may(&ctx.caller, row, "read")));
         if rows.len() > limit {
             rows.truncate(limit);
             break rows.last().map(|row| (row.created_at, row.id.0));
@@ -252,22 +267,41 @@ async fn list(ctx: Ctx) -> Result<Response, Problem> {
 async fn cancel(Path(id): Path<String>, ctx: Ctx) -> Result<Response, Problem> {
     ctx.query(&[]).finish()?;
     ctx.no_body()?;
+    let idempotency = ctx.idempotency(&Value::Null)?;
     let row = allowed(&ctx, &id, None, Verb::Change).await?;
+    let _turn = ctx.app.keys.lock(&ctx.caller.tenant, idempotency.as_ref()).await;
     let what = format!("job {id}");
     fault::point(Point::AcceptCommit, Side::Before);
-    let cancelled = ctx
+    let reply = ctx
         .app
         .store
-        .accept_cancel(&ctx.caller.tenant, row.id, &ctx.origin(None))
+        .accept_cancel(
+            &ctx.caller.tenant,
+            row.id,
+            idempotency.as_ref(),
+            &ctx.origin(None),
+        )
         .await?
         .map_err(|refused| refusal::problem(refused, row.kind, &what))?;
     fault::point(Point::AcceptCommit, Side::After);
-    ctx.app.announcer.cancelled(
-        &cancelled.tenant,
-        cancelled.kind,
-        cancelled.id,
-        cancelled.resource_id,
-    );
+    let cancelled = reply
+        .accepted
+        .job
+        .ok_or_else(|| Problem::internal("cancel", &"a cancel without a job"))?;
+    if reply.now == AcceptedNow::Now {
+        ended::cancelled(
+            cancelled.kind,
+            cancelled.action,
+            cancelled.state,
+            cancelled.created_at,
+        );
+        ctx.app.announcer.cancelled(
+            &cancelled.tenant,
+            cancelled.kind,
+            cancelled.id,
+            cancelled.resource_id,
+        );
+    }
     answer(&ctx, cancelled).await
 }
 

@@ -2,7 +2,7 @@
 
 use super::table::{Answer, Body, Endpoint, Need};
 use crate::accept::change::{self, Ask, Terms};
-use crate::accept::{create, dry_run, image_floor, refusal, reply};
+use crate::accept::{create, dry_run, ended, image_floor, refusal, reply};
 use crate::ctx::{Ctx, deadline};
 use crate::extract::headers::{IfMatch, prefer_wait};
 use crate::extract::path::Path;
@@ -258,8 +258,11 @@ async fn remove(kind: Kind, id: String, ctx: Ctx) -> Result<Response, Problem> {
         })?;
     fault::point(Point::AcceptCommit, Side::After);
     if deleted.now == AcceptedNow::Now {
-        for job in &deleted.cancelled {
-            ctx.app.announcer.cancelled(&ctx.caller.tenant, kind, *job, id);
+        for other in &deleted.cancelled {
+            ended::cancelled(kind, other.action, other.state, other.created_at);
+            ctx.app
+                .announcer
+                .cancelled(&ctx.caller.tenant, kind, other.job, id);
         }
         ctx.app.announcer.accepted(&deleted.resource, Some(&deleted.job));
     }

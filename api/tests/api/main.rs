@@ -7,12 +7,15 @@
 
 mod accept;
 mod answers;
+mod apart;
 mod auth;
 mod changes;
 mod common;
 mod connection;
 mod contract;
+mod dry;
 mod held;
+mod jobs;
 mod quota;
 mod replays;
 mod world;

@@ -2,7 +2,7 @@
 
 use crate::common::{Answer, Api};
 use crate::held::{HOLD, let_go, until_one_waits};
-use crate::world::{World, instance, is, refused};
+use crate::world::{World, instance, is, network, refused, text};
 use futures::future::join;
 use rhyzome_store::accept::IdempotencyKey;
 use serde_json::{Value, json};
@@ -90,4 +90,78 @@ async fn a_key_keeps_its_turn_until_its_request_is_accepted_though_who_asked_has
             .len(),
         1
     );
+}
+
+#[tokio::test]
+async fn a_reply_is_given_again_to_whom_its_resource_may_be_known_and_to_no_other() {
+    let w = World::new().await;
+    w.image().await;
+    w.network("lan").await;
+    let mut body = instance("web", "lan");
+    body["tags"] = json!({"env": "prod"});
+    let made = w.post("/v1/instances", body).await;
+    w.all_done().await;
+    let id = text(&made.body["resource"]["id"]);
+    let stop = async |scope: &str, key: &str| {
+        let token = w.demo.token(scope);
+        let path = format!("/v1/instances/{id}/stop");
+        w.api
+            .call_with(&token, "POST", &path, None, &[("idempotency-key", key)])
+            .await
+    };
+    let first = stop("instance:stop?env=prod", "k-1").await;
+    assert_eq!(first.status, 202, "{}", first.body);
+    let job = first.body["job"]["id"].clone();
+    let other = "instance:read?env=dev instance:stop?env=dev";
+    for key in ["k-1", "k-2"] {
+        assert_eq!(refused(&stop(other, key).await), is(404, "NOT_FOUND"), "{key}");
+    }
+    let reader = "instance:read instance:stop?env=dev";
+    assert_eq!(refused(&stop(reader, "k-1").await), is(403, "SCOPE_MISSING"));
+    let by_id = format!("instance:stop?id={id}");
+    for scope in ["instance:stop?env=prod", &by_id] {
+        assert_eq!(stop(scope, "k-1").await.body["job"]["id"], job);
+    }
+    // Its tags changed, and then it went: what was answered is answered still.
+    for change in ["UPDATE resources SET tags = '{}'", "DELETE FROM resources"] {
+        w.database
+            .execute(&format!(
+                "DELETE FROM job_resources WHERE resource_id = '{id}'; {change} WHERE id = '{id}'"
+            ))
+            .await;
+        let again = stop("instance:stop?env=prod", "k-1").await;
+        assert_eq!((again.status.as_u16(), &again.body["job"]["id"]), (202, &job));
+        assert_eq!(refused(&stop(other, "k-1").await), is(404, "NOT_FOUND"));
+    }
+}
+
+#[tokio::test]
+async fn a_cancel_that_was_accepted_is_answered_again() {
+    let w = World::new().await;
+    let made = w.post("/v1/networks", network("lan")).await;
+    let path = format!("/v1/jobs/{}/cancel", text(&made.body["job"]["id"]));
+    let cancel = async |key: &str| {
+        w.api
+            .call_with(&w.token, "POST", &path, None, &[("idempotency-key", key)])
+            .await
+    };
+    let first = cancel("k-1").await;
+    assert_eq!(first.status, 202, "{}", first.body);
+    let again = cancel("k-1").await;
+    assert_eq!((again.status.as_u16(), &again.body), (202, &first.body));
+    assert_eq!(refused(&cancel("k-2").await), is(409, "JOB_DONE"));
+    let told = "DO $$ BEGIN ASSERT (SELECT count(*) FROM audit WHERE action = 'cancel') = 1; END $$";
+    w.database.execute(told).await;
+}
+
+#[tokio::test]
+async fn a_token_of_a_tenant_that_is_gone_makes_nothing() {
+    let w = World::new().await;
+    let store = w.database.store(1).await;
+    assert_eq!(w.get("/v1/networks").await.status, 200);
+    store.tenant_delete(&"demo".into()).await.unwrap();
+    for path in ["/v1/networks", "/v1/networks?dry_run=true"] {
+        let answer = w.post(path, network("lan")).await;
+        assert_eq!(refused(&answer), is(401, "UNAUTHENTICATED"), "{}", answer.body);
+    }
 }

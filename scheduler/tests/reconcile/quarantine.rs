@@ -91,7 +91,7 @@ async fn a_cancel_of_what_turns_it_off_leaves_it_in_quarantine() {
     let off = row(off.unwrap()).unwrap();
     let cancelled = walk
         .store
-        .accept_cancel(&TenantId::from("system"), off.id, &make::origin())
+        .accept_cancel(&TenantId::from("system"), off.id, None, &make::origin())
         .await;
     cancelled.unwrap().unwrap();
     let stands = resource(&walk, found.resource).await;

@@ -258,7 +258,7 @@ impl Walk {
         };
         let _answer = self
             .store
-            .accept_cancel(&TenantId(tenant), JobId(id), &make::origin())
+            .accept_cancel(&TenantId(tenant), JobId(id), None, &make::origin())
             .await
             .unwrap();
     }

@@ -370,15 +370,13 @@ fn in_the_way(entries: &[Entry]) -> BTreeSet<ResourceId> {
     holders
 }
 
+/// Whether one has an address of a network that the other wants one of, or named or was given one before it was refused.
 fn takes_of_the_same(holder: &Entry, other: &Entry) -> bool {
-    holder.leases.iter().any(|l| {
-        l.instance.is_some()
-            && other
-                .request
-                .leases
-                .iter()
-                .any(|w| w.network == l.network.to_string())
-    })
+    let wanted = |network: &str| other.request.leases.iter().any(|w| w.network == network);
+    let given = |l: &LeaseRow| l.instance.is_some() && wanted(&l.network.to_string());
+    let found_none = matches!(holder.refusal, Some(Refusal::RangeUsedUp { .. }));
+    holder.leases.iter().any(given)
+        || (!found_none && holder.request.leases.iter().any(|l| wanted(&l.network)))
 }
 
 pub(super) fn open(entries: &mut [Entry]) -> impl Iterator<Item = &mut Entry> {

@@ -1,4 +1,4 @@
-//! Whether a tenant may have what is asked.
+//! Whether a tenant is there, and may have what is asked.
 
 use super::create::{Entry, open};
 use super::types::Refusal;
@@ -8,7 +8,7 @@ use rhyzome_model::quota::{Amounts, Limits, exceeded};
 use sqlx::{Postgres, Transaction};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Refuses what would pass a limit, in the order in which it was asked.
+/// Refuses what is asked for a tenant that is gone, and what would pass a limit, in the order in which it was asked.
 pub(super) async fn judge(
     tx: &mut Transaction<'_, Postgres>,
     entries: &mut [Entry],
@@ -23,13 +23,21 @@ pub(super) async fn judge(
     }
     let mut limited: BTreeMap<TenantId, (Limits, Amounts)> = BTreeMap::new();
     for (tenant, limits) in quotas::lock(tx, &tenants).await? {
-        let used = quotas::used(tx, &tenant).await?;
+        let used = if limits.is_empty() {
+            Amounts::default()
+        } else {
+            quotas::used(tx, &tenant).await?
+        };
         limited.insert(tenant, (limits, used));
     }
     for entry in open(entries) {
         let Some((limits, used)) = limited.get_mut(&entry.request.tenant) else {
+            entry.refusal = Some(Refusal::TenantGone);
             continue;
         };
+        if limits.is_empty() {
+            continue;
+        }
         let asked = Amounts::of_new(entry.request.kind, entry.asks()?);
         let over = exceeded(limits, used, &asked);
         if over.is_empty() {

@@ -1,11 +1,12 @@
-//! What requests of a batch refer to: found by id or name, locked `FOR SHARE`, judged.
+//! What requests of a batch refer to: found by id or name, locked `FOR SHARE`, judged. What one is only kept apart from must be there as
+//! well, but may go at any time, so that it is not locked.
 
 use super::create::{Entry, open};
 use super::types::Refusal;
 use crate::StoreError;
 use rhyzome_model::ids::{ResourceId, TenantId};
 use rhyzome_model::job::JobState;
-use rhyzome_model::kinds::Kind;
+use rhyzome_model::kinds::{Kind, Reference};
 use serde_json::Value;
 use sqlx::{Postgres, Transaction};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,20 +16,16 @@ pub(super) async fn resolve_references(
     tx: &mut Transaction<'_, Postgres>,
     entries: &mut [Entry],
 ) -> Result<(), StoreError> {
-    let wanted: BTreeSet<(TenantId, Kind, String)> = entries
+    let wanted: BTreeSet<Wanted> = entries
         .iter()
-        .flat_map(|e| {
-            e.request
-                .references
-                .iter()
-                .map(|r| (e.request.tenant.clone(), r.kind, r.target.clone()))
-        })
+        .flat_map(|e| wanted_of(e, &e.request.references))
         .collect();
-    if wanted.is_empty() {
-        return Ok(());
-    }
-    let wanted: Vec<_> = wanted.into_iter().collect();
-    let found = find_references(tx, &wanted).await?;
+    let apart_from: BTreeSet<Wanted> = entries
+        .iter()
+        .flat_map(|e| wanted_of(e, &e.request.apart_from))
+        .collect();
+    let found = find_references(tx, &wanted.into_iter().collect::<Vec<_>>()).await?;
+    let others = find(tx, &apart_from.into_iter().collect::<Vec<_>>()).await?;
 
     for entry in open(entries) {
         let mut refusals = Vec::new();
@@ -83,6 +80,18 @@ pub(super) async fn resolve_references(
                 }
             }
         }
+        for other in entry.request.apart_from.clone() {
+            let key = (entry.request.tenant.clone(), other.kind, other.target.clone());
+            match (others.get(&key), entry.spec.pointer_mut(&other.pointer)) {
+                (Some(id), Some(slot)) => *slot = Value::String(id.to_string()),
+                (Some(_), None) => {}
+                (None, _) => refusals.push(Refusal::ReferenceNotFound {
+                    pointer: other.pointer,
+                    kind: other.kind,
+                    target: other.target,
+                }),
+            }
+        }
         entry.refusal = match refusals.len() {
             0 => None,
             1 => refusals.pop(),
@@ -114,10 +123,23 @@ struct Found {
     state: FoundState,
 }
 
-async fn find_references(
+/// Whose request wants what, as it is written.
+type Wanted = (TenantId, Kind, String);
+
+fn wanted_of<'a>(entry: &'a Entry, references: &'a [Reference]) -> impl Iterator<Item = Wanted> + 'a {
+    references
+        .iter()
+        .map(|r| (entry.request.tenant.clone(), r.kind, r.target.clone()))
+}
+
+/// What is there of what is wanted.
+async fn find(
     tx: &mut Transaction<'_, Postgres>,
-    wanted: &[(TenantId, Kind, String)],
-) -> Result<BTreeMap<(TenantId, Kind, String), Found>, StoreError> {
+    wanted: &[Wanted],
+) -> Result<BTreeMap<Wanted, Uuid>, StoreError> {
+    if wanted.is_empty() {
+        return Ok(BTreeMap::new());
+    }
     let numbers: Vec<i32> = (0..i32::try_from(wanted.len()).unwrap_or(i32::MAX)).collect();
     let tenants: Vec<String> = wanted.iter().map(|w| w.0.to_string()).collect();
     let kinds: Vec<String> = wanted.iter().map(|w| w.1.to_string()).collect();
@@ -153,7 +175,22 @@ async fn find_references(
             *entry = (hit.rank, hit.id);
         }
     }
-    let mut locked_ids: Vec<Uuid> = best.values().map(|b| b.1).collect();
+    let wanted_at = |n: i32| usize::try_from(n).ok().and_then(|n| wanted.get(n)).cloned();
+    Ok(best
+        .into_iter()
+        .filter_map(|(n, (_, id))| Some((wanted_at(n)?, id)))
+        .collect())
+}
+
+async fn find_references(
+    tx: &mut Transaction<'_, Postgres>,
+    wanted: &[Wanted],
+) -> Result<BTreeMap<Wanted, Found>, StoreError> {
+    let best = find(tx, wanted).await?;
+    if best.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let mut locked_ids: Vec<Uuid> = best.values().copied().collect();
     locked_ids.sort_unstable();
     locked_ids.dedup();
     sqlx::query!(
@@ -185,15 +222,10 @@ async fn find_references(
         .collect();
     Ok(best
         .into_iter()
-        .filter_map(|(n, (_, id))| {
+        .filter_map(|(wanted, id)| {
             let state = *states.get(&id)?;
-            Some((
-                wanted.get(usize::try_from(n).ok()?)?.clone(),
-                Found {
-                    id: ResourceId(id),
-                    state,
-                },
-            ))
+            let id = ResourceId(id);
+            Some((wanted, Found { id, state }))
         })
         .collect())
 }

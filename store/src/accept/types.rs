@@ -72,6 +72,8 @@ pub struct CreateRequest {
     pub public: bool,
     /// Pointers relative to the spec.
     pub references: Vec<Reference>,
+    /// Resources that it is kept apart from; pointers relative to the spec. They must be there now, and may go.
+    pub apart_from: Vec<Reference>,
     /// Pointers relative to the spec.
     pub leases: Vec<LeaseRequest>,
     /// Of a network.
@@ -117,6 +119,8 @@ pub enum AcceptedNow {
 /// Why a request was refused. Nothing of it was written.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Refusal {
+    /// 401: the tenant is gone; its tokens are good for nothing.
+    TenantGone,
     /// The key was used with another body. 422.
     KeyReused,
     /// No such resource. 404.

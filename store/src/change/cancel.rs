@@ -1,9 +1,9 @@
 //! Cancel: at once where no host has the job, else by a mark that dispatch turns to undo.
 
-use super::rows::audit_cancel;
-use crate::accept::{Origin, Refusal};
+use super::rows::{Kept, audit_cancel, keep_reply, read_resource};
+use super::types::Cancelled;
+use crate::accept::{Accepted, AcceptedNow, IdempotencyKey, Origin, Refusal, Reply};
 use crate::changes::{self, Change};
-use crate::rows::JobRow;
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
 use rhyzome_model::change::What;
@@ -18,8 +18,31 @@ impl Store {
         &self,
         tenant: &TenantId,
         job: JobId,
+        idempotency: Option<&IdempotencyKey>,
         origin: &Origin,
-    ) -> Result<Result<JobRow, Refusal>, StoreError> {
+    ) -> Result<Result<Reply, Refusal>, StoreError> {
+        if let Some(key) = idempotency
+            && let Some(earlier) = self.idempotency_find(tenant, key).await?
+        {
+            return Ok(earlier);
+        }
+        let answer = self.cancel_once(tenant, job, idempotency, origin).await?;
+        // The same request, sent twice, may have been refused because of itself: then its first answer counts.
+        if let (Err(_), Some(key)) = (&answer, idempotency)
+            && let Some(earlier) = self.idempotency_find(tenant, key).await?
+        {
+            return Ok(earlier);
+        }
+        Ok(answer)
+    }
+
+    async fn cancel_once(
+        &self,
+        tenant: &TenantId,
+        job: JobId,
+        idempotency: Option<&IdempotencyKey>,
+        origin: &Origin,
+    ) -> Result<Result<Reply, Refusal>, StoreError> {
         let Some(row) = self.job_get(job).await?.filter(|j| j.tenant == *tenant) else {
             return Ok(Err(Refusal::NotFound));
         };
@@ -32,33 +55,50 @@ impl Store {
         .fetch_one(&mut *tx)
         .await?;
         let state = match cancel_locked(&mut tx, &[job.0], now).await?.pop() {
-            Some((_, Ok(state))) => state,
-            Some((_, Err(refusal))) => return Ok(Err(refusal)),
+            Some(Ok(cancelled)) => cancelled.state,
+            Some(Err(refusal)) => return Ok(Err(refusal)),
             // Forgotten since it was read: it was done.
             None => return Ok(Err(Refusal::NotFound)),
         };
         audit_cancel(&mut tx, tenant, origin, row.resource_id, job, now).await?;
+        let accepted = Accepted {
+            resource: read_resource(&mut tx, row.resource_id).await?,
+            job: crate::jobs::job_in(&mut tx, job).await?,
+            addresses: None,
+        };
+        if let Some(key) = idempotency
+            && matches!(
+                keep_reply(&mut tx, tenant, key, &accepted).await?,
+                Kept::TakenMeanwhile
+            )
+        {
+            tx.rollback().await?;
+            return self
+                .idempotency_find(tenant, key)
+                .await?
+                .ok_or_else(|| StoreError::row("idempotency", "a key in conflict has no row"));
+        }
         let told = vec![
             Change::job(tenant, job, state, What::Updated),
             Change::resource(tenant, row.kind, row.resource_id, What::Updated),
         ];
         changes::write(&mut tx, told).await?;
         tx.commit().await?;
-        self.job_get(job)
-            .await?
-            .map(Ok)
-            .map_or(Ok(Err(Refusal::NotFound)), Ok)
+        Ok(Ok(Reply {
+            accepted,
+            now: AcceptedNow::Now,
+        }))
     }
 }
 
-/// Cancels the open jobs of one resource, whose row is locked, all together; says in which state that leaves each.
+/// Cancels the open jobs of one resource, whose row is locked, all together; says how that leaves each.
 pub(super) async fn cancel_locked(
     tx: &mut Transaction<'_, Postgres>,
     jobs: &[Uuid],
     now: DateTime<Utc>,
-) -> Result<Vec<(JobId, Result<JobState, Refusal>)>, StoreError> {
+) -> Result<Vec<Result<Cancelled, Refusal>>, StoreError> {
     let rows = sqlx::query!(
-        "SELECT id, seq, state, action, host, resource_id FROM jobs WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE",
+        "SELECT id, seq, state, action, host, resource_id, created_at FROM jobs WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE",
         jobs
     )
     .fetch_all(&mut **tx)
@@ -84,7 +124,12 @@ pub(super) async fn cancel_locked(
             nowhere.take(row.id, row.seq, action);
             Ok(JobState::Cancelled)
         };
-        answers.push((JobId(row.id), answer));
+        answers.push(answer.map(|state| Cancelled {
+            job: JobId(row.id),
+            action,
+            state,
+            created_at: row.created_at,
+        }));
     }
     if let Some(row) = rows.first().filter(|_| !nowhere.ids.is_empty()) {
         nowhere.end(tx, row.resource_id, now).await?;

@@ -66,11 +66,9 @@ impl Store {
         .await?;
         let mut cancelled = Vec::new();
         let mut told = Vec::new();
-        for (other, answer) in cancel_locked(&mut tx, &open, now).await? {
-            if let Ok(state) = answer {
-                cancelled.push(other);
-                told.push(Change::job(tenant, other, state, What::Updated));
-            }
+        for other in cancel_locked(&mut tx, &open, now).await?.into_iter().flatten() {
+            told.push(Change::job(tenant, other.job, other.state, What::Updated));
+            cancelled.push(other);
         }
         let still_open = sqlx::query_scalar!(
             r#"SELECT EXISTS (SELECT FROM job_resources WHERE resource_id = $1) AS "open!""#,

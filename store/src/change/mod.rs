@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `types` | what is asked, and what a delete answers |
 //! | `update` | new intent and its job |
+//! | `static_leases` | a network's, put in the place of those before |
 //! | `delete` | in every state, and before all that waits |
 //! | `cancel` | at once, or by a mark |
 //! | `retry` | a new job for one that failed |
@@ -16,8 +17,9 @@ mod delete;
 mod mend;
 mod retry;
 mod rows;
+mod static_leases;
 mod types;
 mod update;
 
 pub use mend::Mended;
-pub use types::{ChangeRequest, Deleted, Work};
+pub use types::{Cancelled, ChangeRequest, Deleted, Work};

@@ -2,8 +2,9 @@
 
 use crate::accept::{AcceptedNow, IdempotencyKey, Origin, StaticLeaseRequest};
 use crate::rows::{JobRow, ResourceRow};
+use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{JobId, ResourceId, TenantId};
-use rhyzome_model::job::Action;
+use rhyzome_model::job::{Action, JobState};
 use rhyzome_model::kinds::Kind;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -52,6 +53,19 @@ pub enum Work {
     Job,
 }
 
+/// A job that was cancelled.
+#[derive(Clone, Copy, Debug)]
+pub struct Cancelled {
+    /// Which.
+    pub job: JobId,
+    /// What it was to do.
+    pub action: Action,
+    /// How that leaves it: cancelled, or as it was until it is undone.
+    pub state: JobState,
+    /// Accepted.
+    pub created_at: DateTime<Utc>,
+}
+
 /// What `DELETE` did.
 #[derive(Clone, Debug)]
 pub struct Deleted {
@@ -60,7 +74,7 @@ pub struct Deleted {
     /// The delete's job.
     pub job: JobRow,
     /// Jobs that were cancelled with it: those that never were dispatched are done, the others are told.
-    pub cancelled: Vec<JobId>,
+    pub cancelled: Vec<Cancelled>,
     /// Of now, or of an earlier `DELETE`.
     pub now: AcceptedNow,
 }

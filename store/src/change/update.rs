@@ -1,6 +1,7 @@
 //! New intent: an update or an action, with its job where one is needed.
 
 use super::rows::{Kept, NewJob, audit, delete_job, insert_job, keep_reply, lock_resource, read_resource};
+use super::static_leases;
 use super::types::{ChangeRequest, Work};
 use crate::accept::{Accepted, AcceptedNow, Refusal, Reply, StaticLeaseRequest};
 use crate::changes;
@@ -8,7 +9,6 @@ use crate::resources::name_holder;
 use crate::rows::{ResourceRow, StepRow};
 use crate::{Store, StoreError, quotas};
 use chrono::TimeDelta;
-use rhyzome_model::ids::ResourceId;
 use rhyzome_model::job::JobState;
 use rhyzome_model::kinds::Demand;
 use rhyzome_model::quota::{Amounts, exceeded};
@@ -34,14 +34,23 @@ impl Store {
         Ok(answer)
     }
 
-    /// Whether the tenant may have what new intent asks for; nothing is written.
+    /// Whether a network can have these static leases, where they change, and the tenant may have what new intent asks for; nothing is
+    /// written.
     pub async fn check_change(
         &self,
         before: &ResourceRow,
         spec: &Value,
+        leases: Option<&[StaticLeaseRequest]>,
     ) -> Result<Result<(), Refusal>, StoreError> {
         let mut tx = self.pool.begin().await?;
-        let refusal = judge_quota(&mut tx, before, spec).await?;
+        let taken = match leases {
+            Some(leases) => static_leases::judge(&mut tx, before.id, leases).await?,
+            None => None,
+        };
+        let refusal = match taken {
+            Some(taken) => Some(taken),
+            None => judge_quota(&mut tx, before, spec).await?,
+        };
         tx.rollback().await?;
         Ok(refusal.map_or(Ok(()), Err))
     }
@@ -64,7 +73,7 @@ impl Store {
             return Ok(Err(Refusal::NameTaken { holder }));
         }
         if let Some(leases) = &request.static_leases
-            && let Some(refusal) = replace_static_leases(&mut tx, request.id, leases).await?
+            && let Some(refusal) = static_leases::replace(&mut tx, request.id, leases).await?
         {
             return Ok(Err(refusal));
         }
@@ -185,8 +194,11 @@ async fn judge_quota(
     }
     let tenants = BTreeSet::from([&before.tenant]);
     let Some(limits) = quotas::lock(tx, &tenants).await?.remove(&before.tenant) else {
-        return Ok(None);
+        return Ok(Some(Refusal::TenantGone));
     };
+    if limits.is_empty() {
+        return Ok(None);
+    }
     let counted = quotas::used_by(tx, before.id).await?;
     let asked = Amounts::of_demand(Demand {
         vcpus: wanted.vcpus - counted.vcpus,
@@ -211,55 +223,6 @@ async fn refuse_change(
     }
     if before.applied.is_none() && before.active_job.is_none() {
         return Ok(Some(Refusal::ResourceFailed));
-    }
-    Ok(None)
-}
-
-async fn replace_static_leases(
-    tx: &mut Transaction<'_, Postgres>,
-    network: ResourceId,
-    leases: &[StaticLeaseRequest],
-) -> Result<Option<Refusal>, StoreError> {
-    sqlx::query!(
-        "SELECT next FROM lease_cursors WHERE network_id = $1 FOR UPDATE",
-        network.0
-    )
-    .fetch_optional(&mut **tx)
-    .await?;
-    sqlx::query!(
-        "DELETE FROM leases WHERE network_id = $1 AND NOT automatic",
-        network.0
-    )
-    .execute(&mut **tx)
-    .await?;
-    for lease in leases {
-        let taken = sqlx::query!(
-            r#"SELECT instance_id, host(ip) AS "ip!" FROM leases
-               WHERE network_id = $1 AND (ip = $2::text::inet OR mac = $3::text::macaddr) LIMIT 1"#,
-            network.0,
-            lease.ip.to_string(),
-            lease.mac
-        )
-        .fetch_optional(&mut **tx)
-        .await?;
-        if let Some(row) = taken {
-            let by_ip = row.ip == lease.ip.to_string();
-            return Ok(Some(Refusal::AddressTaken {
-                pointer: format!("{}/{}", lease.pointer, if by_ip { "ip" } else { "mac" }),
-                value: if by_ip { row.ip } else { lease.mac.clone() },
-                holder: row.instance_id.map(ResourceId),
-            }));
-        }
-        sqlx::query!(
-            "INSERT INTO leases (network_id, ip, mac, hostname, automatic)
-             VALUES ($1, $2::text::inet, $3::text::macaddr, $4, false)",
-            network.0,
-            lease.ip.to_string(),
-            lease.mac,
-            lease.hostname
-        )
-        .execute(&mut **tx)
-        .await?;
     }
     Ok(None)
 }

@@ -1,8 +1,6 @@
 //! Entries as a row keeps them: a line each, `KIND ID CHANGE`, and of a job the state that it was left in.
 
 use super::Thing;
-use crate::StoreError;
-use crate::rows::parse;
 use rhyzome_model::change::What;
 use rhyzome_model::ids::{JobId, ResourceId};
 use rhyzome_model::job::JobState;
@@ -25,24 +23,21 @@ pub(super) fn add(lines: &mut String, thing: Thing, what: What) {
     }
 }
 
-/// Reads all lines.
-pub(super) fn read(lines: &str) -> Result<Vec<(Thing, What)>, StoreError> {
+/// Reads all lines; none stands for one that only a later version can read.
+pub(super) fn read(lines: &str) -> Vec<Option<(Thing, What)>> {
     lines.split('\n').map(line).collect()
 }
 
-fn line(line: &str) -> Result<(Thing, What), StoreError> {
-    let broken = || StoreError::row("changes", format!("entry {line:?}"));
+fn line(line: &str) -> Option<(Thing, What)> {
     let mut words = line.split(' ');
-    let (kind, id, what) = match (words.next(), words.next(), words.next()) {
-        (Some(kind), Some(id), Some(what)) => (kind, Uuid::parse_str(id).map_err(|_| broken())?, what),
-        (None, ..) | (Some(_), None, _) | (Some(_), Some(_), None) => return Err(broken()),
-    };
+    let (kind, id, what) = (words.next()?, words.next()?, words.next()?);
+    let id = Uuid::parse_str(id).ok()?;
     let thing = match (kind, words.next()) {
-        ("job", Some(state)) => Thing::Job(JobId(id), parse("changes", state, JobState::parse)?),
-        ("job", None) | (_, Some(_)) => return Err(broken()),
-        (kind, None) => Thing::Resource(parse("changes", kind, Kind::parse)?, ResourceId(id)),
+        ("job", state) => Thing::Job(JobId(id), JobState::parse(state?)?),
+        (_, Some(_)) => return None,
+        (kind, None) => Thing::Resource(Kind::parse(kind)?, ResourceId(id)),
     };
-    Ok((thing, parse("changes", what, What::parse)?))
+    Some((thing, What::parse(what)?))
 }
 
 #[cfg(test)]
@@ -55,7 +50,7 @@ mod tests {
     use rhyzome_model::kinds::Kind;
 
     #[test]
-    fn what_is_written_reads_back_and_nothing_else_does() {
+    fn what_is_written_reads_back_and_what_a_later_version_wrote_is_passed_over() {
         let entries = [
             (Thing::Job(JobId::new(), JobState::Undoing), What::Updated),
             (Thing::Resource(Kind::Instance, ResourceId::new()), What::Deleted),
@@ -64,7 +59,7 @@ mod tests {
         for (thing, what) in entries {
             add(&mut lines, thing, what);
         }
-        assert_eq!(read(&lines).unwrap(), entries);
+        assert_eq!(read(&lines), entries.map(Some));
         let id = uuid::Uuid::nil();
         for bad in [
             String::new(),
@@ -75,7 +70,10 @@ mod tests {
             format!("planet {id} updated"),
             "network x updated".to_owned(),
         ] {
-            assert!(read(&bad).is_err(), "{bad:?}");
+            assert_eq!(read(&bad), [None], "{bad:?}");
         }
+        // What can't be read keeps its place.
+        let between = format!("disk {id} created\n{lines}");
+        assert_eq!(read(&between), [None, Some(entries[0]), Some(entries[1])]);
     }
 }

@@ -92,8 +92,8 @@ pub struct Row {
     pub tenant: TenantId,
     /// When.
     pub at: DateTime<Utc>,
-    /// What, in order.
-    pub entries: Vec<(Thing, What)>,
+    /// What, in order. None stands for what only a later version can read, so that places in a row are the same for all.
+    pub entries: Vec<Option<(Thing, What)>>,
 }
 
 /// A page of changes.
@@ -184,7 +184,7 @@ impl Store {
             ),
         };
         // Horizon, rows and what is forgotten are of one snapshot: else a row could fall between two of them. A branch for a tenant that
-        // is none reads nothing.
+        // is none reads nothing; what was of another that had its name is not its own.
         let rows = sqlx::query_as!(
             Raw,
             r#"SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS "horizon!", f.xid::text AS "forgotten_xid!",
@@ -197,10 +197,12 @@ impl Store {
                LEFT JOIN LATERAL (
                    (SELECT * FROM changes
                     WHERE tenant = $1 AND (xid, seq) >= ($3::text::xid8, $4::int8) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+                      AND at >= coalesce((SELECT t.created_at FROM tenants t WHERE t.id = $1), '-infinity')
                     ORDER BY xid, seq LIMIT $5)
                    UNION ALL
                    (SELECT * FROM changes
                     WHERE tenant = $2 AND (xid, seq) >= ($3::text::xid8, $4::int8) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+                      AND at >= coalesce((SELECT t.created_at FROM tenants t WHERE t.id = $2), '-infinity')
                     ORDER BY xid, seq LIMIT $5)
                    UNION ALL
                    (SELECT * FROM changes
@@ -342,7 +344,7 @@ fn row(raw: Raw) -> Result<Option<Row>, StoreError> {
         seq,
         tenant: TenantId(tenant),
         at,
-        entries: lines::read(&entries)?,
+        entries: lines::read(&entries),
     }))
 }
 

@@ -2,7 +2,7 @@
 //! the watches of hosts have stored.
 
 use super::Tx;
-use crate::rows::{json, parse};
+use crate::rows::json;
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
 use rhyzome_model::check::{
@@ -131,10 +131,8 @@ async fn ended(tx: &mut Tx, inventories: &[HostInventory]) -> Result<BTreeMap<Jo
 }
 
 pub(super) async fn read(tx: &mut Tx, inventories: &[HostInventory]) -> Result<Known, StoreError> {
-    let mut known = Known {
-        resources: resources(tx).await?,
-        ..Known::default()
-    };
+    let mut known = Known::default();
+    resources(tx, &mut known).await?;
     let since = inventories.iter().map(|i| i.asked_at).min().unwrap_or_default();
     moved(tx, since, &mut known).await?;
     known.jobs = ended(tx, inventories).await?;
@@ -171,8 +169,8 @@ async fn answered(tx: &mut Tx, of: Option<&[Uuid]>) -> Result<BTreeMap<ResourceI
 }
 
 /// In doubt is what was not made so since its host was put back, in an epoch that began then, and what a repair that came to nothing may have left half made.
-async fn resources(tx: &mut Tx) -> Result<BTreeMap<ResourceId, KnownResource>, StoreError> {
-    let mut resources = BTreeMap::new();
+/// Nothing can be said of a resource of a kind of a later version, nor of what it needs.
+async fn resources(tx: &mut Tx, known: &mut Known) -> Result<(), StoreError> {
     for r in sqlx::query!(
         r#"SELECT r.id, r.kind, r.host, r.applied IS NOT NULL AS "applied!", r.fence,
                   coalesce(r.applied ->> 'power' = 'off', false) AS "off!", r.stand_in IS NOT NULL AS "stand_in!",
@@ -189,10 +187,14 @@ async fn resources(tx: &mut Tx) -> Result<BTreeMap<ResourceId, KnownResource>, S
     .fetch_all(&mut **tx)
     .await?
     {
-        resources.insert(
+        let Some(kind) = Kind::parse(&r.kind) else {
+            known.moved.insert(ResourceId(r.id), Moved::Open);
+            continue;
+        };
+        known.resources.insert(
             ResourceId(r.id),
             KnownResource {
-                kind: parse("resources", &r.kind, Kind::parse)?,
+                kind,
                 host: r.host.map(HostName),
                 applied: r.applied,
                 off: r.off,
@@ -212,12 +214,14 @@ async fn resources(tx: &mut Tx) -> Result<BTreeMap<ResourceId, KnownResource>, S
     .fetch_all(&mut **tx)
     .await?
     {
-        if let Some(from) = resources.get_mut(&ResourceId(r.from_id)) {
-            from.refs
-                .insert(ResourceId(r.to_id), parse("resources", &r.kind, Kind::parse)?);
+        if let (Some(from), Some(kind)) = (
+            known.resources.get_mut(&ResourceId(r.from_id)),
+            Kind::parse(&r.kind),
+        ) {
+            from.refs.insert(ResourceId(r.to_id), kind);
         }
     }
-    Ok(resources)
+    Ok(())
 }
 
 /// Jobs that are open, or ended since: what they are about moved, and where they are. And what abandoned jobs may have left behind,

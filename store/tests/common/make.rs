@@ -62,6 +62,7 @@ pub fn create(tenant: &TenantId, kind: Kind, name: &str, spec: &Value) -> Create
         tags: BTreeMap::new(),
         public: false,
         references: ops.references(&spec).unwrap(),
+        apart_from: ops.apart_from(&spec).unwrap(),
         leases: ops.lease_requests(&spec).unwrap(),
         static_leases: Vec::new(),
         step_names: ops.step_names(Action::Create, &spec, None).unwrap(),
