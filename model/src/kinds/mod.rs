@@ -1,7 +1,7 @@
 //! The kinds of resources: one file each, and the table of them all.
 //!
 //! A kind is a type that implements [`KindDef`]; [`Kind::ops`] hands it on without its type, on JSON documents, which is how
-//! the API, the store and the scheduler use it: none of them names a kind.
+//! the API, the store and the scheduler use it. Where one of them does name a kind, `docs/ARCHITECTURE.md` ("A new kind") says so.
 
 mod image;
 mod instance;
