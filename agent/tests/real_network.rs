@@ -276,6 +276,30 @@ async fn dnsmasq_is_kept_alive_adopted_and_told_of_changes() {
         "{hosts}"
     );
 
+    // What guests make it say is cut under it: it appends.
+    let log = folder.join("dnsmasq.log");
+    let open = std::fs::read_dir(format!("/proc/{first}/fd")).unwrap().flatten();
+    let to_log = |fd: &Path| std::fs::read_link(fd).is_ok_and(|to| to.ends_with("dnsmasq.log"));
+    let fd = open.map(|e| e.path()).find(|fd| to_log(fd)).unwrap();
+    let errors = format!("/proc/{first}/fdinfo/{}", fd.file_name().unwrap().display());
+    let errors = std::fs::read_to_string(errors).unwrap();
+    let flags = errors
+        .lines()
+        .find_map(|l| l.strip_prefix("flags:"))
+        .unwrap()
+        .trim();
+    assert_ne!(
+        i32::from_str_radix(flags, 8).unwrap() & nix::libc::O_APPEND,
+        0,
+        "{flags}"
+    );
+    let mut said = std::fs::OpenOptions::new().append(true).open(&log).unwrap();
+    said.write_all(&b"DHCPDECLINE\n".repeat(1 << 17)).unwrap();
+    until("the log to be cut", || {
+        std::fs::metadata(&log).unwrap().len() < 1 << 20
+    })
+    .await;
+
     host.agent_goes().await;
     host.start().await;
     assert_eq!(pid(&folder), first, "adopted");

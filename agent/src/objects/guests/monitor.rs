@@ -32,7 +32,7 @@ pub(super) async fn press_and_wait(
     let ended = async {
         if phase.wait_for(|p| *p != Phase::Running).await.is_err() {
             // Nobody watches it any more, as this agent ends.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     };
     tokio::select! {
