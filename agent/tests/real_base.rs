@@ -151,7 +151,38 @@ async fn a_file_stays_while_it_may_be_that_of_an_image_whose_record_is_damaged()
     host.must(for_itself.ensure_image()).await;
     Loss::Damaged.befalls(&claims.join(format!("{}.json", keeps.image)));
     host.must(drop_image(&for_itself)).await;
+    assert!(!base.exists(), "nobody would remove it later");
     host.must(goes.ensure_image()).await;
+    host.must(drop_image(&goes)).await;
+    assert!(!base.exists());
+}
+
+/// A damaged record is given up: what may be another's, or has a disk on it, stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_others_use_stays_as_a_damaged_record_is_given_up() {
+    if !can_be_real() {
+        return;
+    }
+    let host = host().await;
+    let (stays, goes) = (plan(43), plan(44));
+    let base = defined(&host, &stays).await;
+    host.must(goes.ensure_image()).await;
+    let record = |plan: &Plan| {
+        let claims = host.dir.path().join("objects/image-claims");
+        claims.join(format!("{}.json", plan.image))
+    };
+    // Another's record names it, then another's may, then a disk stands on it.
+    for lost in [None, Some(Loss::Damaged), Some(Loss::Gone)] {
+        if let Some(loss) = lost {
+            loss.befalls(&record(&stays));
+        }
+        Loss::Damaged.befalls(&record(&goes));
+        host.must(drop_image(&goes)).await;
+        assert!(base.is_file() && !record(&goes).exists());
+        host.must(goes.ensure_image()).await;
+    }
+    host.must(stays.ensure_image()).await;
+    stays.delete(&host).await;
     host.must(drop_image(&goes)).await;
     assert!(!base.exists());
 }

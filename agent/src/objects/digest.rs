@@ -11,6 +11,11 @@ use tokio_util::sync::CancellationToken;
 /// Of a piece, bytes.
 const PIECE: usize = 256 * 1024;
 
+/// Whether a file's name is a digest as images' files are called by.
+pub(crate) fn is_one(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
 /// What a file is; none where there is none.
 pub(crate) async fn of_file(path: &Path, cancel: &CancellationToken) -> Result<Option<Fetched>, StepError> {
     let (file, stop) = (path.to_owned(), cancel.clone());

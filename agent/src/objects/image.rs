@@ -260,6 +260,9 @@ impl Images {
         let record = self.layout.image_record(claim.object);
         let Some(mut image) = self.get(claim.object)? else {
             // A damaged one tells of no claims, and would keep every file.
+            if record.is_file() {
+                self.remove_nobodys(claim.object).await?;
+            }
             files::remove_file(&record)?;
             return Ok(said("the image is not on the host"));
         };
@@ -292,6 +295,24 @@ impl Images {
             }
         }
         Ok(false)
+    }
+
+    /// Removes the files that are nobody's but for this image, whose damaged record doesn't tell which was its own.
+    async fn remove_nobodys(&self, id: ResourceId) -> Result<(), StepError> {
+        let _files = self.files.lock().await;
+        let folder = self.layout.images();
+        let failed = |e| storage("reading the images", &folder, &e);
+        for entry in std::fs::read_dir(&folder).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let Some(sha256) = name.to_str().filter(|n| digest::is_one(n)) else {
+                continue;
+            };
+            if !self.is_anothers(id, sha256)? && disk::standing_on(&self.layout, sha256)?.is_empty() {
+                tracing::warn!(image = %id, sha256, "an image's file goes that no record names and no disk stands on");
+                files::remove_file(&self.file(sha256))?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn inventory(&self) -> Result<Vec<Held>, StepError> {
