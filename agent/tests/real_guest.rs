@@ -8,9 +8,8 @@ use real_support::{Host, Plan, can_be_real, run};
 use rhyzome_agent::driver::{Driver, Seen, SeenPower};
 use rhyzome_agent::objects::{Choice, Networking};
 use rhyzome_model::ids::{JobId, ResourceId};
-use rhyzome_model::job::ErrorClass;
 use rhyzome_model::kinds::{Power, RestartPolicy};
-use rhyzome_model::step::{Action, ImageFacts, ObjectKind};
+use rhyzome_model::step::{ImageFacts, ObjectKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -331,53 +330,6 @@ async fn a_job_reboots_once_and_all_guests_stop_and_come_back() {
     host.says_times(plan.instance, &plan.greeting(), 3).await;
     assert_eq!(host.page(plan.network, plan.ip).await, "web-14\n10.20.0.14\n");
     plan.delete(&host).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wait_for_a_guest_can_be_cancelled_and_a_deaf_one_is_cut_off() {
-    if !can_be_real() {
-        return;
-    }
-    let host = Host::new().await;
-    // A guest that has not booted yet doesn't hear the power button.
-    let deaf = Plan {
-        stop_timeout_s: 3600,
-        ..Plan::new(ResourceId::new(), ResourceId::new(), 15)
-    };
-    deaf.create(&host).await;
-    let pid = nix::unistd::Pid::from_raw(host.pid(deaf.instance).await);
-    let job = real_support::context(JobId::new());
-    job.cancel.cancel();
-    let error = host
-        .driver()
-        .make_so(&job, &deaf.power(Power::Off))
-        .await
-        .unwrap_err();
-    assert_eq!(error.class, ErrorClass::Busy);
-    assert!(nix::sys::signal::kill(pid, None).is_ok(), "the guest goes on");
-    let impatient = Plan {
-        stop_timeout_s: 0,
-        ..deaf.clone()
-    };
-    host.must(Action::EnsureInstance(Box::new(impatient.definition())))
-        .await;
-    host.must(impatient.power(Power::Off)).await;
-    assert_eq!(host.seen(deaf.instance).await.power, SeenPower::Off);
-
-    // Nor does one whose QEMU answers nothing.
-    host.must(impatient.power(Power::On)).await;
-    let hung = nix::unistd::Pid::from_raw(host.pid(deaf.instance).await);
-    nix::sys::signal::kill(hung, nix::sys::signal::Signal::SIGSTOP).unwrap();
-    let patient = Plan {
-        stop_timeout_s: 15,
-        ..deaf.clone()
-    };
-    host.must(Action::EnsureInstance(Box::new(patient.definition())))
-        .await;
-    host.must(patient.power(Power::Off)).await;
-    assert_eq!(host.seen(deaf.instance).await.power, SeenPower::Off);
-    assert!(running(deaf.instance).is_empty());
-    deaf.delete(&host).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,16 +5,14 @@
 mod real_support;
 
 use nix::sys::signal::Signal;
-use real_support::{Host, PATIENCE, Plan, can_be_real, context, run};
+use real_support::waiting::{kill, signal, told, until};
+use real_support::{Host, PATIENCE, Plan, can_be_real, run};
 use rhyzome_agent::driver::{Driver, GuestSeen, SeenPower};
 use rhyzome_agent::objects::RealDriver;
-use rhyzome_model::ids::{JobId, ResourceId};
-use rhyzome_model::job::ErrorClass;
+use rhyzome_model::ids::ResourceId;
 use rhyzome_model::kinds::{Power, RestartPolicy};
-use rhyzome_model::step::Action;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use tokio::sync::broadcast;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, span};
@@ -54,14 +52,6 @@ impl Heard {
     }
 }
 
-async fn until(what: &str, so: impl Fn() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !so() {
-        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// A folder into which nobody can write, root neither, as on a disk that is full.
 struct ReadOnly(PathBuf);
 
@@ -81,21 +71,6 @@ impl Drop for ReadOnly {
         let (gone, said) = run("umount", &["-l", self.0.to_str().unwrap()]);
         assert!(gone || std::thread::panicking(), "{said}");
     }
-}
-
-/// Until the agent says that the guest is so: only then has it done all that it does about it.
-async fn told(changes: &mut broadcast::Receiver<GuestSeen>, power: SeenPower) {
-    let so = async { while changes.recv().await.unwrap().power != power {} };
-    let waited = tokio::time::timeout(PATIENCE, so).await;
-    assert!(waited.is_ok(), "never {power:?}");
-}
-
-fn signal(pid: i32, signal: Signal) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
-}
-
-fn kill(pid: i32) {
-    signal(pid, Signal::SIGKILL);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,52 +139,6 @@ async fn a_guest_whose_reboot_is_given_up_half_way_comes_back() {
     std::fs::remove_dir(&log).unwrap();
     told(&mut changes, SeenPower::On).await;
     assert_ne!(host.pid(plan.instance).await, first);
-    plan.delete(&host).await;
-}
-
-/// Until a job has pressed the power button of a guest that runs.
-async fn pressed(folder: &Path) {
-    let record = folder.join("run.json");
-    let is = || {
-        let run: serde_json::Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
-        run["pressed"] == true
-    };
-    until("the power button to be pressed", is).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_guest_whose_stop_or_reboot_is_cancelled_runs_whatever_its_policy() {
-    if !can_be_real() {
-        return;
-    }
-    let host = Host::new().await;
-    let plan = Plan::new(ResourceId::new(), ResourceId::new(), 20);
-    plan.create(&host).await;
-    let folder = host
-        .dir
-        .path()
-        .join(format!("objects/instances/{}", plan.instance));
-    for (times, action) in [(1, plan.power(Power::Off)), (2, plan.reboot())] {
-        host.says_times(plan.instance, &plan.greeting(), times).await;
-        let before = host.pid(plan.instance).await;
-        let mut changes = host.driver().watch_guests();
-        let job = context(JobId::new());
-        let asked = async {
-            let cancelled = host.driver().make_so(&job, &action).await.unwrap_err();
-            assert_eq!(cancelled.class, ErrorClass::Busy);
-        };
-        let cancelled = async {
-            pressed(&folder).await;
-            job.cancel.cancel();
-        };
-        tokio::join!(asked, cancelled);
-        if matches!(action, Action::SetPower(_)) {
-            // The undo of a stop.
-            host.must(plan.power(Power::On)).await;
-        }
-        told(&mut changes, SeenPower::On).await;
-        assert_ne!(host.pid(plan.instance).await, before);
-    }
     plan.delete(&host).await;
 }
 

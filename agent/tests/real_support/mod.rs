@@ -5,6 +5,8 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::unused_self)]
 
+pub mod waiting;
+
 use rhyzome_agent::driver::{Direction, Driver, Effect, GuestSeen, SeenPower, StepContext, StepError};
 use rhyzome_agent::objects::{Accelerator, Choice, Networking, RealConfig, RealDriver};
 use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
