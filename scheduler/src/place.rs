@@ -4,7 +4,7 @@ use crate::batch::Reads;
 use rhyzome_model::ids::HostName;
 use rhyzome_model::job::Mode;
 use rhyzome_model::kinds::Demand;
-use rhyzome_model::place::{Cluster, Cordon, FitsWith, HostView, Reach, Reason, Refusal};
+use rhyzome_model::place::{self, Cluster, Cordon, HostView, Reach, Refusal};
 use rhyzome_store::StoreError;
 use rhyzome_store::dispatch::{DueJob, NewOrder};
 use rhyzome_store::hosts::{ClusterView, HostRow};
@@ -76,33 +76,19 @@ impl View {
 pub fn grow(cluster: &mut Cluster, job: &DueJob, order: &NewOrder) -> Option<Refusal> {
     let wanted = order.reserve.filter(|_| order.mode == Mode::Forward)?;
     let free = cluster.free(&order.host)?;
-    let amounts = |d: Demand| [d.vcpus, d.memory_mib, d.disk_gib];
-    let (wanted, before, free) = (amounts(wanted), amounts(job.reserved), amounts(free));
-    let more = [0, 1, 2].map(|i| wanted[i] - before[i]);
-    let short = [0, 1, 2].map(|i| more[i] > 0 && more[i] > free[i]);
-    let reasons = [Reason::Vcpus, Reason::Memory, Reason::Disk];
-    let Some((_, reason)) = short.into_iter().zip(reasons).find(|(short, _)| *short) else {
-        if more != [0; 3] {
-            let [vcpus, memory_mib, disk_gib] = [0, 1, 2].map(|i| free[i] - more[i]);
-            let left = Demand {
-                vcpus,
-                memory_mib,
-                disk_gib,
-            };
-            cluster.set_free(&order.host, left);
-        }
-        return None;
-    };
-    let [vcpus, memory_mib, disk_gib] = [0, 1, 2].map(|i| short[i].then(|| before[i] + free[i].max(0)));
-    Some(Refusal {
-        total: 1,
-        excluded: [(reason, 1)].into(),
-        fits_with: Some(FitsWith {
-            vcpus,
-            memory_mib,
-            disk_gib,
-        }),
-    })
+    let before = job.reserved;
+    if let Some(refusal) = place::grow(free, before, wanted) {
+        return Some(refusal);
+    }
+    if wanted != before {
+        let left = Demand {
+            vcpus: free.vcpus - (wanted.vcpus - before.vcpus),
+            memory_mib: free.memory_mib - (wanted.memory_mib - before.memory_mib),
+            disk_gib: free.disk_gib - (wanted.disk_gib - before.disk_gib),
+        };
+        cluster.set_free(&order.host, left);
+    }
+    None
 }
 
 fn cluster(view: ClusterView, seed: u64) -> Cluster {

@@ -9,7 +9,7 @@
 mod common;
 
 use common::make;
-use common::reads::{ours, read_of};
+use common::reads::{nobody_looks_back, ours, read_of};
 use rhyzome_model::ids::{JobId, TenantId};
 use rhyzome_model::job::JobState;
 use rhyzome_model::kinds::Kind;
@@ -207,6 +207,7 @@ async fn on_the_way(store: &Store) {
     // Of those that wait for nothing but a place in line, and of all that have ended, nothing is due. The index forgets what was due once
     // somebody has looked.
     run(store, "UPDATE jobs SET due = NULL WHERE due IS NOT NULL").await;
+    nobody_looks_back(store).await;
     assert!(store.dispatch_begin(limits()).await.unwrap().is_none());
     let meter = Meter::start(store).await;
     assert!(store.dispatch_begin(limits()).await.unwrap().is_none());

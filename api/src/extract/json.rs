@@ -34,7 +34,8 @@ impl Place<'_> {
             }
             Place::Item(parent, n) => {
                 parent.write(pointer);
-                pointer.push_str(&format!("/{n}"));
+                pointer.push('/');
+                pointer.push_str(&n.to_string());
             }
         }
     }

@@ -8,6 +8,24 @@ pub async fn ours(store: &Store) -> Store {
     Store::connect((*options).clone(), 1).await.unwrap()
 }
 
+/// Waits until nobody in the database looks at it as it was before: what was changed until now is dead for all, and an index may forget
+/// it. The server's own ANALYZE is such a one.
+pub async fn nobody_looks_back(store: &Store) {
+    loop {
+        let looking: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_xmin IS NOT NULL",
+        )
+        .fetch_one(store.pool())
+        .await
+        .unwrap();
+        if looking == 0 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
 /// Rows of a table that this session read so far: by its indexes, and by scans.
 pub async fn read_of(store: &Store, table: &str) -> (i64, i64) {
     sqlx::query("SELECT pg_stat_force_next_flush()")
