@@ -166,7 +166,7 @@ async fn told_to_end_it_hands_back_what_is_not_done() {
 #[tokio::test]
 async fn told_to_end_it_finishes_what_it_can() {
     let mut stack = Stack::new(|_, _| Act::Hold).await;
-    let worker = stack.worker_of_grace("worker-1", quick(), Duration::from_secs(60));
+    let worker = stack.worker_of_grace("worker-1", quick(), Duration::from_mins(1));
     let (order, later) = (stack.order("create"), stack.order("create"));
     stack.publish(&order).await;
     held(&stack, 1).await;
