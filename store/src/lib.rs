@@ -3,9 +3,9 @@
 //!
 //! Locks are taken in one order, so that transactions don't wait in a ring: resources (ids ascending), lease cursors, quotas, jobs, network
 //! homes, tenants, hosts. Before the quotas their tenants are held, in a mode in which nobody but who deletes a tenant waits for it.
-//! Dispatch takes jobs and resources only where they are free (`SKIP LOCKED`). Two things come out of turn: the row
-//! of an idempotency key is written last, and a dispatch that also ends jobs takes these jobs' tenants and hosts before the homes of its
-//! orders' networks. Should that make a ring, the server ends one transaction of it, and it is tried again ([`StoreError::Conflict`]).
+//! Dispatch takes jobs and resources only where they are free (`SKIP LOCKED`). Three things come out of turn: the row
+//! of an idempotency key is written last, a dispatch that also ends jobs takes these jobs' tenants and hosts before the homes of its
+//! orders' networks, and who removes resources holds what they referred to (`FOR SHARE`) after its own jobs. Should that make a ring, the server ends one transaction of it, and it is tried again ([`StoreError::Conflict`]).
 
 pub mod accept;
 pub mod amiss;

@@ -238,12 +238,23 @@ async fn end_jobs(
 /// referred to. Dispatch judges anew. The rows of `ended` resources are locked, so that who is first there stays so, and who stands
 /// behind it has its turn with its end; on the others somebody else may be ending the first one just now, so that all in line are woken.
 ///
-/// A job that is due and held by a dispatch is waited for: should it be put to wait on what was read before this end, it is woken.
+/// A job that is due and held by a dispatch is waited for: should it be put to wait on what was read before this end, it is woken. What
+/// `removed` ones referred to is held until they are gone: a delete of it that is accepted, or judged, in between would wait for them, and
+/// nobody would wake it.
 pub(crate) async fn wake(
     tx: &mut Transaction<'_, Postgres>,
     ended: &[Uuid],
     removed: &[Uuid],
 ) -> Result<(), StoreError> {
+    if !removed.is_empty() {
+        sqlx::query!(
+            "SELECT id FROM resources WHERE id = ANY(ARRAY(SELECT f.to_id FROM resource_refs f WHERE f.from_id = ANY($1)))
+             ORDER BY id FOR SHARE",
+            removed
+        )
+        .fetch_all(&mut **tx)
+        .await?;
+    }
     sqlx::query!(
         // From what is given to what hangs on it, each by its index: merged into one join (`OFFSET 0` forbids it), all that is open may
         // be read instead.
