@@ -72,11 +72,7 @@ impl Store {
                 Kept::TakenMeanwhile
             )
         {
-            tx.rollback().await?;
-            return self
-                .idempotency_find(tenant, key)
-                .await?
-                .ok_or_else(|| StoreError::row("idempotency", "a key in conflict has no row"));
+            return self.answer_of_the_first(tx, tenant, key).await;
         }
         let told = vec![
             Change::job(tenant, job, state, What::Updated),

@@ -1,8 +1,8 @@
 //! The rows that every change reads and writes.
 
-use crate::StoreError;
-use crate::accept::{Accepted, IdempotencyKey, Origin};
+use crate::accept::{Accepted, IdempotencyKey, Origin, Refusal, Reply};
 use crate::rows::{JobRow, ResourceRow, StepRow, Steps, json};
+use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState};
@@ -236,4 +236,19 @@ pub(super) async fn keep_reply(
     } else {
         Kept::TakenMeanwhile
     })
+}
+
+impl Store {
+    /// The answer of the request that has taken the key meanwhile, in place of this one, of which nothing is written.
+    pub(super) async fn answer_of_the_first(
+        &self,
+        tx: Transaction<'_, Postgres>,
+        tenant: &TenantId,
+        key: &IdempotencyKey,
+    ) -> Result<Result<Reply, Refusal>, StoreError> {
+        tx.rollback().await?;
+        self.idempotency_find(tenant, key)
+            .await?
+            .ok_or_else(|| StoreError::row("idempotency", "a key in conflict has no row"))
+    }
 }

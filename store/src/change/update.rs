@@ -158,11 +158,7 @@ impl Store {
             match keep_reply(&mut tx, &request.tenant, key, &accepted).await? {
                 Kept::Written => {}
                 Kept::TakenMeanwhile => {
-                    tx.rollback().await?;
-                    return self
-                        .idempotency_find(&request.tenant, key)
-                        .await?
-                        .ok_or_else(|| StoreError::row("idempotency", "a key in conflict has no row"));
+                    return self.answer_of_the_first(tx, &request.tenant, key).await;
                 }
             }
         }
