@@ -7,12 +7,13 @@ mod common;
 use chrono::TimeDelta;
 use common::make;
 use rhyzome_model::change::What;
-use rhyzome_model::ids::{ResourceId, TenantId};
+use rhyzome_model::ids::{JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState};
 use rhyzome_model::kinds::Kind;
 use rhyzome_store::Store;
 use rhyzome_store::change::{ChangeRequest, Work};
 use rhyzome_store::changes::{Gone, Position, Thing, Whose};
+use rhyzome_store::settle::Settlement;
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -142,6 +143,70 @@ async fn a_lower_number_under_a_higher_transaction_comes_in_its_order() {
         "by the number of the row it is skipped"
     );
     assert_eq!(ids(&read_on(&store, &whose, at, 1).await.0), [late]);
+}
+
+/// Whether somebody in this database waits for a row.
+async fn somebody_waits(store: &Store) -> bool {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    make::count(store, waiting).await > 0
+}
+
+#[tokio::test]
+async fn who_waited_for_a_row_comes_after_the_one_that_it_waited_for() {
+    let store = common::store().await;
+    let tenant = make::tenant(&store, "a").await;
+    let mut made = Vec::new();
+    for name in ["first", "middle", "last"] {
+        let accepted = make::accepted(&store, make::network(&tenant, name, "10.0.0.0/24")).await;
+        made.push((accepted.resource.id, accepted.job.unwrap().id));
+    }
+    // As rows are locked.
+    made.sort_unstable();
+    let jobs: Vec<JobId> = made.iter().map(|m| m.1).collect();
+    let last = jobs[2];
+    sqlx::query(
+        "UPDATE jobs SET state = 'running', host = 'h', fence = 1, due = NULL, dispatched_at = now()",
+    )
+    .execute(store.pool())
+    .await
+    .unwrap();
+    let start = store.changes_now().await.unwrap();
+
+    // A settle has the first resource, and with it the lower number, and waits for the middle one.
+    let mut holder = store.pool().begin().await.unwrap();
+    sqlx::query("SELECT FROM resources WHERE id = $1 FOR UPDATE")
+        .bind(made[1].0.0)
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    let settle = tokio::spawn({
+        let (store, jobs) = (store.clone(), jobs.clone());
+        async move { store.settle_begin(&jobs).await }
+    });
+    while !somebody_waits(&store).await {
+        tokio::task::yield_now().await;
+    }
+    // Meanwhile the last job is cancelled, and what the settle then writes of it comes after that.
+    store
+        .accept_cancel(&tenant, last, None, &make::origin())
+        .await
+        .unwrap()
+        .unwrap();
+    holder.commit().await.unwrap();
+    let settle = settle.await.unwrap().unwrap();
+    let undoing = Settlement::Progress {
+        job: last,
+        state: JobState::Undoing,
+        steps: Vec::new(),
+    };
+    settle.commit(vec![undoing]).await.unwrap();
+
+    let (seen, _) = read_on(&store, &Whose::Tenant(tenant), start, 3).await;
+    let states = seen.iter().filter_map(|s| match s.1 {
+        Thing::Job(_, state) => Some(state),
+        Thing::Resource(..) => None,
+    });
+    assert_eq!(states.collect::<Vec<_>>(), [JobState::Running, JobState::Undoing]);
 }
 
 #[tokio::test]

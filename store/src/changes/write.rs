@@ -1,4 +1,9 @@
 //! Writes what a transaction changed: one statement, however much it was and of however many tenants.
+//!
+//! A row stands under its transaction's number, or under the highest that a committed row has where that is higher: a transaction that
+//! drew its number early and then waited for a row comes after the one that it waited for. It is so because the statement is the
+//! transaction's last: all its row locks are held, so that whoever had them before has committed, and is seen. Readers lose nothing by
+//! it: a row's number is never below its transaction's own, and always one of a transaction that has ended or is this one.
 
 use super::{Change, lines};
 use crate::StoreError;
@@ -26,7 +31,9 @@ pub(crate) async fn write(
     }
     let (tenants, entries): (Vec<&str>, Vec<String>) = rows.into_iter().unzip();
     sqlx::query!(
-        "INSERT INTO changes (tenant, entries) SELECT * FROM unnest($1::text[], $2::text[])",
+        "INSERT INTO changes (xid, tenant, entries)
+         SELECT greatest(pg_current_xact_id(), (SELECT xid FROM changes ORDER BY xid DESC LIMIT 1)), q.*
+         FROM unnest($1::text[], $2::text[]) AS q(tenant, entries)",
         &tenants as &[&str],
         &entries
     )
