@@ -86,7 +86,8 @@ impl SimulatedDriver {
             memory_mib: settings.memory_mib,
             disk_gib: settings.disk_gib,
         };
-        let faults = Arc::new(Faults::of(settings.faults.clone()));
+        let folder = log.is_some().then_some(settings.dir.as_path());
+        let faults = Arc::new(Faults::of(settings.faults.clone(), folder));
         let stop = CancellationToken::new();
         let (seen, _) = broadcast::channel(seen);
         Self {

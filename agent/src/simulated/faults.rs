@@ -1,7 +1,9 @@
 //! `faults.toml`: what shall go wrong on simulated hosts. Re-read within a second of a change; the first entry that fits counts.
 //!
-//! An entry fits when its step and host do, its dice say so (`rate`) and it isn't used up (`times`). A file that can't be understood is
-//! logged, with line and key, and the last good one stays.
+//! An entry fits when its step and host do, its dice say so (`rate`) and it isn't used up (`times`, counted across the agent's starts
+//! for as long as the file isn't changed). A file that can't be understood is logged, with line and key, and the last good one stays.
+
+mod used;
 
 use crate::driver::StepError;
 use rhyzome_model::ids::HostName;
@@ -10,9 +12,10 @@ use rhyzome_model::step::Action;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 use toml::Spanned;
+use used::Used;
 
 /// How often the file is looked at.
 pub(super) const LOOK: Duration = Duration::from_millis(250);
@@ -102,7 +105,23 @@ struct Entry {
     host: Option<String>,
     fault: Fault,
     rate: f64,
-    left: Option<AtomicU64>,
+    times: Option<Times>,
+}
+
+/// How often an entry may be used, and was.
+#[derive(Debug)]
+struct Times {
+    most: u64,
+    used: AtomicU64,
+}
+
+impl Times {
+    fn take(&self) -> bool {
+        let next = |used| (used < self.most).then_some(used + 1);
+        self.used
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, next)
+            .is_ok()
+    }
 }
 
 impl Entry {
@@ -110,10 +129,7 @@ impl Entry {
         (self.step == step || (self.step == "*" && !OTHERS.contains(&step)))
             && self.host.as_ref().is_none_or(|own| own == host.as_str())
             && (self.rate >= 1.0 || rand::random::<f64>() < self.rate)
-            && self.left.as_ref().is_none_or(|left| {
-                left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1))
-                    .is_ok()
-            })
+            && self.times.as_ref().is_none_or(Times::take)
     }
 }
 
@@ -185,7 +201,10 @@ fn entry(text: &str, written: Spanned<Written>) -> Result<Entry, FaultsError> {
         host: written.host,
         fault,
         rate: written.rate.map_or(1.0, Spanned::into_inner),
-        left: written.times.map(AtomicU64::new),
+        times: written.times.map(|most| Times {
+            most,
+            used: AtomicU64::new(0),
+        }),
     })
 }
 
@@ -193,7 +212,27 @@ fn entry(text: &str, written: Spanned<Written>) -> Result<Entry, FaultsError> {
 #[derive(Debug)]
 pub struct Faults {
     path: Option<PathBuf>,
-    entries: RwLock<Arc<Vec<Entry>>>,
+    /// None for hosts in memory alone.
+    used: Option<Mutex<Used>>,
+    read: RwLock<Arc<Read>>,
+}
+
+/// A file as it was read.
+#[derive(Debug, Default)]
+struct Read {
+    stamp: Stamp,
+    entries: Vec<Entry>,
+}
+
+impl Read {
+    fn used(&self) -> Vec<u64> {
+        let count = |times: &Times| times.used.load(Ordering::Acquire);
+        let counts = self
+            .entries
+            .iter()
+            .map(|entry| entry.times.as_ref().map_or(0, count));
+        counts.collect()
+    }
 }
 
 /// What a file looked like when it was read.
@@ -206,11 +245,12 @@ fn stamp(path: &Path) -> Stamp {
 }
 
 impl Faults {
-    /// Those of a file, which need not be there; none without one.
-    pub fn of(path: Option<PathBuf>) -> Self {
+    /// Those of a file, which need not be there; none without one. How often they were used is kept in a folder, where one is given.
+    pub fn of(path: Option<PathBuf>, folder: Option<&Path>) -> Self {
         let faults = Self {
             path,
-            entries: RwLock::default(),
+            used: folder.map(|folder| Mutex::new(Used::within(folder))),
+            read: RwLock::default(),
         };
         faults.look(&Stamp::default());
         faults
@@ -234,11 +274,15 @@ impl Faults {
             }
         };
         match parse(&text) {
-            Ok(entries) => {
+            Ok(mut entries) => {
+                self.recall(&now, &mut entries);
                 if !entries.is_empty() || before.0.is_some() {
                     tracing::info!(path = %path.display(), entries = entries.len(), "faults in force");
                 }
-                *self.entries.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(entries);
+                *self.read.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Read {
+                    stamp: now.clone(),
+                    entries,
+                });
             }
             Err(error) => {
                 tracing::error!(path = %path.display(), %error, "the faults are wrong; the last good ones stay");
@@ -247,26 +291,54 @@ impl Faults {
         now
     }
 
+    /// Counts on from where an earlier process of this agent was.
+    fn recall(&self, stamp: &Stamp, entries: &mut [Entry]) {
+        let Some(used) = &self.used else {
+            return;
+        };
+        let counts = used.lock().unwrap_or_else(PoisonError::into_inner).of(stamp);
+        match counts {
+            Ok(counts) => {
+                for (entry, count) in entries.iter_mut().zip(counts) {
+                    if let Some(times) = &mut entry.times {
+                        times.used = AtomicU64::new(count);
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "how often faults were used can't be read; `times` begins anew");
+            }
+        }
+    }
+
+    fn keep(&self, read: &Read) {
+        let Some(used) = &self.used else {
+            return;
+        };
+        // Counted under the lock: the newest is written last.
+        let used = used.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = used.keep(&read.stamp, read.used()) {
+            tracing::error!(%error, "how often faults were used can't be kept; `times` begins anew with the agent");
+        }
+    }
+
+    fn read(&self) -> Arc<Read> {
+        self.read.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Whether there are any.
     pub fn any(&self) -> bool {
-        !self
-            .entries
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty()
+        !self.read().entries.is_empty()
     }
 
     /// The first entry that fits.
     pub fn pick(&self, step: &str, host: &HostName) -> Option<Fault> {
-        let entries = self
-            .entries
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        entries
-            .iter()
-            .find(|entry| entry.fits(step, host))
-            .map(|entry| entry.fault)
+        let read = self.read();
+        let entry = read.entries.iter().find(|entry| entry.fits(step, host))?;
+        if entry.times.is_some() {
+            self.keep(&read);
+        }
+        Some(entry.fault)
     }
 }
 

@@ -3,7 +3,11 @@ use super::*;
 fn faults(text: &str) -> Faults {
     Faults {
         path: None,
-        entries: RwLock::new(Arc::new(parse(text).unwrap())),
+        used: None,
+        read: RwLock::new(Arc::new(Read {
+            stamp: Stamp::default(),
+            entries: parse(text).unwrap(),
+        })),
     }
 }
 
@@ -102,7 +106,7 @@ fn what_is_wrong_is_named_with_its_line() {
 fn a_wrong_file_leaves_the_last_good_one_in_force() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("faults.toml");
-    let faults = Faults::of(Some(path.clone()));
+    let faults = Faults::of(Some(path.clone()), None);
     assert!(!faults.any(), "a file that isn't there has no faults");
     std::fs::write(&path, "[[fault]]\nstep = \"reboot\"\nerror = \"busy\"\n").unwrap();
     let stamp = faults.look(&Stamp::default());
@@ -116,4 +120,31 @@ fn a_wrong_file_leaves_the_last_good_one_in_force() {
     std::fs::remove_file(&path).unwrap();
     faults.look(&stamp);
     assert!(!faults.any());
+}
+
+#[test]
+fn times_are_counted_across_starts_until_the_file_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("faults.toml");
+    let state = dir.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    let twice = "[[fault]]\nstep = \"reboot\"\nerror = \"busy\"\n\n[[fault]]\nstep = \"*\"\ncrash = true\ntimes = 2\n";
+    std::fs::write(&path, twice).unwrap();
+    let start = || Faults::of(Some(path.clone()), Some(&state));
+    for n in 0..2 {
+        assert!(start().pick("set_power", &host()).unwrap().crash, "start {n}");
+    }
+    let last = start();
+    assert_eq!(last.pick("set_power", &host()), None, "used up");
+    assert!(last.pick("reboot", &host()).is_some(), "without end");
+    // Another agent has its own counts.
+    let other = dir.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    let other = Faults::of(Some(path.clone()), Some(&other));
+    assert!(other.pick("set_power", &host()).is_some());
+    std::fs::write(&path, format!("# again\n{twice}")).unwrap();
+    assert!(start().pick("set_power", &host()).unwrap().crash);
+    // Counts that aren't any are told of, and begin anew.
+    std::fs::write(state.join("faults-used.json"), "{").unwrap();
+    assert!(start().pick("set_power", &host()).unwrap().crash);
 }
