@@ -1,7 +1,8 @@
 //! Jobs as they are read: one, many by id (for waiters), or a page of a list.
 
+mod list;
+
 use crate::dispatch::Exclusion;
-use crate::resources::{Page, Scope};
 use crate::rows::{JobRow, RawJob, Waiting, json, readable};
 use crate::{Store, StoreError};
 use rhyzome_model::ids::{HostName, JobId, ResourceId};
@@ -115,47 +116,6 @@ impl Store {
             });
         }
         Ok(())
-    }
-
-    /// A page of jobs, oldest first.
-    pub async fn job_list(
-        &self,
-        scope: &Scope,
-        filter: &JobFilter,
-        page: &Page,
-    ) -> Result<Vec<JobRow>, StoreError> {
-        let tenant = match scope {
-            Scope::Tenant(t) => Some(t.to_string()),
-            Scope::Operator(t) => t.as_ref().map(ToString::to_string),
-        };
-        let states: Option<Vec<String>> = filter.state.map(|s| {
-            JobState::ALL
-                .iter()
-                .filter(|stored| stored.shown() == s)
-                .map(ToString::to_string)
-                .collect()
-        });
-        let (after_at, after_id) = page.after.map_or((None, None), |(at, id)| (Some(at), Some(id)));
-        let mut tx = self.begin_survey().await?;
-        let rows = sqlx::query_as!(
-            RawJob,
-            "SELECT id, tenant, kind, action, resource_id, resource_name, generation, state, mode, steps, attempt, host, waiting,
-                    deadline_at, cancel_requested_at, error, actor, trace_id, retry_of, created_at, started_at, ended_at
-             FROM jobs
-             WHERE ($1::text IS NULL OR tenant = $1) AND ($2::uuid IS NULL OR resource_id = $2)
-               AND ($3::text[] IS NULL OR state = ANY($3))
-               AND ($4::timestamptz IS NULL OR (created_at, id) > ($4, $5::uuid))
-             ORDER BY created_at, id LIMIT $6",
-            tenant,
-            filter.target.map(|t| t.0),
-            states.as_deref(),
-            after_at,
-            after_id,
-            page.limit
-        )
-        .fetch_all(&mut *tx)
-        .await?;
-        rows.into_iter().map(JobRow::try_from).collect()
     }
 }
 

@@ -101,7 +101,7 @@ impl Store {
         &self.pool
     }
 
-    /// Begins what reads much, or by filters that are there or not: its plans follow what is asked for and what is there.
+    /// Begins what reads much: its plans follow what is there.
     pub(crate) async fn begin_survey(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
         let mut tx = self.pool.begin().await?;
         plan_as_survey(&mut tx).await?;

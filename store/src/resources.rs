@@ -1,8 +1,11 @@
 //! Resources as they are read: one, or a page of a list.
 
-use crate::rows::{RawResource, ResourceRow, json, readable, tags_json};
+mod list;
+
+pub use list::{After, Listed, Page, ResourceFilter};
+
+use crate::rows::{RawResource, ResourceRow, json, readable};
 use crate::{Store, StoreError};
-use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, ResourceId, TenantId};
 use rhyzome_model::kinds::{Demand, Kind};
 use serde_json::Value;
@@ -19,22 +22,19 @@ pub enum Scope {
     Operator(Option<TenantId>),
 }
 
-/// A page of a list, by keyset: rows after `after`, oldest first.
-#[derive(Clone, Debug, Default)]
-pub struct Page {
-    /// `(created_at, id)` of the last row of the page before.
-    pub after: Option<(DateTime<Utc>, Uuid)>,
-    /// At most so many.
-    pub limit: i64,
-}
+impl Scope {
+    /// Whether what is this tenant's is within it.
+    pub(crate) fn has(&self, tenant: &str) -> bool {
+        match self {
+            Self::Tenant(own) | Self::Operator(Some(own)) => own.as_str() == tenant,
+            Self::Operator(None) => true,
+        }
+    }
 
-/// What a list is narrowed to in SQL. The shown state is computed, so the caller filters by it.
-#[derive(Clone, Debug, Default)]
-pub struct ResourceFilter {
-    /// Equal.
-    pub name: Option<String>,
-    /// All of them.
-    pub tags: BTreeMap<String, String>,
+    /// Whether what is public is within it, whoever's it is.
+    fn sees_public(&self) -> bool {
+        matches!(self, Self::Tenant(_))
+    }
 }
 
 /// A resource that refers to, or is referred to.
@@ -57,7 +57,8 @@ impl Store {
         id: ResourceId,
     ) -> Result<Option<ResourceRow>, StoreError> {
         let row = resource_on(&self.pool, id).await?;
-        Ok(row.filter(|r| r.kind == kind && visible(scope, r)))
+        Ok(row
+            .filter(|r| r.kind == kind && (scope.has(r.tenant.as_str()) || r.public && scope.sees_public())))
     }
 
     /// One resource by id, whoever asks: for reading one's own writes.
@@ -93,60 +94,6 @@ impl Store {
         rows.into_iter()
             .map(|r| Ok((ResourceId(r.id), json("resources", r.tags)?)))
             .collect()
-    }
-
-    /// A page of resources, oldest first.
-    pub async fn resource_list(
-        &self,
-        scope: &Scope,
-        kind: Kind,
-        filter: &ResourceFilter,
-        page: &Page,
-    ) -> Result<Vec<ResourceRow>, StoreError> {
-        let (tenant, public) = match scope {
-            Scope::Tenant(t) => (Some(t.to_string()), true),
-            Scope::Operator(t) => (t.as_ref().map(ToString::to_string), false),
-        };
-        let (after_at, after_id) = page.after.map_or((None, None), |(at, id)| (Some(at), Some(id)));
-        let mut tx = self.begin_survey().await?;
-        let rows = sqlx::query_as!(
-            RawResource,
-            r#"SELECT r.id, r.tenant, r.kind, r.name, r.tags, r.spec, r.generation, r.deleting, r.public, r.applied,
-                      r.observed_generation, r.facts, r.observed, r.observed_at, r.reason, r.host,
-                      r.stand_in IS NOT NULL AS "in_quarantine!", r.created_at, r.updated_at,
-                      j.id AS "job_id?", j.action AS "job_action?", j.state AS "job_state?"
-               FROM (
-                   -- Its own, and public ones of others: each in the order of an index.
-                   (SELECT o.id FROM resources o
-                    WHERE o.kind = $1 AND ($2::text IS NULL OR o.tenant = $2)
-                      AND ($4::text IS NULL OR o.name = $4) AND o.tags @> $5
-                      AND ($6::timestamptz IS NULL OR (o.created_at, o.id) > ($6, $7::uuid))
-                    ORDER BY o.created_at, o.id LIMIT $8)
-                   UNION ALL
-                   (SELECT o.id FROM resources o
-                    WHERE $3 AND o.public AND o.kind = $1 AND o.tenant <> $2
-                      AND ($4::text IS NULL OR o.name = $4) AND o.tags @> $5
-                      AND ($6::timestamptz IS NULL OR (o.created_at, o.id) > ($6, $7::uuid))
-                    ORDER BY o.created_at, o.id LIMIT $8)
-               ) page
-               JOIN resources r ON r.id = page.id
-               LEFT JOIN LATERAL (
-                   SELECT jobs.id, jobs.action, jobs.state FROM job_resources q JOIN jobs ON jobs.id = q.job_id
-                   WHERE q.resource_id = r.id ORDER BY q.seq LIMIT 1
-               ) j ON true
-               ORDER BY r.created_at, r.id LIMIT $8"#,
-            kind.as_str(),
-            tenant,
-            public,
-            filter.name,
-            tags_json(&filter.tags),
-            after_at,
-            after_id,
-            page.limit
-        )
-        .fetch_all(&mut *tx)
-        .await?;
-        rows.into_iter().map(ResourceRow::try_from).collect()
     }
 
     /// Specs and facts of what a resource refers to, by id.
@@ -261,14 +208,6 @@ impl Store {
             .into_iter()
             .map(|r| (ResourceId(r.network_id), (HostName(r.host), r.facts)))
             .collect())
-    }
-}
-
-fn visible(scope: &Scope, row: &ResourceRow) -> bool {
-    match scope {
-        Scope::Tenant(t) => row.tenant == *t || row.public,
-        Scope::Operator(Some(t)) => row.tenant == *t,
-        Scope::Operator(None) => true,
     }
 }
 

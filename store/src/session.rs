@@ -4,8 +4,8 @@
 //! and its plan is made once: planning costs more than such a statement does. A plan that followed the statistics would be made while the
 //! tables are still empty, when reading one whole looks cheap, and be kept while they grow; so the planner is left nothing but nested
 //! loops over indexes. Of two indexes that begin alike it may still take either, for in a small table both cost the same: what can be found by
-//! only one of them at a price that does not grow is asked for in that one's order (`ORDER BY … LIMIT`), which the other can't give. Lists
-//! plan for themselves ([`crate::Store`]'s surveys).
+//! only one of them at a price that does not grow is asked for in that one's order (`ORDER BY … LIMIT`), which the other can't give. What is
+//! compared as a whole plans for itself ([`crate::Store`]'s surveys).
 //!
 //! *Locks.* A process can stop in the middle of a transaction, with rows locked that all others need: paused, swapped out, its machine gone.
 //! The server then ends its session, and with it the transaction; nothing is lost by that, since whoever goes on later finds its connection

@@ -105,7 +105,11 @@ async fn whoever_has_a_tenants_name_next_sees_nothing_of_it() {
         limit: 10,
     };
     let own = Scope::Tenant(tenant.clone());
-    let jobs = store.job_list(&own, &JobFilter::default(), &all).await.unwrap();
+    let jobs = store
+        .job_list(&own, &JobFilter::default(), &all)
+        .await
+        .unwrap()
+        .rows;
     assert!(jobs.is_empty(), "{jobs:?}");
     let key = make::key("k", 1).unwrap();
     assert!(store.idempotency_find(&tenant, &key).await.unwrap().is_none());

@@ -234,23 +234,22 @@ async fn list(ctx: Ctx) -> Result<Response, Problem> {
             .store
             .job_list(&scope, &filter, &Page { after, limit: step })
             .await?;
-        let whole = found.len() as i64 == step;
-        looked += found.len();
-        tags.learn(&ctx, &found).await?;
-        if let Some(last) = found.last() {
-            after = Some((last.created_at, last.id.0));
-        }
-        rows.extend(found.into_iter().filter(|row| tags.may(&ctx.caller, row, "read")));
+        looked += found.looked;
+        tags.learn(&ctx, &found.rows).await?;
+        rows.extend(
+            found
+                .rows
+                .into_iter()
+                .filter(|row| tags.may(&ctx.caller, row, "read")),
+        );
         if rows.len() > limit {
             rows.truncate(limit);
             break rows.last().map(|row| (row.created_at, row.id.0));
         }
-        if !whole {
-            break None;
+        if found.next.is_none() || looked >= LOOK_MAX {
+            break found.next;
         }
-        if looked >= LOOK_MAX {
-            break after;
-        }
+        after = found.next;
     };
     ctx.app.store.job_stalls(&mut rows).await?;
     let (reader, now) = (ctx.reader(), Utc::now());

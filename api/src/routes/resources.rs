@@ -308,20 +308,14 @@ async fn list(kind: Kind, ctx: Ctx) -> Result<Response, Problem> {
     let step = if judged { LIMIT_MAX } else { limit as i64 + 1 };
     let mut rows: Vec<ResourceRow> = Vec::new();
     let mut looked = 0;
-    let mut last_looked = None;
     let more = loop {
         let found = ctx
             .app
             .store
             .resource_list(&scope, kind, &filter, &Page { after, limit: step })
             .await?;
-        let whole = found.len() as i64 == step;
-        looked += found.len();
-        if let Some(last) = found.last() {
-            after = Some((last.created_at, last.id.0));
-            last_looked = after;
-        }
-        rows.extend(found.into_iter().filter(|row| {
+        looked += found.looked;
+        rows.extend(found.rows.into_iter().filter(|row| {
             state.is_none_or(|s| resource::state(row) == s)
                 && ctx
                     .caller
@@ -331,12 +325,10 @@ async fn list(kind: Kind, ctx: Ctx) -> Result<Response, Problem> {
             rows.truncate(limit);
             break rows.last().map(|row| (row.created_at, row.id.0));
         }
-        if !whole {
-            break None;
+        if found.next.is_none() || looked >= LOOK_MAX {
+            break found.next;
         }
-        if looked >= LOOK_MAX {
-            break last_looked;
-        }
+        after = found.next;
     };
     let besides = reply::besides(&ctx, kind, &rows).await?;
     let (reader, nothing) = (ctx.reader(), Beside::default());

@@ -1,5 +1,7 @@
-//! What must hold after every committed transaction: the check that operators run, and what is stricter here than everywhere.
+//! What must hold after every committed transaction: the check that operators run, what is stricter here than everywhere, and the lists of
+//! jobs.
 
+use super::lists;
 use rhyzome_store::Store;
 use sqlx::Row;
 
@@ -44,4 +46,5 @@ pub async fn check_within(store: &Store, cap: i64, what: &str) {
             panic!("{what}: {rule}: {} rows, first {name}: {detail:#}", rows.len());
         }
     }
+    lists::check(store, what).await;
 }

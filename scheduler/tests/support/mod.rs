@@ -7,4 +7,5 @@ pub mod checks;
 #[path = "../../../store/tests/common/mod.rs"]
 pub mod common;
 pub mod furnished;
+pub mod lists;
 pub mod walk;

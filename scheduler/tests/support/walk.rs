@@ -162,6 +162,7 @@ impl Walk {
             .resource_list(&scope, kind, &ResourceFilter::default(), &page)
             .await
             .unwrap()
+            .rows
     }
 
     async fn create(&mut self) {
