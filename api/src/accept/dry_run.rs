@@ -74,9 +74,7 @@ pub async fn of_change(
     if_match.check(&etag(&row))?;
     let refused = |r| Err(refusal::problem(r, kind, &format!("{kind} {id}")));
     if row.deleting {
-        let job = row
-            .active_job
-            .map_or_else(rhyzome_model::ids::JobId::default, |job| job.id);
+        let job = row.active_job.map(|job| job.id);
         return refused(accept::Refusal::Deleting { job });
     }
     change::refuse_by_state(&row)?;

@@ -85,7 +85,7 @@ pub fn problem(refusal: Refusal, kind: Kind, what: &str) -> Problem {
             format!("The {what} was changed at the same time; read it again."),
         ),
         Refusal::Deleting { job } => Problem::new(Code::Deleting, format!("The {what} is being deleted."))
-            .with_conflicts(vec![conflict("job", job, None)]),
+            .with_conflicts(job.into_iter().map(|job| conflict("job", job, None)).collect()),
         Refusal::HasDependants { dependants } => {
             let named: Vec<String> = dependants
                 .iter()
@@ -196,7 +196,14 @@ mod tests {
                 422,
                 Some("/spec/interfaces/0/ip"),
             ),
-            (Refusal::Deleting { job: JobId::new() }, 409, None),
+            (
+                Refusal::Deleting {
+                    job: Some(JobId::new()),
+                },
+                409,
+                None,
+            ),
+            (Refusal::Deleting { job: None }, 409, None),
             (Refusal::JobDone, 409, None),
             (Refusal::Quarantined, 409, None),
             (

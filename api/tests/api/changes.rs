@@ -109,3 +109,28 @@ async fn what_was_never_made_is_made_by_the_retry_of_any_of_its_jobs() {
             .await;
     }
 }
+
+#[tokio::test]
+async fn a_delete_whose_failed_job_was_forgotten_is_accepted_anew() {
+    let w = World::new().await;
+    let path = format!("/v1/networks/{}", w.network("lan").await);
+    w.all_done().await;
+    let first = w.call("DELETE", &path, None).await;
+    assert_eq!(first.status, 202, "{}", first.body);
+    w.database
+        .execute(
+            "DELETE FROM job_resources;
+             UPDATE jobs SET state = 'failed', due = NULL, ended_at = now() - interval '31 days' WHERE action = 'delete'",
+        )
+        .await;
+    w.database.store(1).await.forget_old(100).await.unwrap();
+    // It is still to go, and is told so, without a job.
+    let patch = w.call("PATCH", &path, Some(json!({"tags": {"a": "b"}}))).await;
+    assert_eq!(refused(&patch), is(409, "DELETING"), "{}", patch.body);
+    let again = w.call("DELETE", &path, None).await;
+    assert_eq!(again.status, 202, "{}", again.body);
+    assert_ne!(again.body["job"]["id"], first.body["job"]["id"]);
+    assert_eq!(again.body["job"]["state"], "queued");
+    let same = w.call("DELETE", &path, None).await;
+    assert_eq!(same.body["job"]["id"], again.body["job"]["id"]);
+}

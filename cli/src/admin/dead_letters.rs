@@ -123,9 +123,10 @@ async fn retry(store: &Store, settings: &Settings, old: &JobRow) -> Result<JobRo
             .job
             .with_context(|| format!("{cannot}: no job was made")),
         Err(Refusal::NotRetryable { detail }) => bail!("{cannot}: {detail}"),
-        Err(Refusal::Deleting { job }) => {
+        Err(Refusal::Deleting { job: Some(job) }) => {
             bail!("{cannot}: the {} is being deleted by job {job}", old.kind)
         }
+        Err(Refusal::Deleting { job: None }) => bail!("{cannot}: the {} is being deleted", old.kind),
         Err(other) => bail!("{cannot}: {other:?}"),
     }
 }

@@ -189,10 +189,10 @@ pub enum Refusal {
     },
     /// 409: generation differs from what was read; read again.
     Moved,
-    /// 409: a delete was accepted; with its job.
+    /// 409: a delete was accepted.
     Deleting {
-        /// The delete's job.
-        job: JobId,
+        /// The delete's job; none where it failed so long ago that it was forgotten.
+        job: Option<JobId>,
     },
     /// 409: others need it.
     HasDependants {

@@ -29,12 +29,11 @@ impl Store {
         let Some((before, now)) = lock_resource(&mut tx, tenant, kind, id).await? else {
             return Ok(Err(Refusal::NotFound));
         };
-        if before.deleting {
-            let job = delete_job(&mut tx, id).await?;
-            let job = crate::jobs::job_in(&mut tx, job)
-                .await?
-                .ok_or_else(|| StoreError::row("jobs", "a delete without its job"))?;
-            // One that couldn't even begin ends failed: then this one tries again.
+        if before.deleting
+            && let Some(job) = delete_job(&mut tx, id).await?
+            && let Some(job) = crate::jobs::job_in(&mut tx, job).await?
+        {
+            // One that couldn't even begin ends failed, and is forgotten in time: then this one tries again.
             if !job.state.is_done() {
                 return Ok(Ok(Deleted {
                     resource: before,

@@ -91,18 +91,18 @@ pub(super) async fn read_resource(
         .ok_or_else(|| StoreError::row("resources", format!("{id} went while its row was locked")))
 }
 
+/// The last delete's job. None once it was forgotten: it had failed, and ended jobs are kept for 30 days.
 pub(super) async fn delete_job(
     tx: &mut Transaction<'_, Postgres>,
     id: ResourceId,
-) -> Result<JobId, StoreError> {
-    sqlx::query_scalar!(
+) -> Result<Option<JobId>, StoreError> {
+    let job = sqlx::query_scalar!(
         "SELECT id FROM jobs WHERE resource_id = $1 AND action = 'delete' ORDER BY seq DESC LIMIT 1",
         id.0
     )
-    .fetch_one(&mut **tx)
-    .await
-    .map(JobId)
-    .map_err(StoreError::from)
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(job.map(JobId))
 }
 
 pub(super) async fn insert_job(
