@@ -116,6 +116,8 @@ codes! {
     RateLimited = "RATE_LIMITED", 429, "Too many requests", true;
     /// A bug.
     Internal = "INTERNAL", 500, "Something went wrong here", false;
+    /// It is of a kind, or in a state, that this version doesn't know.
+    LaterVersion = "LATER_VERSION", 503, "A later version than this server's is needed", true;
     /// A part that is needed can't be reached.
     Unavailable = "UNAVAILABLE", 503, "A part that is needed can not be reached", true;
 }
@@ -238,6 +240,15 @@ impl Problem {
         Self::new(Code::Unavailable, detail).with_header(RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
+    /// 503, of what can't be shown or changed here: during an upgrade another server can.
+    pub fn later_version() -> Self {
+        Self::new(
+            Code::LaterVersion,
+            "It was made by a later version than this server's, which doesn't know what it is.",
+        )
+        .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
     /// 503, of what needs a row that somebody holds for too long.
     pub fn held() -> Self {
         Self::unavailable(
@@ -346,6 +357,10 @@ impl From<StoreError> for Problem {
             StoreError::Unreachable(_) | StoreError::Conflict(_) | StoreError::NotMigrated { .. } => {
                 tracing::warn!(%error, "the database can't serve a request");
                 Self::unavailable("The database can not be reached now.")
+            }
+            StoreError::LaterVersion { .. } => {
+                tracing::warn!(%error, "a request is about something of a later version");
+                Self::later_version()
             }
             StoreError::Constraint { .. }
             | StoreError::Migration(_)

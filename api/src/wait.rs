@@ -22,7 +22,7 @@ const QUEUE: usize = 4096;
 
 /// Where jobs are read.
 pub trait JobReader: Send + Sync + 'static {
-    /// Those of the ids that are there.
+    /// Those of the ids that are there, and can be read here.
     fn read(
         &self,
         ids: Vec<JobId>,
@@ -34,7 +34,7 @@ impl JobReader for Store {
         &self,
         ids: Vec<JobId>,
     ) -> Pin<Box<dyn Future<Output = Result<Vec<JobRow>, StoreError>> + Send + '_>> {
-        Box::pin(async move { self.jobs_get(&ids).await })
+        Box::pin(async move { self.jobs_readable(&ids).await })
     }
 }
 

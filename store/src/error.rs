@@ -31,7 +31,15 @@ pub enum StoreError {
     /// A migration failed.
     #[error("migration: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
-    /// A row holds what this program doesn't know.
+    /// A row holds a word that this program doesn't know: a later version wrote it.
+    #[error("row of {table}: unknown value {value:?}, which a later version may know")]
+    LaterVersion {
+        /// Which.
+        table: &'static str,
+        /// The word.
+        value: String,
+    },
+    /// A row that isn't as it should be.
     #[error("row of {table}: {detail}")]
     Row {
         /// Which.
@@ -72,6 +80,7 @@ impl StoreError {
             | Self::Held(_)
             | Self::NotMigrated { .. }
             | Self::Migration(_)
+            | Self::LaterVersion { .. }
             | Self::Row { .. }
             | Self::Other(_) => None,
         }

@@ -3,6 +3,7 @@
 mod list;
 
 use crate::dispatch::Exclusion;
+use crate::resources::Scope;
 use crate::rows::{JobRow, RawJob, Waiting, json, readable};
 use crate::{Store, StoreError};
 use rhyzome_model::ids::{HostName, JobId, ResourceId};
@@ -27,6 +28,13 @@ impl Store {
     /// One job.
     pub async fn job_get(&self, id: JobId) -> Result<Option<JobRow>, StoreError> {
         Ok(self.jobs_get(&[id]).await?.pop())
+    }
+
+    /// One job, if the reader may know of it.
+    pub async fn job_seen_by(&self, scope: &Scope, id: JobId) -> Result<Option<JobRow>, StoreError> {
+        let mut found = self.jobs_raw(&[id]).await?;
+        found.retain(|raw| scope.has(&raw.tenant));
+        found.pop().map(JobRow::try_from).transpose()
     }
 
     /// The hosts that refused a job, with until when they are left out for it.

@@ -162,7 +162,10 @@ pub struct JobRow {
 
 /// Text of a column as an enum of the model.
 pub(crate) fn parse<T>(table: &'static str, text: &str, of: fn(&str) -> Option<T>) -> Result<T, StoreError> {
-    of(text).ok_or_else(|| StoreError::row(table, format!("unknown value {text:?}")))
+    of(text).ok_or_else(|| StoreError::LaterVersion {
+        table,
+        value: text.to_owned(),
+    })
 }
 
 /// The same of a column that may be NULL.

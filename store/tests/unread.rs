@@ -12,12 +12,14 @@ use rhyzome_model::ids::{Epoch, JobId, ResourceId};
 use rhyzome_model::kinds::Kind;
 use rhyzome_model::quota::{Dimension, Limits};
 use rhyzome_model::step::ObjectKind;
-use rhyzome_store::Store;
 use rhyzome_store::accept::Refusal;
 use rhyzome_store::changes::{Thing, Whose};
 use rhyzome_store::dispatch::DispatchLimits;
+use rhyzome_store::jobs::JobFilter;
 use rhyzome_store::quotas::Share;
+use rhyzome_store::resources::{Page, ResourceFilter, Scope};
 use rhyzome_store::sweep::Place;
+use rhyzome_store::{Store, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
 
 const LIMITS: DispatchLimits = DispatchLimits {
@@ -186,6 +188,67 @@ async fn a_kind_of_a_later_version_stands_in_nobodys_way() {
     assert_eq!(store.check(&[inventory(known[1])]).await.unwrap(), []);
     let nobodys = store.check(&[inventory(ResourceId::new())]).await.unwrap();
     assert_eq!(nobodys.len(), 1, "{nobodys:?}");
+}
+
+#[tokio::test]
+async fn a_job_that_cant_be_read_is_left_out_of_lists_and_says_so_alone() {
+    let store = common::store().await;
+    let tenant = make::tenant(&store, "demo").await;
+    let mut jobs = Vec::new();
+    for name in ["known", "newer"] {
+        let made = make::accepted(&store, make::network(&tenant, name, "10.0.0.0/24")).await;
+        jobs.push(made.job.unwrap().id);
+    }
+    run(
+        &store,
+        "UPDATE jobs SET action = 'transmute' WHERE id = $1",
+        jobs[1],
+    )
+    .await;
+    let page = Page {
+        after: None,
+        limit: 10,
+    };
+    for scope in [Scope::Tenant(tenant.clone()), Scope::Operator(None)] {
+        let listed = store
+            .job_list(&scope, &JobFilter::default(), &page)
+            .await
+            .unwrap();
+        let ids: Vec<JobId> = listed.rows.iter().map(|row| row.id).collect();
+        assert_eq!((ids.as_slice(), listed.next), (&jobs[..1], None), "{scope:?}");
+        // Its resource is shown by what is done to it, and that isn't known.
+        let networks = store
+            .resource_list(&scope, Kind::Network, &ResourceFilter::default(), &page)
+            .await
+            .unwrap();
+        assert_eq!(networks.rows.len(), 1, "{scope:?}");
+        let alone = store.job_seen_by(&scope, jobs[1]).await;
+        assert!(
+            matches!(alone, Err(StoreError::LaterVersion { .. })),
+            "{scope:?}: {alone:?}"
+        );
+    }
+    let stranger = Scope::Tenant("other".into());
+    assert!(store.job_seen_by(&stranger, jobs[1]).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn what_stands_in_for_a_kind_of_a_later_version_is_left_to_that() {
+    let store = common::store().await;
+    sqlx::raw_sql(
+        r#"INSERT INTO resources (id, tenant, kind, name, spec, stand_in) VALUES
+           ('00000000-0000-7000-8000-000000000001', 'system', 'hologram', 'newer', '{}', '{"host": "gone", "steps": []}'),
+           ('00000000-0000-7000-8000-000000000002', 'system', 'instance', 'known', '{}', '{"host": "gone", "steps": []}')"#,
+    )
+    .execute(store.pool())
+    .await
+    .unwrap();
+    assert_eq!(store.stand_ins_gone().await.unwrap().len(), 1);
+    let left: Vec<String> = sqlx::query_scalar("SELECT name FROM resources")
+        .fetch_all(store.pool())
+        .await
+        .unwrap();
+    assert_eq!(left, ["newer"]);
 }
 
 #[tokio::test]

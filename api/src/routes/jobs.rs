@@ -21,7 +21,7 @@ use rhyzome_model::kinds::Kind;
 use rhyzome_runtime::fault::{self, Point, Side};
 use rhyzome_store::accept::AcceptedNow;
 use rhyzome_store::jobs::JobFilter;
-use rhyzome_store::resources::{Page, Scope};
+use rhyzome_store::resources::Page;
 use rhyzome_store::rows::JobRow;
 use serde::Serialize;
 use serde_json::Value;
@@ -132,11 +132,12 @@ async fn allowed(ctx: &Ctx, id: &str, tenant: Option<String>, verb: Verb) -> Res
     let unknown = || Problem::not_found("job", &id.chars().take(80).collect::<String>());
     let scope = ctx.scope(tenant).await?;
     let job: JobId = id.parse().map_err(|_| unknown())?;
-    let row = ctx.app.store.job_get(job).await?.filter(|row| match &scope {
-        Scope::Tenant(tenant) | Scope::Operator(Some(tenant)) => row.tenant == *tenant,
-        Scope::Operator(None) => true,
-    });
-    let row = row.ok_or_else(unknown)?;
+    let row = ctx
+        .app
+        .store
+        .job_seen_by(&scope, job)
+        .await?
+        .ok_or_else(unknown)?;
     let mut tags = Tags::default();
     match verb {
         Verb::Read => tags.learn(ctx, std::slice::from_ref(&row)).await?,

@@ -16,6 +16,7 @@ mod contract;
 mod dry;
 mod held;
 mod jobs;
+mod later;
 mod quota;
 mod replays;
 mod world;

@@ -13,6 +13,7 @@ use rhyzome_model::change::What;
 use rhyzome_model::check::{Amiss, Owner, Wrong};
 use rhyzome_model::ids::{JobId, ResourceId, TenantId};
 use rhyzome_model::job::{Action, JobState};
+use rhyzome_model::kinds::Kind;
 use rhyzome_model::step::Step;
 use serde_json::{Value, json};
 use sqlx::{Postgres, Transaction};
@@ -175,24 +176,27 @@ impl Store {
         finish(tx, before.id, Some(row)).await.map(Some)
     }
 
-    /// What stands in for something that its host no longer holds, or whose host is gone: it goes. What went.
+    /// What stands in for something that its host no longer holds, or whose host is gone: it goes. What went. What is of a kind of a
+    /// later version is left to that.
     pub async fn stand_ins_gone(&self) -> Result<Vec<Change>, StoreError> {
+        let kinds: Vec<String> = Kind::ALL.iter().map(ToString::to_string).collect();
         let mut tx = self.pool.begin().await?;
         let gone = sqlx::query!(
             "WITH l AS (
-                 SELECT r.id FROM resources r WHERE r.stand_in IS NOT NULL
+                 SELECT r.id FROM resources r WHERE r.stand_in IS NOT NULL AND r.kind = ANY($1)
                     AND NOT EXISTS (SELECT FROM job_resources o WHERE o.resource_id = r.id)
                     AND NOT EXISTS (SELECT FROM amiss a WHERE a.host = r.stand_in ->> 'host' AND a.resource_id = r.id)
                  ORDER BY r.id FOR UPDATE SKIP LOCKED
              )
-             DELETE FROM resources r USING l WHERE r.id = l.id RETURNING r.id, r.tenant, r.kind"
+             DELETE FROM resources r USING l WHERE r.id = l.id RETURNING r.id, r.tenant, r.kind",
+            &kinds
         )
         .fetch_all(&mut *tx)
         .await?;
         let changes = gone
             .into_iter()
             .map(|r| {
-                let kind = crate::rows::parse("resources", &r.kind, rhyzome_model::kinds::Kind::parse)?;
+                let kind = crate::rows::parse("resources", &r.kind, Kind::parse)?;
                 Ok(Change::resource(
                     &TenantId(r.tenant),
                     kind,
