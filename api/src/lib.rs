@@ -7,6 +7,7 @@
 //! | `extract` | what a request says, read strictly |
 //! | `accept` | the first of the five verbs: a request becomes a resource and a job |
 //! | `shapes` | rows as users read them |
+//! | `apart` | what instances are kept apart from, as far as it is there |
 //! | `problem` | refusals (RFC 9457) |
 //! | `wait` | waiting for a job's end |
 //! | `events` | streams of what changes |
@@ -19,6 +20,7 @@
 
 pub mod accept;
 pub mod announce;
+pub mod apart;
 pub mod app;
 pub mod auth;
 pub mod config;

@@ -81,6 +81,15 @@ impl Store {
         Ok(readable(raw_on(&self.pool, &ids).await?))
     }
 
+    /// Which of these are there, in no order.
+    pub async fn resources_there(&self, ids: &[ResourceId]) -> Result<Vec<ResourceId>, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|i| i.0).collect();
+        let there = sqlx::query_scalar!("SELECT id FROM resources WHERE id = ANY($1)", &ids)
+            .fetch_all(&self.pool)
+            .await?;
+        Ok(there.into_iter().map(ResourceId).collect())
+    }
+
     /// The tags of resources; of those that are gone the last, for as long as they are kept.
     pub async fn tags_of(
         &self,

@@ -1,6 +1,7 @@
 //! Updates and actions: new intent made from the generation that was read, and made anew where somebody was faster.
 
 use super::{image_floor, policy, refusal, reply};
+use crate::apart;
 use crate::auth::Caller;
 use crate::ctx::Ctx;
 use crate::extract::envelope::{self, Envelope};
@@ -18,6 +19,7 @@ use rhyzome_store::change::{ChangeRequest, Work};
 use rhyzome_store::resources::Scope;
 use rhyzome_store::rows::ResourceRow;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// How often new intent is made anew because the resource moved: each time another change was accepted.
@@ -187,6 +189,10 @@ pub fn refuse_by_state(row: &ResourceRow) -> Result<(), Problem> {
 /// The intent that a request makes of a resource.
 pub async fn intent(ctx: &Ctx, before: &ResourceRow, ask: &Ask) -> Result<Intent, Problem> {
     let ops = before.kind.ops();
+    // As it is shown: what was read can be sent again.
+    let gone = apart::gone(&ctx.app.store, std::iter::once(&before.spec)).await?;
+    let before = apart::row_without(before, &gone);
+    let before = before.as_ref();
     let current = Envelope {
         name: before.name.clone(),
         tags: before.tags.clone(),
@@ -205,6 +211,10 @@ pub async fn intent(ctx: &Ctx, before: &ResourceRow, ask: &Ask) -> Result<Intent
             true,
         ),
     };
+    // As it was shown before that went, too.
+    if let Cow::Owned(spec) = apart::without(&envelope.spec, &gone) {
+        envelope.spec = spec;
+    }
     let unresolved = resolve(ctx, before, &mut envelope).await?;
     let mut faults = ops.validate(&envelope.spec, Some(&before.spec))?;
     if !faults.is_empty() {

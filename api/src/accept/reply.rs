@@ -1,5 +1,6 @@
 //! The answer to what was accepted: 202 with the resource and the job, at once or when the job ends.
 
+use crate::apart;
 use crate::ctx::Ctx;
 use crate::problem::Problem;
 use crate::shapes::job::{self, JobDoc};
@@ -98,24 +99,25 @@ pub async fn besides(
     kind: Kind,
     rows: &[ResourceRow],
 ) -> Result<HashMap<ResourceId, Beside>, Problem> {
-    let ids: Vec<ResourceId> = rows.iter().map(|row| row.id).collect();
-    Ok(besides_of(&ctx.app.store, kind, &ids).await?)
+    let rows: Vec<&ResourceRow> = rows.iter().collect();
+    Ok(besides_of(&ctx.app.store, kind, &rows).await?)
 }
 
-/// The same by ids.
+/// The same where there is no request.
 pub async fn besides_of(
     store: &Store,
     kind: Kind,
-    ids: &[ResourceId],
+    rows: &[&ResourceRow],
 ) -> Result<HashMap<ResourceId, Beside>, StoreError> {
     let mut besides: HashMap<ResourceId, Beside> = HashMap::new();
-    if ids.is_empty() {
+    if rows.is_empty() {
         return Ok(besides);
     }
+    let ids: Vec<ResourceId> = rows.iter().map(|row| row.id).collect();
     match kind {
         Kind::Image => {}
         Kind::Network => {
-            for (network, (host, facts)) in store.network_homes(ids).await? {
+            for (network, (host, facts)) in store.network_homes(&ids).await? {
                 besides.insert(
                     network,
                     Beside {
@@ -127,10 +129,14 @@ pub async fn besides_of(
             }
         }
         Kind::Instance => {
-            for lease in store.leases_of(ids).await? {
+            for lease in store.leases_of(&ids).await? {
                 if let Some(instance) = lease.instance {
                     besides.entry(instance).or_default().addresses.push(lease.ip);
                 }
+            }
+            let gone = apart::gone(store, rows.iter().map(|row| &row.spec)).await?;
+            for row in rows.iter().filter(|_| !gone.is_empty()) {
+                besides.entry(row.id).or_default().gone = apart::of(&row.spec, &gone);
             }
         }
     }

@@ -108,7 +108,7 @@ impl Watcher<'_> {
         }
         let found = self.store.resources_readable(&resources).await?;
         for &kind in Kind::ALL {
-            let of_kind: Vec<ResourceId> = found.iter().filter(|r| r.kind == kind).map(|r| r.id).collect();
+            let of_kind: Vec<&ResourceRow> = found.iter().filter(|r| r.kind == kind).collect();
             now.besides.extend(besides_of(self.store, kind, &of_kind).await?);
         }
         now.resources = found.into_iter().map(|row| (row.id, row)).collect();

@@ -1,6 +1,7 @@
 //! A resource as users read it.
 
 use super::Reader;
+use crate::apart::{self, Gone};
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{HostName, JobId, ResourceId};
 use rhyzome_model::job::{Action, JobState};
@@ -9,6 +10,7 @@ use rhyzome_model::shown::{ObservedPower, ResourceState, ShownInput, shown};
 use rhyzome_store::rows::ResourceRow;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -36,7 +38,7 @@ pub struct ResourceDoc<'a> {
     reason: Option<Reason<'a>>,
     /// As asked for.
     #[schema(value_type = Object)]
-    spec: &'a Value,
+    spec: Cow<'a, Value>,
     /// As seen.
     #[schema(value_type = Object)]
     status: Value,
@@ -71,6 +73,8 @@ pub struct Beside {
     pub host: Option<HostName>,
     /// What that host says of it: `namespace`, `networking`.
     pub facts: Option<Value>,
+    /// What it is kept apart from and is gone, so that it isn't shown.
+    pub gone: Gone,
     /// Of what is tried dry: where no job is open, it is shown as if one for this were.
     pub would: Option<Action>,
 }
@@ -129,7 +133,7 @@ pub fn document<'a>(row: &'a ResourceRow, beside: &Beside, reader: Reader) -> Re
             open_job(row).or(beside.would.map(|action| (action, JobState::Queued))),
         ),
         reason: row.reason.as_ref().map(reason).or_else(|| crashed(row)),
-        spec: &row.spec,
+        spec: apart::without(&row.spec, &beside.gone),
         status: status(row, beside, reader),
         active_job: row.active_job.map(|job| job.id),
         created_at: row.created_at,

@@ -54,11 +54,35 @@ async fn names_become_ids_and_what_is_not_there_is_refused() {
             "DELETE FROM job_resources WHERE resource_id = '{first}'; DELETE FROM resources WHERE id = '{first}'"
         ))
         .await;
-    let again = w.call("PATCH", &path, Some(apart(&[&first]))).await;
-    assert_eq!(
-        (again.status.as_u16(), of(&again)),
-        (200, json!([first])),
-        "{}",
-        again.body
-    );
+    // Once it is gone it is told of no more, in no reading; what was read, now or before, can be sent again, and is no change.
+    let read = w.get(&path).await;
+    assert_eq!(read.body["spec"]["placement"], json!({}), "{}", read.body);
+    let tag = read.headers["etag"].clone();
+    let list = w.get("/v1/instances?name=web-2").await;
+    assert_eq!(list.body["items"][0]["spec"], read.body["spec"], "{}", list.body);
+    let spec = json!({"spec": read.body["spec"]});
+    for same in [spec.clone(), apart(&[&first]), apart(&[])] {
+        let again = w.call("PATCH", &path, Some(same)).await;
+        assert_eq!(
+            (again.status.as_u16(), &again.body["resource"]["spec"]),
+            (200, &read.body["spec"]),
+            "{}",
+            again.body
+        );
+        assert_eq!(again.headers["etag"], tag);
+    }
+    let mut changed = spec;
+    changed["spec"]["restart"] = json!("never");
+    for (query, status) in [("?dry_run=true", 200), ("", 202)] {
+        let answer = w
+            .call("PATCH", &format!("{path}{query}"), Some(changed.clone()))
+            .await;
+        let shown = &answer.body["resource"]["spec"];
+        assert_eq!(
+            (answer.status.as_u16(), shown),
+            (status, &changed["spec"]),
+            "{}",
+            answer.body
+        );
+    }
 }
