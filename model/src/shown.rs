@@ -1,7 +1,8 @@
 //! The state that a user reads, computed from intent, applied, observed and the active job.
 //!
-//! One function, one match, tested as a table. It guesses nothing: what was observed as unknown is shown as `unknown`, and only
-//! an instance that was never observed since its last job succeeded is shown as that job left it.
+//! One function, one match, tested as a table. It guesses nothing: what was observed as unknown is shown as `unknown`, and so is what is on
+//! a host that nobody has heard for some time, whatever was observed there before. Only an instance that was never observed since its last
+//! job succeeded is shown as that job left it.
 //!
 //! ```text
 //! accepted ─▶ creating ─▶ ready | running | stopped ─▶ updating | stopping ─▶ …
@@ -34,7 +35,7 @@ text_enum! {
         Failed = "failed",
         /// The guest ended by itself, and not well.
         Crashed = "crashed",
-        /// Its host can't say.
+        /// Its host can't say, or can't be reached.
         Unknown = "unknown",
     }
 }
@@ -68,7 +69,7 @@ pub struct ShownInput {
     pub active_job: Option<(Action, JobState)>,
     /// Its last job failed or was cancelled, and `reason` says so. Changes no state of what was applied.
     pub failed: bool,
-    /// As last observed, of an instance; none if never since the last success.
+    /// As last observed, of an instance; none if never since the last success. Unknown while nobody hears its host.
     pub observed: Option<ObservedPower>,
     /// As last applied, of an instance.
     pub power: Option<Power>,

@@ -283,9 +283,11 @@ async fn watch_once(
     }
 }
 
-/// The host gets orders from now on. Who waited for it, or for any room, looks again.
+/// The host gets orders from now on. Who waited for it, or for any room, looks again; who watches its guests is told where they were
+/// unknown.
 async fn comes_up(context: &Context, owner: &str, host: &HostName) -> Result<(), StoreError> {
-    context.store.watch_set(owner, host, Watch::Up).await?;
+    let known_again = context.store.watch_set(owner, host, Watch::Up).await?;
+    crate::dispatch::notify(context, &known_again).await;
     for reason in ["capacity", "host_unreachable"] {
         context.store.capacity_wake(reason, Place::START, WOKEN).await?;
     }

@@ -1,5 +1,5 @@
 //! Sweep: takes no input, scans. Quiet orders are looked for in the stream and published again with the same fence, those that the
-//! server gave up are settled as poisoned (`poison`); deadlines pass; streams and consumers that are missing or altered are made anew; who waits for capacity is woken when some came.
+//! server gave up are settled as poisoned (`poison`); deadlines pass; who watches guests is told whose host isn't heard any more; streams and consumers that are missing or altered are made anew; who waits for capacity is woken when some came.
 //!
 //! Every scan takes a page at a time and goes on where it ended, so that each row is looked at again after a bounded number of ticks.
 
@@ -13,11 +13,14 @@ use rhyzome_runtime::fault::{self, Mutant};
 use rhyzome_store::StoreError;
 use rhyzome_store::dispatch::OrderRow;
 use rhyzome_store::sweep::{More, Place};
+use rhyzome_store::unheard::{LEASES, Turned};
 use std::time::{Duration, Instant};
 
 const TICK: Duration = Duration::from_secs(1);
 /// Rows that one tick takes.
 const LIMIT: i64 = 500;
+/// Hosts whose guests one tick tells of.
+const HOSTS: i64 = 50;
 /// Ticks between two looks for what is older than it is kept.
 const FORGET: u64 = 600;
 
@@ -39,6 +42,7 @@ struct Scans {
     lookout: Lookout,
     /// The place in the dead letters' stream up to which the server's advisories were dealt with.
     advisories: u64,
+    began_at: Instant,
 }
 
 impl Scans {
@@ -51,6 +55,7 @@ impl Scans {
             forget: More::No,
             lookout: Lookout::default(),
             advisories: 0,
+            began_at: Instant::now(),
         }
     }
 }
@@ -108,6 +113,7 @@ async fn tick(context: &Context, scans: &mut Scans, ticks: u64) {
     said("deadlines", deadlines(context, scans).await);
     said("advisories", give_up(context, &mut scans.advisories).await);
     said("quiet orders", republish(context, scans).await);
+    said("hosts that aren't heard", unheard(context, scans.began_at).await);
     if often {
         said("what is blocked", blocked(context, scans).await);
         said("what is measured", measure(context).await);
@@ -138,6 +144,20 @@ async fn blocked(context: &Context, scans: &mut Scans) -> Result<(), SweepError>
     if blocked.jobs > 0 {
         context.due.notify_one();
     }
+    Ok(())
+}
+
+/// Tells who watches of the guests of hosts that nobody hears any more. Not before this process has run for as long as a host may be
+/// silent: if no scheduler ran, it was nobody's fault but ours, and the hosts are about to be heard.
+async fn unheard(context: &Context, began_at: Instant) -> Result<(), SweepError> {
+    let lease = context.config.watch_lease.duration();
+    let turned = if began_at.elapsed() < lease.mul_f64(LEASES) {
+        Turned::Heard
+    } else {
+        Turned::Either
+    };
+    let told = context.store.unheard_tell(turned, HOSTS).await?;
+    crate::dispatch::notify(context, &told).await;
     Ok(())
 }
 

@@ -28,6 +28,7 @@ pub mod set_back;
 pub mod settle;
 pub mod sweep;
 pub mod tenants;
+pub mod unheard;
 pub mod watches;
 
 pub use config::{DatabaseConfig, DatabaseConfigError};

@@ -253,6 +253,8 @@ where
         RawResource,
         r#"SELECT r.id, r.tenant, r.kind, r.name, r.tags, r.spec, r.generation, r.deleting, r.public, r.applied,
                   r.observed_generation, r.facts, r.observed, r.observed_at, r.reason, r.host,
+                  (SELECT coalesce(h.seen_at, h.known_until) FROM hosts h WHERE h.name = r.host AND h.known_until < now()
+                      AND NOT (h.watch_up AND coalesce(h.watch_until > now(), false))) AS unheard_since,
                   r.stand_in IS NOT NULL AS "in_quarantine!", r.created_at, r.updated_at,
                   j.id AS "job_id?", j.action AS "job_action?", j.state AS "job_state?"
            FROM resources r

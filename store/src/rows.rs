@@ -46,6 +46,9 @@ pub struct ResourceRow {
     pub reason: Option<Value>,
     /// The host that holds it.
     pub host: Option<HostName>,
+    /// Since when nobody hears that host, where it is so long that what was observed is not known to hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unheard_since: Option<DateTime<Utc>>,
     /// It is no resource, but stands in for what a host holds and nobody owns.
     #[serde(default)]
     pub in_quarantine: bool,
@@ -218,6 +221,7 @@ pub(crate) struct RawResource {
     pub observed_at: Option<DateTime<Utc>>,
     pub reason: Option<Value>,
     pub host: Option<String>,
+    pub unheard_since: Option<DateTime<Utc>>,
     pub in_quarantine: bool,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
@@ -272,6 +276,7 @@ impl TryFrom<RawResource> for ResourceRow {
             observed_at: r.observed_at,
             reason: r.reason,
             host: r.host.map(HostName),
+            unheard_since: r.unheard_since,
             in_quarantine: r.in_quarantine,
             created_at: r.created_at,
             updated_at: r.updated_at,

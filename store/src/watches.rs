@@ -1,6 +1,7 @@
 //! Watches of hosts: row leases in database time, and how an agent is greeted under one.
 
-use crate::{Store, StoreError};
+use crate::changes::Change;
+use crate::{Store, StoreError, unheard};
 use rhyzome_model::ids::{Epoch, HostName};
 use sqlx::{Postgres, Transaction};
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,6 +69,7 @@ pub enum Greeting {
 
 impl Store {
     /// Takes and keeps watches: those that this owner holds, and up to `more` that nobody does. A lease that isn't renewed in time is lost.
+    /// What is known of the guests of those that are heard counts on: see [`unheard`].
     pub async fn watch_take(
         &self,
         owner: &str,
@@ -85,12 +87,15 @@ impl Store {
                    ORDER BY name LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
                )
                UPDATE hosts h SET watch_owner = $1, watch_until = now() + make_interval(secs => $2),
+                      known_until = CASE WHEN h.watch_up AND h.name IN (SELECT name FROM mine) THEN now() + make_interval(secs => $2 * $4)
+                                         ELSE h.known_until END,
                       watch_up = CASE WHEN h.name IN (SELECT name FROM mine) THEN h.watch_up ELSE false END
                WHERE h.name IN (SELECT name FROM mine UNION SELECT name FROM free)
                RETURNING h.name, h.address, h.epoch, h.ledger_id, h.name IN (SELECT name FROM mine) AS "kept!""#,
             owner,
             lease_s,
-            more
+            more,
+            unheard::LEASES
         )
         .fetch_all(&mut *tx)
         .await?;
@@ -151,17 +156,36 @@ impl Store {
         Ok(())
     }
 
-    /// A watch is up or broke off.
-    pub async fn watch_set(&self, owner: &str, host: &HostName, up: Watch) -> Result<(), StoreError> {
-        sqlx::query!(
-            "UPDATE hosts SET watch_up = $3, seen_at = CASE WHEN $3 THEN now() ELSE seen_at END WHERE name = $1 AND watch_owner = $2",
+    /// A watch is up or broke off. Where nobody had heard the host for some time, those who watch its guests are told that they are known
+    /// again; says of which.
+    pub async fn watch_set(
+        &self,
+        owner: &str,
+        host: &HostName,
+        up: Watch,
+    ) -> Result<Vec<Change>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let known_again = sqlx::query_scalar!(
+            r#"WITH h AS (
+                   SELECT name, told_unheard OR coalesce(known_until < now(), false) AND NOT (watch_up AND coalesce(watch_until > now(), false)) AS unheard
+                   FROM hosts WHERE name = $1 AND watch_owner = $2 FOR NO KEY UPDATE
+               )
+               UPDATE hosts SET watch_up = $3, seen_at = CASE WHEN $3 THEN now() ELSE seen_at END,
+                      known_until = CASE WHEN $3 THEN greatest(known_until, watch_until) ELSE known_until END,
+                      told_unheard = told_unheard AND NOT $3
+               FROM h WHERE hosts.name = h.name RETURNING h.unheard AND $3 AS "again!""#,
             host.as_str(),
             owner,
             matches!(up, Watch::Up)
         )
-        .execute(&self.pool)
+        .fetch_optional(&mut *tx)
         .await?;
-        Ok(())
+        let told = match known_again {
+            Some(true) => unheard::tell(&mut tx, host).await?,
+            Some(false) | None => Vec::new(),
+        };
+        tx.commit().await?;
+        Ok(told)
     }
 
     /// The highest fence of the host's epoch that its agent has answered with an end; 0 if there is none.

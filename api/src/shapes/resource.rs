@@ -2,7 +2,7 @@
 
 use super::Reader;
 use crate::apart::{self, Gone};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use rhyzome_model::ids::{HostName, JobId, ResourceId};
 use rhyzome_model::job::{Action, JobState};
 use rhyzome_model::kinds::{ImageStatus, InstanceStatus, Kind, NetworkStatus, Power};
@@ -34,7 +34,7 @@ pub struct ResourceDoc<'a> {
     observed_generation: i64,
     /// What is there or not.
     state: ResourceState,
-    /// Why the last change failed.
+    /// Why the last change failed, or the state is `crashed` or `unknown`.
     reason: Option<Reason<'a>>,
     /// As asked for.
     #[schema(value_type = Object)]
@@ -51,16 +51,16 @@ pub struct ResourceDoc<'a> {
     updated_at: DateTime<Utc>,
 }
 
-/// Why a resource failed, or its last change.
+/// Why a resource failed, or its last change, or is `crashed` or `unknown`.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = FailureReason)]
 pub struct Reason<'a> {
     /// Stable.
     code: &'a str,
     /// A sentence.
-    detail: &'a str,
-    /// The job that failed.
-    #[schema(value_type = uuid::Uuid)]
+    detail: Cow<'a, str>,
+    /// The job that failed; null where none did.
+    #[schema(value_type = Option<uuid::Uuid>)]
     job: &'a Value,
 }
 
@@ -101,7 +101,9 @@ fn state_with(row: &ResourceRow, active_job: Option<(Action, JobState)>) -> Reso
         deleting: row.deleting,
         active_job,
         failed: row.reason.is_some(),
-        observed: observed_power(row),
+        observed: row
+            .unheard_since
+            .map_or_else(|| observed_power(row), |_| Some(ObservedPower::Unknown)),
         power: row
             .applied
             .as_ref()
@@ -120,6 +122,10 @@ fn observed_power(row: &ResourceRow) -> Option<ObservedPower> {
 
 /// The document of a row.
 pub fn document<'a>(row: &'a ResourceRow, beside: &Beside, reader: Reader) -> ResourceDoc<'a> {
+    let state = state_with(
+        row,
+        open_job(row).or(beside.would.map(|action| (action, JobState::Queued))),
+    );
     ResourceDoc {
         id: row.id,
         kind: row.kind,
@@ -128,11 +134,10 @@ pub fn document<'a>(row: &'a ResourceRow, beside: &Beside, reader: Reader) -> Re
         tags: &row.tags,
         generation: row.generation,
         observed_generation: row.observed_generation,
-        state: state_with(
-            row,
-            open_job(row).or(beside.would.map(|action| (action, JobState::Queued))),
-        ),
-        reason: row.reason.as_ref().map(reason).or_else(|| crashed(row)),
+        state,
+        reason: unheard(row, state, reader)
+            .or_else(|| row.reason.as_ref().map(reason))
+            .or_else(|| crashed(row)),
         spec: apart::without(&row.spec, &beside.gone),
         status: status(row, beside, reader),
         active_job: row.active_job.map(|job| job.id),
@@ -145,7 +150,7 @@ fn reason(value: &Value) -> Reason<'_> {
     let text = |name| value.get(name).and_then(Value::as_str).unwrap_or_default();
     Reason {
         code: text("code"),
-        detail: text("detail"),
+        detail: text("detail").into(),
         job: value.get("job").unwrap_or(&Value::Null),
     }
 }
@@ -155,7 +160,22 @@ fn crashed(row: &ResourceRow) -> Option<Reason<'_>> {
     let detail = row.observed.as_ref()?.get("detail")?.as_str()?;
     (state(row) == ResourceState::Crashed && !detail.is_empty()).then_some(Reason {
         code: "GUEST_CRASHED",
-        detail,
+        detail: detail.into(),
+        job: &Value::Null,
+    })
+}
+
+/// Why nobody knows how a guest is: before whatever else there is to say of it. Hosts' names are for operators.
+fn unheard(row: &ResourceRow, state: ResourceState, reader: Reader) -> Option<Reason<'static>> {
+    let since = row.unheard_since.filter(|_| state == ResourceState::Unknown)?;
+    let host = match (reader, &row.host) {
+        (Reader::Operator, Some(host)) => format!("Its host {host}"),
+        (Reader::Operator, None) | (Reader::Tenant, _) => "Its host".to_owned(),
+    };
+    let since = since.to_rfc3339_opts(SecondsFormat::Secs, true);
+    Some(Reason {
+        code: "HOST_UNREACHABLE",
+        detail: format!("{host} can't be reached: nothing was heard of it since {since}.").into(),
         job: &Value::Null,
     })
 }
@@ -246,6 +266,7 @@ pub(crate) mod tests {
             observed_at: None,
             reason: None,
             host: Some(HostName::from("host-1")),
+            unheard_since: None,
             in_quarantine: false,
             created_at: at,
             updated_at: at,

@@ -19,4 +19,5 @@ mod jobs;
 mod later;
 mod quota;
 mod replays;
+mod unheard;
 mod world;

@@ -279,6 +279,7 @@ pub(super) fn accepted(entry: &Entry, now: DateTime<Utc>) -> Accepted {
         observed_at: None,
         reason: None,
         host: None,
+        unheard_since: None,
         in_quarantine: false,
         created_at: now,
         updated_at: now,
