@@ -49,6 +49,7 @@ fn told(error: &anyhow::Error) -> String {
 }
 
 fn perform(cli: Cli) -> Result<ExitCode> {
+    settings::check_environment()?;
     let configured = cli.configured;
     match cli.command {
         Command::Api(args) => threads(&args.process)?.block_on(roles::api(&configured, &args))?,

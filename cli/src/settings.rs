@@ -7,18 +7,18 @@ use anyhow::{Context, Result};
 use rhyzome_agent::AgentConfig;
 use rhyzome_api::ApiConfig;
 use rhyzome_nats::NatsConfig;
-use rhyzome_runtime::config::{self, Sources};
+use rhyzome_runtime::config::{self, Sources, variables};
 use rhyzome_runtime::telemetry::TelemetryConfig;
 use rhyzome_runtime::tls::TlsConfig;
 use rhyzome_scheduler::{InstanceConfig, SchedulerConfig};
 use rhyzome_store::DatabaseConfig;
 use rhyzome_worker::WorkerConfig;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::args::Configured;
 
 /// `rhyzome.toml`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Settings {
     pub(crate) api: ApiConfig,
@@ -80,6 +80,13 @@ impl Layers {
         }
         config::load_judged(&sources, fault).context("reading the configuration")
     }
+}
+
+/// Refuses a variable of the environment that is ours by its name, and that nobody reads.
+pub(crate) fn check_environment() -> Result<()> {
+    let built_in = serde_json::to_value(Settings::default()).context("listing the configuration's keys")?;
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    Ok(variables::check(names, &variables::Keys::of(&built_in))?)
 }
 
 /// The first value that makes no sense, whichever role reads it, and what would.

@@ -6,11 +6,16 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 fn rhyzome(dir: &Path, arguments: &[&str]) -> Output {
+    command(dir, arguments).output().unwrap()
+}
+
+fn command(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rhyzome"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RHYZOME_")) {
         command.env_remove(name);
     }
-    command.current_dir(dir).args(arguments).output().unwrap()
+    command.current_dir(dir).args(arguments);
+    command
 }
 
 fn said(output: &Output) -> String {
@@ -27,6 +32,50 @@ fn done(dir: &Path, arguments: &[&str]) -> String {
     let output = rhyzome(dir, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", said(&output));
     String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_variable_of_ours_that_nobody_reads_is_refused_by_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str], name: &str| {
+        let mut command = command(dir.path(), arguments);
+        command.env(name, "5m").output().unwrap()
+    };
+    let commands = [
+        vec!["pki", "init"],
+        vec!["scheduler", "--name", "scheduler-1"],
+        vec!["up"],
+        vec!["token"],
+    ];
+    for arguments in &commands {
+        for (name, meant) in [
+            (
+                "RHYZOME_SCHEDULR__JOB_DEADLINE",
+                "RHYZOME_SCHEDULER__JOB_DEADLINE",
+            ),
+            (
+                "RHYZOME_SCHEDULER_JOB_DEADLINE",
+                "RHYZOME_SCHEDULER__JOB_DEADLINE",
+            ),
+            ("RHYZOME_POSTGRESBIN", "RHYZOME_POSTGRES_BIN"),
+        ] {
+            let output = run(arguments, name);
+            assert!(!output.status.success(), "{arguments:?} {name}");
+            let said = said(&output);
+            assert!(
+                said.contains(name) && said.contains(&format!("{meant}?")),
+                "{said}"
+            );
+        }
+    }
+    for (folder, name) in [
+        ("a", "RHYZOME_SCHEDULER__JOB_DEADLINE"),
+        ("b", "RHYZOME_AGENT__LABELS__ZONE"),
+        ("c", "RHYZOME_API_PORT"),
+    ] {
+        let output = run(&["pki", "init", "--pki", folder], name);
+        assert!(output.status.success(), "{name}: {}", said(&output));
+    }
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! Configuration in layers: a flag over the environment over one TOML file.
 //!
 //! - The file is the one named, else `./rhyzome.toml`, else `/etc/rhyzome/rhyzome.toml`, else none.
-//! - The environment is `RHYZOME_SECTION__KEY`; other variables that begin with `RHYZOME_` and have no `__` are not configuration.
+//! - The environment is `RHYZOME_SECTION__KEY`. Other variables that begin with `RHYZOME_` are no configuration; [`variables`] knows which
+//!   of them anybody reads.
 //! - A flag is `section.key=value`, given by the command line's own flags or by `--set`.
 //!
 //! In environment and flags a value that begins with `[`, `{` or `"` is read as TOML. An unknown key and a wrong value are refused
 //! by name, with where they came from. Keys that hold a secret are refused as flags: those are seen by everybody on the machine.
 
 mod explain;
+pub mod variables;
 
 use self::explain::explain;
 use std::collections::BTreeMap;
@@ -73,6 +75,14 @@ pub enum ConfigError {
         /// What is wrong, and what would be right.
         what: String,
     },
+    /// A variable of the environment that nobody reads.
+    #[error("the environment variable {name} is read by nobody{}", meant(.nearest.as_deref()))]
+    Variable {
+        /// Its name.
+        name: String,
+        /// One that is read, and is like it.
+        nearest: Option<String>,
+    },
     /// Not `section.key=value`.
     #[error("the flag --set {0}: SECTION.KEY=VALUE is what it takes")]
     Flag(String),
@@ -92,6 +102,18 @@ fn from(origin: Option<&Origin>) -> String {
     origin
         .map(|origin| format!(" (from {origin})"))
         .unwrap_or_default()
+}
+
+fn meant(nearest: Option<&str>) -> String {
+    nearest.map_or_else(
+        || {
+            format!(
+                ": RHYZOME_SECTION__KEY is what a key of the configuration is named, and others are {}",
+                variables::OTHERS.join(", ")
+            )
+        },
+        |nearest| format!("; did you mean {nearest}?"),
+    )
 }
 
 /// What the layers are made from.

@@ -1,6 +1,6 @@
 //! What every role needs to start: configuration, telemetry, an identity that is re-read, a ready file, shutdown. It knows no domain.
 //!
-//! - [`config`]: flag over environment over one TOML file; a wrong value names itself and where it came from.
+//! - [`config`]: flag over environment over one TOML file; a wrong value names itself and where it came from, and so does a variable that nobody reads.
 //! - [`tls`]: who a process is and whom it speaks to, by X.509 with a SPIFFE URI SAN.
 //! - [`pki`]: a small CA for those who have none.
 //! - [`telemetry`] and [`trace`]: logs, metrics with a listener of their own, W3C trace context.
