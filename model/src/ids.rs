@@ -125,7 +125,10 @@ pub struct Fence(pub i64);
 #[serde(transparent)]
 pub struct Epoch(pub i64);
 
-/// True for a DNS label as names of resources and hosts are: `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`.
+/// The pattern (ECMA-262) of names of resources and hosts: a DNS label. [`is_dns_label`] judges by the same rule.
+pub const DNS_LABEL: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
+
+/// True for a name by [`DNS_LABEL`].
 pub fn is_dns_label(s: &str) -> bool {
     let b = s.as_bytes();
     let word = |c: &u8| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -138,7 +141,8 @@ pub fn is_dns_label(s: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_dns_label;
+    use super::{DNS_LABEL, is_dns_label};
+    use proptest::prelude::*;
 
     #[test]
     fn dns_labels() {
@@ -147,6 +151,24 @@ mod tests {
         }
         for bad in ["", "-a", "a-", "A", "a.b", "ä", &"a".repeat(64)] {
             assert!(!is_dns_label(bad), "{bad}");
+        }
+    }
+
+    fn by_pattern() -> impl Strategy<Value = String> {
+        let inside = DNS_LABEL.trim_start_matches('^').trim_end_matches('$');
+        proptest::string::string_regex(inside).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_pattern_has_is_a_name(name in by_pattern()) {
+            prop_assert!(is_dns_label(&name), "{name:?}");
+        }
+
+        #[test]
+        fn what_is_around_the_pattern_is_none(name in by_pattern(), around in "[^a-z0-9]", last in any::<bool>()) {
+            let wrong = if last { name + &around } else { around + &name };
+            prop_assert!(!is_dns_label(&wrong), "{wrong:?}");
         }
     }
 }

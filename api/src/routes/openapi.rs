@@ -12,15 +12,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::Method;
 use http::header::CONTENT_TYPE;
+use rhyzome_model::ids::DNS_LABEL;
 use rhyzome_model::kinds::Kind;
 use rhyzome_model::shown::ResourceState;
 use serde_json::{Map, Value, json};
 use std::sync::OnceLock;
 use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
-
-/// A DNS label.
-const NAME: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 
 /// See the module.
 pub fn endpoints() -> Vec<Endpoint> {
@@ -264,7 +262,7 @@ fn envelope(kind: &str) -> Value {
         "required": ["name", "spec"],
         "additionalProperties": false,
         "properties": {
-            "name": { "type": "string", "pattern": NAME },
+            "name": { "type": "string", "pattern": DNS_LABEL },
             "tags": { "type": "object", "additionalProperties": { "type": "string", "maxLength": 255 }, "maxProperties": 64 },
             "spec": { "$ref": format!("#/components/schemas/{kind}Spec") }
         }
@@ -278,7 +276,7 @@ fn merge_patch() -> Value {
         "description": "A JSON merge patch (RFC 7396): null takes a field away",
         "additionalProperties": false,
         "properties": {
-            "name": { "type": "string", "pattern": NAME },
+            "name": { "type": "string", "pattern": DNS_LABEL },
             "tags": { "type": ["object", "null"], "additionalProperties": { "type": ["string", "null"], "maxLength": 255 } },
             "spec": { "type": "object" }
         }
