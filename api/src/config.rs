@@ -13,6 +13,11 @@ pub struct ApiConfig {
     pub listen: SocketAddr,
     /// Largest body of a request, bytes.
     pub body_limit_bytes: usize,
+    /// How long a client may take to send the head of a request, from its connection or the head's first byte; who takes longer is
+    /// disconnected.
+    pub header_timeout: Span,
+    /// How long a connection is kept between two requests.
+    pub idle_timeout: Span,
     /// How long a request may take, the time that it asked to wait not counted.
     pub request_timeout: Span,
     /// Requests a second of one tenant; 0 is without end.
@@ -53,6 +58,8 @@ impl Default for ApiConfig {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             body_limit_bytes: 1024 * 1024,
+            header_timeout: Span::seconds(20),
+            idle_timeout: Span::minutes(2),
             request_timeout: Span::seconds(30),
             rate_per_second: 10_000,
             rate_burst: 20_000,

@@ -18,9 +18,8 @@ use crate::routes::table::router;
 use crate::wait::JobWatch;
 use rhyzome_nats::{Connection, NatsConfig, NatsError, Role};
 use rhyzome_runtime::tls::TlsError;
-use rhyzome_runtime::{Identity, Process, install_crypto, tls};
+use rhyzome_runtime::{Identity, Process, http, install_crypto, tls};
 use rhyzome_store::Store;
-use std::future::IntoFuture;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -54,9 +53,6 @@ pub enum ApiError {
         /// Why.
         source: std::io::Error,
     },
-    /// The server ended.
-    #[error("serve: {0}")]
-    Serve(std::io::Error),
     /// The ready file.
     #[error("ready file: {0}")]
     Ready(std::io::Error),
@@ -81,6 +77,10 @@ pub async fn run(
     let token = process.shutdown.token.clone();
     let issuers: Arc<dyn IssuerSource> = Arc::new(store.clone());
     let listen = config.listen;
+    let limits = http::Limits {
+        head: config.header_timeout.duration(),
+        idle: config.idle_timeout.duration(),
+    };
     let app = assemble(config, store, Some(nats), Some(identity), issuers, token.clone())?;
     let refused = |source| ApiError::Listen {
         address: listen,
@@ -88,13 +88,11 @@ pub async fn run(
     };
     let listener = TcpListener::bind(listen).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
-    let served = axum::serve(NoDelay(listener), router(app))
-        .with_graceful_shutdown(token.cancelled_owned())
-        .into_future();
+    let served = http::serve(listener, router(app), limits, token);
     process.ready(Some(address)).map_err(ApiError::Ready)?;
     tracing::info!(%address, "the API serves");
     tokio::select! {
-        served = served => served.map_err(ApiError::Serve),
+        () = served => Ok(()),
         () = process.shutdown.grace_over() => {
             tracing::warn!("requests were still open when the grace period ended");
             Ok(())
@@ -161,24 +159,4 @@ fn verifier(config: &ApiConfig, issuers: Arc<dyn IssuerSource>) -> Result<Verifi
         cache,
         config.token_leeway.duration(),
     ))
-}
-
-/// Small answers must not wait for each other (Nagle's algorithm).
-struct NoDelay(TcpListener);
-
-impl axum::serve::Listener for NoDelay {
-    type Io = tokio::net::TcpStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let (stream, address) = axum::serve::Listener::accept(&mut self.0).await;
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY");
-        }
-        (stream, address)
-    }
-
-    fn local_addr(&self) -> std::io::Result<Self::Addr> {
-        self.0.local_addr()
-    }
 }

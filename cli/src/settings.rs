@@ -118,6 +118,8 @@ fn fault(settings: &Settings) -> Option<(&'static str, String)> {
         return Some((key, format!("{count} is too few: 1 or more")));
     }
     let times = [
+        ("api.header_timeout", api.header_timeout.duration()),
+        ("api.idle_timeout", api.idle_timeout.duration()),
         ("api.request_timeout", api.request_timeout.duration()),
         ("api.wait_poll", api.wait_poll.duration()),
         ("scheduler.job_deadline", scheduler.job_deadline.duration()),

@@ -6,11 +6,13 @@
 //! - [`telemetry`] and [`trace`]: logs, metrics with a listener of their own, W3C trace context.
 //! - [`process`]: all of it in one value, which a role's `run` is handed.
 //! - [`fault`]: where a test ends a process, compiled to nothing without the feature `faults`.
+//! - [`http`]: serves HTTP to who doesn't keep it waiting.
 //! - [`part`]: a task without which a role is none.
 //! - [`ready`] and [`shutdown`]: how a process says that it serves, and how it is told to end.
 
 pub mod config;
 pub mod fault;
+pub mod http;
 pub mod part;
 pub mod pki;
 pub mod process;

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::http;
 use axum::Router;
 use axum::routing::get;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -155,13 +156,6 @@ pub async fn start_metrics(
             }
         }
     });
-    tokio::spawn(async move {
-        let served = axum::serve(listener, router)
-            .with_graceful_shutdown(token.cancelled_owned())
-            .await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the metrics listener ended");
-        }
-    });
+    tokio::spawn(http::serve(listener, router, http::Limits::default(), token));
     Ok(Metrics { handle, address })
 }

@@ -1,14 +1,21 @@
 //! What a refusal does to the connection: the body behind it wasn't read yet.
 
 use crate::common::{Api, nowhere};
+use rhyzome_runtime::http::{Limits, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 async fn connect() -> TcpStream {
     let api = Api::new(nowhere(), Vec::new());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, api.router).await });
+    tokio::spawn(serve(
+        listener,
+        api.router,
+        Limits::default(),
+        CancellationToken::new(),
+    ));
     TcpStream::connect(address).await.unwrap()
 }
 

@@ -21,7 +21,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use rhyzome_runtime::ready::{self, Ready};
-use rhyzome_runtime::telemetry;
+use rhyzome_runtime::{http, telemetry};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -82,9 +82,7 @@ pub(crate) async fn serve(configured: &Configured, args: &DevIssuerArgs) -> Resu
         },
     )?;
     tracing::info!(%address, "serving");
-    axum::serve(listener, router)
-        .with_graceful_shutdown(shutdown.token.cancelled_owned())
-        .await?;
+    http::serve(listener, router, http::Limits::default(), shutdown.token.clone()).await;
     Ok(())
 }
 
