@@ -167,6 +167,20 @@ mod tests {
     }
 
     #[test]
+    fn what_the_command_line_reads_of_the_environment_is_known() {
+        fn read(command: &clap::Command) -> Vec<String> {
+            let own = command.get_arguments().filter_map(clap::Arg::get_env);
+            let own = own.map(|name| name.to_string_lossy().into_owned());
+            own.chain(command.get_subcommands().flat_map(read)).collect()
+        }
+        let read = read(&<crate::args::Cli as clap::CommandFactory>::command());
+        assert!(!read.is_empty());
+        for name in read {
+            assert!(variables::OTHERS.contains(&name.as_str()), "{name}");
+        }
+    }
+
+    #[test]
     fn what_makes_no_sense_is_named_with_its_origin() {
         for (key, value) in [
             ("scheduler.tenant_running_cap", "-1"),

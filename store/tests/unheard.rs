@@ -63,7 +63,7 @@ async fn read_as_unheard(store: &Store) -> Vec<String> {
             .resource_list(&scope, Kind::Instance, &ResourceFilter::default(), &page)
             .await
             .unwrap();
-        for row in rows {
+        for row in rows.rows {
             let one = store.resource_by_id(row.id).await.unwrap().unwrap();
             assert_eq!(one.unheard_since, row.unheard_since, "{}", row.name);
             if row.unheard_since.is_some() {

@@ -146,12 +146,18 @@ pub async fn besides_of(
 /// A JSON response.
 pub fn json(status: StatusCode, document: &impl Serialize) -> Result<Response, Problem> {
     let body = serde_json::to_vec(document).map_err(|error| Problem::internal("response", &error))?;
-    let mut response = Response::new(axum::body::Body::from(body));
+    let mut response = json_text(body);
     *response.status_mut() = status;
+    Ok(response)
+}
+
+/// A response of what is JSON already: 200.
+pub fn json_text(text: Vec<u8>) -> Response {
+    let mut response = Response::new(axum::body::Body::from(text));
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
+    response
 }
 
 /// A header of our own making.

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `table` | every endpoint with what it needs; the router is made of it |
 //! | `resources` | `/v1/{kinds}` of every kind, and their actions |
+//! | `list` | `GET /v1/{kinds}`: a page, bounded in bytes |
 //! | `networks` | `/v1/networks/{id}/leases` |
 //! | `instances` | `/v1/instances/{id}/console` |
 //! | `jobs` | `/v1/jobs` |
@@ -20,6 +21,7 @@ pub mod hosts;
 pub mod instances;
 pub mod jobs;
 pub mod kinds;
+mod list;
 pub mod networks;
 pub mod openapi;
 pub mod resources;

@@ -122,7 +122,8 @@ fn operation_id(endpoint: &Endpoint) -> String {
 fn query_parameter(name: &str) -> Value {
     let schema = match name {
         "dry_run" => json!({ "type": "boolean" }),
-        "limit" => json!({ "type": "integer", "minimum": 1, "maximum": 500, "default": 50 }),
+        "limit" => json!({ "type": "integer", "minimum": 1, "maximum": 500, "default": 50,
+            "description": "At most so many: a page that has fewer, and a token for the next, ended by its size or by how many were looked at." }),
         "tail" => json!({ "type": "integer", "minimum": 1, "maximum": 10000, "default": 200 }),
         "wait" => json!({ "type": "integer", "minimum": 0, "maximum": 60 }),
         "deadline_seconds" => json!({ "type": "integer", "minimum": 1, "maximum": 2_592_000 }),

@@ -1,5 +1,6 @@
 //! `/v1/{kinds}`: create, list, read, patch, delete and the kind's actions, the same for every kind.
 
+use super::list::list;
 use super::table::{Answer, Body, Endpoint, Need};
 use crate::accept::change::{self, Ask, Terms};
 use crate::accept::{create, dry_run, ended, image_floor, refusal, reply};
@@ -7,8 +8,7 @@ use crate::ctx::{Ctx, deadline};
 use crate::extract::headers::{IfMatch, prefer_wait};
 use crate::extract::path::Path;
 use crate::problem::Problem;
-use crate::shapes::page::{self, LIMIT_DEFAULT, LIMIT_MAX, PageDoc};
-use crate::shapes::resource::{self, Beside, etag};
+use crate::shapes::resource::{self, etag};
 use axum::response::Response;
 use axum::routing::{delete, get, patch, post};
 use http::header::ETAG;
@@ -16,20 +16,15 @@ use http::{Method, StatusCode};
 use rhyzome_model::ids::{JobId, ResourceId};
 use rhyzome_model::job::Action;
 use rhyzome_model::kinds::Kind;
-use rhyzome_model::shown::ResourceState;
 use rhyzome_runtime::fault::{self, Point, Side};
 use rhyzome_store::accept::{AcceptedNow, Refusal};
-use rhyzome_store::resources::{Page, ResourceFilter};
 use rhyzome_store::rows::ResourceRow;
 use serde_json::Value;
-use std::collections::BTreeMap;
 
-const LIST: &[&str] = &["tag", "state", "name", "limit", "page_token", "tenant"];
+pub(super) const LIST: &[&str] = &["tag", "state", "name", "limit", "page_token", "tenant"];
 const READ: &[&str] = &["tenant"];
 const CHANGE: &[&str] = &["dry_run", "deadline_seconds"];
 const DELETE: &[&str] = &["dry_run"];
-/// Rows looked at for one page: filters that are judged here may pass over many.
-const LOOK_MAX: usize = 5_000;
 
 /// The endpoints of a kind.
 pub fn endpoints(kind: Kind) -> Vec<Endpoint> {
@@ -275,70 +270,4 @@ async fn remove(kind: Kind, id: String, ctx: Ctx) -> Result<Response, Problem> {
         now: deleted.now,
     };
     reply::accepted(&ctx, reply, prefer_wait(&ctx.headers)).await
-}
-
-async fn list(kind: Kind, ctx: Ctx) -> Result<Response, Problem> {
-    let mut query = ctx.query(LIST);
-    let mut filter = ResourceFilter {
-        name: query.text("name"),
-        tags: BTreeMap::new(),
-    };
-    for tag in query.many("tag") {
-        match tag.split_once(':') {
-            Some((key, value)) if !key.is_empty() => {
-                let before = filter.tags.insert(key.to_owned(), value.to_owned());
-                if before.is_some_and(|b| b != value) {
-                    query.fault("tag", format!("{key:?} can't have two values"));
-                }
-            }
-            Some(_) | None => query.fault("tag", format!("{tag:?} is not KEY:VALUE")),
-        }
-    }
-    let states: Vec<&str> = ResourceState::ALL.iter().map(|s| s.as_str()).collect();
-    let wanted = format!("one of {}", states.join(", "));
-    let state = query.parsed("state", &wanted, ResourceState::parse);
-    let limit = query.number("limit", 1..=LIMIT_MAX).unwrap_or(LIMIT_DEFAULT) as usize;
-    let mut after = query.parsed("page_token", "a token of a page", page::after);
-    let tenant = query.text("tenant");
-    query.finish()?;
-    let scope = ctx.scope(tenant).await?;
-
-    // The shown state is computed and scopes may be limited, so both are judged here, over as many rows as it takes.
-    let judged = state.is_some() || !ctx.caller.reads_all(kind.as_str());
-    let step = if judged { LIMIT_MAX } else { limit as i64 + 1 };
-    let mut rows: Vec<ResourceRow> = Vec::new();
-    let mut looked = 0;
-    let more = loop {
-        let found = ctx
-            .app
-            .store
-            .resource_list(&scope, kind, &filter, &Page { after, limit: step })
-            .await?;
-        looked += found.looked;
-        rows.extend(found.rows.into_iter().filter(|row| {
-            state.is_none_or(|s| resource::state(row) == s)
-                && ctx
-                    .caller
-                    .may(kind.as_str(), "read", Some(&row.id.to_string()), &row.tags)
-        }));
-        if rows.len() > limit {
-            rows.truncate(limit);
-            break rows.last().map(|row| (row.created_at, row.id.0));
-        }
-        if found.next.is_none() || looked >= LOOK_MAX {
-            break found.next;
-        }
-        after = found.next;
-    };
-    let besides = reply::besides(&ctx, kind, &rows).await?;
-    let (reader, nothing) = (ctx.reader(), Beside::default());
-    let document = |row| resource::document(row, besides.get(&row.id).unwrap_or(&nothing), reader);
-    let items = rows.iter().map(document).collect();
-    reply::json(
-        StatusCode::OK,
-        &PageDoc {
-            items,
-            next_page_token: more.map(page::token),
-        },
-    )
 }

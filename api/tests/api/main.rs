@@ -16,6 +16,7 @@ mod contract;
 mod dry;
 mod held;
 mod jobs;
+mod large;
 mod later;
 mod quota;
 mod replays;
