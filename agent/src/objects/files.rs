@@ -33,6 +33,7 @@ impl Layout {
             &layout.claims(),
             &layout.disks(),
             &layout.instances(),
+            &layout.users(),
         ] {
             make_folder(folder)?;
         }
@@ -87,6 +88,15 @@ impl Layout {
 
     pub(crate) fn instance(&self, id: ResourceId) -> PathBuf {
         self.instances().join(id.to_string())
+    }
+
+    /// Which user each guest has.
+    pub(crate) fn users(&self) -> PathBuf {
+        self.root.join("users")
+    }
+
+    pub(crate) fn user_record(&self, id: ResourceId) -> PathBuf {
+        self.users().join(format!("{id}.json"))
     }
 }
 

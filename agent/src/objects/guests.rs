@@ -219,7 +219,7 @@ impl Guests {
     ) -> Result<(), StepError> {
         let file = self.layout.disk(id);
         let disk = self.disks.bootable(id)?;
-        let identity = self.users.of(&self.owner, id);
+        let identity = self.users.of(id)?;
         let folder = self.run_folder(id);
         // What the definition says can be made again, and whoever put files back need not know whose they are.
         instance::ensure_seed(&self.layout, definition, identity)?;

@@ -148,7 +148,7 @@ impl Instances {
         let id = action.instance;
         let before = self.get(id)?;
         let folder = self.layout().instance(id);
-        let identity = self.guests.users.of(&self.guests.owner, id);
+        let identity = self.guests.users.of(id)?;
         let run_folder = folder.join("run");
         files::make_folder(&run_folder)?;
         files::make_folder(&folder)?;
@@ -207,6 +207,7 @@ impl Instances {
             self.guests.end_all(id).await?;
         }
         files::remove_folder(&self.layout().instance(id))?;
+        self.guests.users.let_go(id)?;
         Ok(said("the guest is off and gone"))
     }
 

@@ -8,7 +8,8 @@
 //! | `disk` | root disks |
 //! | `instance`, `seed` | definitions of guests, and what cloud-init finds |
 //! | `guests`, `watching`, `pausing`, `adopting`, `strays`, `taps`, `run_state`, `qemu`, `qmp`, `console` | guests' processes, what happens to them by itself, their taps, their record, QEMU's arguments and monitor, what they said |
-//! | `accel`, `cgroup`, `users`, `capacity` | what this machine can do |
+//! | `accel`, `cgroup`, `capacity` | what this machine can do |
+//! | `users` | which user each guest's process is |
 //! | `spawn`, `process`, `files`, `logs`, `locks` | programs, processes, files, what programs say and locks |
 
 mod accel;

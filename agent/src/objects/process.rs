@@ -74,6 +74,18 @@ pub(crate) fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
+/// Who a process is (its real user; proc(5)'s `status`); none where it has ended.
+pub(crate) fn user_of(pid: i32) -> io::Result<Option<u32>> {
+    let path = format!("/proc/{pid}/status");
+    let Some(text) = unless_gone(fs::read_to_string(&path))? else {
+        return Ok(None);
+    };
+    let line = text.lines().find_map(|l| l.strip_prefix("Uid:"));
+    let uid = line.and_then(|l| l.split_whitespace().next()?.parse().ok());
+    uid.map(Some)
+        .ok_or_else(|| io::Error::other(format!("{path} doesn't say whose it is")))
+}
+
 /// The machine's present start. It is asked for once: it can't change while this process lives.
 pub(crate) fn boot_id() -> io::Result<&'static str> {
     static BOOT: OnceLock<String> = OnceLock::new();

@@ -128,7 +128,7 @@ impl RealDriver {
         for tool in ["qemu-system-x86_64", "qemu-img", "prlimit", "setsid"] {
             spawn::find_tool(tool)?;
         }
-        let users = Users::probe(self.layout.root());
+        let users = Users::open(self.layout.clone(), &self.owner)?;
         let networking = self.networking().await;
         let accelerator = match self.config.accelerator {
             Choice::Fixed(accelerator) => accelerator,
@@ -227,7 +227,11 @@ impl RealDriver {
             Action::EnsureImage(a) => parts.images.ensure(a, &context.cancel).await,
             Action::DropImage(a) => parts.images.release(a).await,
             Action::EnsureDisk(a) => self.ensure_disk(parts, a).await,
-            Action::RemoveDisk(a) => parts.disks.remove(a),
+            Action::RemoveDisk(a) => {
+                let gone = parts.disks.remove(a)?;
+                parts.guests.users.let_go(a.disk)?;
+                Ok(gone)
+            }
             Action::EnsureInstance(a) => parts.instances.ensure(a).await,
             Action::RemoveInstance(a) => parts.instances.remove(a.instance, context).await,
             Action::SetPower(a) => parts.instances.set_power(a, context).await,
@@ -238,7 +242,7 @@ impl RealDriver {
     /// A disk that grows does so in the guest that has it open.
     async fn ensure_disk(&self, parts: &Parts, action: &EnsureDisk) -> Result<Effect, StepError> {
         // A root disk has its instance's id, and so its instance's user.
-        let owner = parts.guests.users.of(&self.owner, action.disk);
+        let owner = parts.guests.users.of(action.disk)?;
         let Some(size_gib) = parts.disks.ensure(action, &parts.images, owner).await? else {
             return Ok(Effect {
                 detail: "the disk is there".to_owned(),

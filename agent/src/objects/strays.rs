@@ -19,7 +19,9 @@ const DELETED: &str = " (deleted)";
 
 /// Every guest's process that runs in a folder below `instances`, there or gone. An error where not all processes could be looked at: one
 /// that isn't seen may be started once more.
-pub(super) fn running(instances: &Path) -> Result<BTreeMap<ResourceId, Vec<ProcessId>>, StepError> {
+pub(in crate::objects) fn running(
+    instances: &Path,
+) -> Result<BTreeMap<ResourceId, Vec<ProcessId>>, StepError> {
     let look = || -> io::Result<_> {
         let mut all: BTreeMap<ResourceId, Vec<ProcessId>> = BTreeMap::new();
         let instances = absolute(instances);

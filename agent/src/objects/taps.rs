@@ -29,7 +29,7 @@ impl Guests {
         let Some(home) = self.home(definition) else {
             return Ok(());
         };
-        let owner = self.users.of(&self.owner, id).map_or(0, |i| i.uid);
+        let owner = self.users.of(id)?.map_or(0, |i| i.uid);
         for nic in &definition.interfaces {
             let _network = self.locks.take(ObjectKind::Network, nic.network).await;
             self.networks.revive(nic.network).await?;
