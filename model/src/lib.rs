@@ -13,6 +13,7 @@
 //! | `check` | what the books are checked for, and hosts' inventories against Postgres |
 //! | `change` | what happened to a thing, as those who watch are told |
 //! | `shown` | the state a user reads, computed from intent, applied, observed and the active job |
+//! | `text` | what somebody else said, made fit for logs, answers and rows |
 
 pub mod change;
 pub mod check;
@@ -25,3 +26,4 @@ pub mod quota;
 pub mod schema;
 pub mod shown;
 pub mod step;
+pub mod text;

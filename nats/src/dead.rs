@@ -10,11 +10,14 @@ use crate::{Connection, Delivery, subjects};
 use async_nats::jetstream::message::StreamMessage;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use rhyzome_model::text::{Form, cleaned};
 use rhyzome_proto::convert::WireError;
 use rhyzome_proto::job::Order;
 
 /// Header with a sentence why.
 pub const WHY: &str = "Rhyzome-Why";
+/// Characters of that sentence; more is cut off.
+const LONGEST_WHY: usize = 500;
 /// Header with the subject that it was published to.
 pub const SUBJECT: &str = "Rhyzome-Subject";
 
@@ -58,7 +61,7 @@ pub async fn publish(
         payload,
     );
     // Header values are lines.
-    let why: String = why.chars().filter(|c| !c.is_control()).take(500).collect();
+    let why = cleaned(why, Form::Line, LONGEST_WHY).into_owned();
     letter.headers = vec![(WHY, why), (SUBJECT, subject.to_owned())];
     connection.publish(&letter).await
 }

@@ -1,9 +1,11 @@
 //! What agents and workers say, made fit to be kept: guests' monitors and whoever took over a hypervisor speak through them. PostgreSQL
 //! takes no NUL in texts and JSON, and a row that it refuses must not hold up its neighbours.
 
+use rhyzome_model::text::{Form, cleaned};
 use rhyzome_proto::agent::{GuestSeen, HostCapacity, HostHello};
 use rhyzome_proto::event::Report;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Characters of one text; more is cut off.
@@ -14,26 +16,23 @@ const FIGURES: usize = 32;
 const NUL: &[u8] = br"\u0000";
 
 /// A text without control characters but line ends and tabs, and not too long.
-pub(crate) fn text(said: &str) -> String {
-    let told = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
-    said.chars().filter(told).take(TEXT).collect()
-}
-
-fn is_fit(said: &str) -> bool {
-    said.len() <= TEXT && !said.bytes().any(|b| b.is_ascii_control())
+pub(crate) fn text(said: &str) -> Cow<'_, str> {
+    cleaned(said, Form::Lines, TEXT)
 }
 
 fn make_fit(said: &mut String) {
-    if !is_fit(said) {
-        *said = text(said);
+    if let Cow::Owned(fit) = text(said) {
+        *said = fit;
     }
 }
 
 /// A document whose texts and names are fit.
 pub(crate) fn document(said: Value) -> Value {
     match said {
-        Value::String(said) if is_fit(&said) => Value::String(said),
-        Value::String(said) => Value::String(text(&said)),
+        Value::String(mut said) => {
+            make_fit(&mut said);
+            Value::String(said)
+        }
         Value::Array(all) => all.into_iter().map(document).collect(),
         Value::Object(fields) => {
             let fields: Map<String, Value> = fields
@@ -81,7 +80,7 @@ pub(crate) fn guest(seen: &GuestSeen) -> Value {
     let figures: BTreeMap<String, f64> = seen
         .metrics
         .iter()
-        .filter(|(name, figure)| is_fit(name) && figure.is_finite())
+        .filter(|(name, figure)| cleaned(name, Form::Line, TEXT) == name.as_str() && figure.is_finite())
         .map(|(name, figure)| (name.clone(), *figure))
         .take(FIGURES)
         .collect();
@@ -91,12 +90,14 @@ pub(crate) fn guest(seen: &GuestSeen) -> Value {
 /// A host's labels.
 pub(crate) fn labels(capacity: &HostCapacity) -> BTreeMap<String, String> {
     let labels = capacity.labels.iter();
-    labels.map(|(name, value)| (text(name), text(value))).collect()
+    labels
+        .map(|(name, value)| (text(name).into_owned(), text(value).into_owned()))
+        .collect()
 }
 
 /// The ledger that an agent has.
 pub(crate) fn ledger(hello: &HostHello) -> String {
-    text(&hello.ledger_id)
+    text(&hello.ledger_id).into_owned()
 }
 
 #[cfg(test)]

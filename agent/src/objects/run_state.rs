@@ -13,6 +13,7 @@ use super::process::ProcessId;
 use crate::driver::SeenPower;
 use rhyzome_model::ids::JobId;
 use rhyzome_model::kinds::{Power, RestartPolicy};
+use rhyzome_model::text::{Form, cleaned};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -164,10 +165,7 @@ impl RunState {
 
 /// A word of a record as others may have it: records hold what a monitor said, and Postgres takes no NUL.
 fn shown(why: &str) -> String {
-    why.chars()
-        .filter(|c| !c.is_control())
-        .take(LONGEST_WORD)
-        .collect()
+    cleaned(why, Form::Line, LONGEST_WORD).into_owned()
 }
 
 #[cfg(test)]
@@ -212,7 +210,7 @@ mod tests {
             ended: Ended::Crashed(format!("the guest ended: a\u{0}b\n{}", "c".repeat(1000))),
             ..RunState::default()
         };
-        assert!(run.detail().starts_with("the guest ended: abcc"));
+        assert!(run.detail().starts_with("the guest ended: ab cc"));
         assert_eq!(run.detail().chars().count(), LONGEST_WORD);
         assert_eq!(run.last_crash(), Some(run.detail()));
     }
