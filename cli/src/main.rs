@@ -12,6 +12,7 @@ mod settings;
 mod up;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -21,6 +22,9 @@ use crate::args::{Cli, Command};
 /// Made for many small strings and documents that one thread makes and another drops, as all roles have them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long an agent that is ending waits for what its threads are doing.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -55,7 +59,13 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Api(args) => threads(&args.process)?.block_on(roles::api(&configured, &args))?,
         Command::Scheduler(args) => threads(&args.process)?.block_on(roles::scheduler(&configured, &args))?,
         Command::Worker(args) => threads(&args.process)?.block_on(roles::worker(&configured, &args))?,
-        Command::Agent(args) => threads(&args.process)?.block_on(roles::agent(&configured, &args))?,
+        Command::Agent(args) => {
+            let runtime = threads(&args.process)?;
+            let ended = runtime.block_on(roles::agent(&configured, &args));
+            // What hangs in the host's storage would be waited for without end.
+            runtime.shutdown_timeout(LAST_WORDS);
+            ended?;
+        }
         Command::DevIssuer(args) => threads(&args.process)?.block_on(issuer::serve(&configured, &args))?,
         Command::Migrate(args) => single()?.block_on(migrate::run(&configured, &args))?,
         Command::Token(args) => issuer::token::print(&args)?,

@@ -2,6 +2,7 @@
 //!
 //! One whose monitor doesn't answer goes on, and is asked again by itself for as long as it runs and nobody holds it.
 
+use super::aside::aside;
 use super::files::{self, storage};
 use super::guests::{Guests, Phase, QUITS_WITHIN, connect};
 use super::process::ProcessId;
@@ -67,7 +68,9 @@ impl Guests {
                 let mut pause = FIRST_PAUSE;
                 loop {
                     tokio::time::sleep(pause).await;
-                    match guests.adopt_again(id).await {
+                    let for_try = Arc::clone(&guests);
+                    let tried = aside(&guests.tasks, async move { for_try.adopt_again(id).await });
+                    match tried.await {
                         Ok(true) => return,
                         Ok(false) => tracing::debug!(instance = %id, "a guest's monitor still doesn't answer"),
                         Err(error) => {

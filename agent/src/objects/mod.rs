@@ -10,11 +10,13 @@
 //! | `guests`, `watching`, `pausing`, `adopting`, `strays`, `taps`, `run_state`, `qemu`, `qmp`, `console` | guests' processes, what happens to them by itself, their taps, their record, QEMU's arguments and monitor, what they said |
 //! | `accel`, `cgroup`, `capacity` | what this machine can do |
 //! | `users` | which user each guest's process is |
+//! | `aside` | work that may block, off the runtime's threads |
 //! | `spawn`, `process`, `files`, `logs`, `locks` | programs, processes, files, what programs say and locks |
 
 mod accel;
 mod address;
 mod adopting;
+mod aside;
 mod capacity;
 mod cgroup;
 mod console;

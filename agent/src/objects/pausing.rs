@@ -8,6 +8,7 @@
 //!                     └──┘ growing pause     └──── STOP ──▶ paused
 //! ```
 
+use super::aside::aside;
 use super::guests::{Guests, Live, qmp_failed};
 use super::run_state::Ended;
 use super::watching::{FIRST_PAUSE, doubled};
@@ -183,12 +184,15 @@ impl Guests {
         self.tasks.spawn(part::guard("a guest's pause", async move {
             let ending = guests.ending.clone();
             let work = async {
-                let _lock = guests.locks.take(ObjectKind::Instance, id).await;
-                match guests.run_state(id) {
-                    Ok(run) => guests.tell(id, &run),
-                    Err(error) => {
-                        tracing::warn!(instance = %id, %error, inside = error.inside, "a guest's pause can't be told");
-                    }
+                let lock = guests.locks.take(ObjectKind::Instance, id).await;
+                let for_look = Arc::clone(&guests);
+                let told = aside(&guests.tasks, async move {
+                    let told = for_look.run_state(id).map(|run| for_look.tell(id, &run));
+                    drop(lock);
+                    told
+                });
+                if let Err(error) = told.await {
+                    tracing::warn!(instance = %id, %error, inside = error.inside, "a guest's pause can't be told");
                 }
             };
             tokio::select! {

@@ -4,18 +4,22 @@
 //! same folder adopts them.
 
 mod driver;
+mod looks;
+mod parts;
 mod start;
 
+use looks::Looks;
+use parts::Parts;
 use start::{identity, lock_folder, look};
 
 use super::accel;
 use super::address::AllowList;
-use super::capacity;
+use super::aside::aside;
 use super::cgroup::Hierarchy;
 use super::disk::Disks;
 use super::fetch::FetchRules;
 use super::files::{self, Layout};
-use super::guests::{self, CGROUPS, Guests};
+use super::guests::{CGROUPS, Guests};
 use super::image::Images;
 use super::instance::{Instances, StopOutcome};
 use super::locks::Locks;
@@ -24,14 +28,13 @@ use super::network::{Networking, Networks};
 use super::settings::{Choice, RealConfig};
 use super::spawn;
 use super::users::Users;
-use crate::driver::{Capacity, Effect, GuestSeen, Held, Load, Seen, SeenPower, StepContext, StepError};
+use crate::driver::{Effect, GuestSeen, Seen, StepContext, StepError};
 use nix::fcntl::Flock;
-use rhyzome_model::ids::ResourceId;
 use rhyzome_model::job::ErrorClass;
-use rhyzome_model::step::{Action, EnsureDisk, ObjectKind};
+use rhyzome_model::step::{Action, ObjectKind};
 use rhyzome_runtime::part;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
@@ -44,15 +47,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Changes of guests kept for a slow listener.
 const CHANGES: usize = 1024;
 
-/// What is known after the start.
-struct Parts {
-    networks: Arc<Networks>,
-    images: Images,
-    disks: Arc<Disks>,
-    guests: Arc<Guests>,
-    instances: Instances,
-}
-
 /// See the module.
 pub struct RealDriver {
     config: RealConfig,
@@ -64,6 +58,7 @@ pub struct RealDriver {
     tasks: TaskTracker,
     ending: CancellationToken,
     told: AtomicBool,
+    looks: Looks,
     parts: OnceCell<Arc<Parts>>,
     _alone: Flock<File>,
 }
@@ -98,6 +93,7 @@ impl RealDriver {
             tasks: TaskTracker::new(),
             ending: CancellationToken::new(),
             told: AtomicBool::new(false),
+            looks: Looks::default(),
             parts: OnceCell::new(),
             _alone: alone,
         })
@@ -170,6 +166,7 @@ impl RealDriver {
         guests.adopt_all().await?;
         let instances = Instances::new(Arc::clone(&guests));
         let parts = Arc::new(Parts {
+            config: self.config.clone(),
             networks,
             images,
             disks,
@@ -199,7 +196,7 @@ impl RealDriver {
 
     /// Looks now and then at what nobody tells us of.
     fn look_after(&self, parts: Arc<Parts>) {
-        let (locks, ending, layout) = (Arc::clone(&self.locks), self.ending.clone(), self.layout.clone());
+        let (tasks, ending) = (self.tasks.clone(), self.ending.clone());
         self.tasks.spawn(part::guard("what runs", async move {
             let mut turn = 0_usize;
             while tokio::time::timeout(LOOK_EVERY, ending.cancelled())
@@ -207,7 +204,12 @@ impl RealDriver {
                 .is_err()
             {
                 turn = turn.wrapping_add(1);
-                for error in look(&parts, &locks, &layout, turn).await {
+                let parts = Arc::clone(&parts);
+                let looked = aside(&tasks, async move { look(&parts, turn).await });
+                let Some(errors) = ending.run_until_cancelled(looked).await else {
+                    return;
+                };
+                for error in errors {
                     tracing::warn!(%error, inside = error.inside, "looking after what runs");
                 }
             }
@@ -215,67 +217,26 @@ impl RealDriver {
     }
 
     async fn do_action(&self, context: &StepContext, action: &Action) -> Result<Effect, StepError> {
-        let parts = self.parts()?;
+        let parts = Arc::clone(self.parts()?);
         let (kind, id) = action.object();
-        let _lock = tokio::select! {
+        let lock = tokio::select! {
             () = context.cancel.cancelled() => return Err(super::fetch::cancelled()),
             lock = self.locks.take(kind, id) => lock,
         };
-        match action {
-            Action::EnsureNetwork(a) => parts.networks.ensure(a).await,
-            Action::DropNetwork(a) => parts.networks.release(a).await,
-            Action::EnsureImage(a) => parts.images.ensure(a, &context.cancel).await,
-            Action::DropImage(a) => parts.images.release(a).await,
-            Action::EnsureDisk(a) => self.ensure_disk(parts, a).await,
-            Action::RemoveDisk(a) => {
-                let gone = parts.disks.remove(a)?;
-                parts.guests.users.let_go(a.disk)?;
-                Ok(gone)
-            }
-            Action::EnsureInstance(a) => parts.instances.ensure(a).await,
-            Action::RemoveInstance(a) => parts.instances.remove(a.instance, context).await,
-            Action::SetPower(a) => parts.instances.set_power(a, context).await,
-            Action::Reboot(a) => parts.instances.reboot(a, context).await,
-        }
-    }
-
-    /// A disk that grows does so in the guest that has it open.
-    async fn ensure_disk(&self, parts: &Parts, action: &EnsureDisk) -> Result<Effect, StepError> {
-        // A root disk has its instance's id, and so its instance's user.
-        let owner = parts.guests.users.of(action.disk)?;
-        let Some(size_gib) = parts.disks.ensure(action, &parts.images, owner).await? else {
-            return Ok(Effect {
-                detail: "the disk is there".to_owned(),
-                ..Effect::default()
-            });
-        };
-        let _instance = self.locks.take(ObjectKind::Instance, action.disk).await;
-        match parts.guests.live(action.disk) {
-            Some(live) => guests::grow_running(&live, size_gib).await?,
-            None => parts.disks.grow_file(action.disk, size_gib, owner).await?,
-        }
-        parts.disks.grown(action.disk, size_gib)?;
-        Ok(Effect {
-            detail: format!("the disk has grown to {size_gib} GiB"),
-            ..Effect::default()
-        })
+        let (context, action) = (context.clone(), action.clone());
+        let done = aside(&self.tasks, async move {
+            let done = parts.make_so(&context, &action).await;
+            drop(lock);
+            done
+        });
+        done.await
     }
 
     async fn look_at(&self, context: &StepContext, action: &Action) -> Result<Seen, StepError> {
-        let parts = self.parts()?;
-        let gone = |gone: bool| if gone { Seen::StillSo } else { Seen::NotSo };
-        match action {
-            Action::EnsureNetwork(a) => parts.networks.observe(a).await,
-            Action::DropNetwork(a) => Ok(gone(!parts.networks.holds(a)?)),
-            Action::EnsureImage(a) => parts.images.observe(a),
-            Action::DropImage(a) => Ok(gone(!parts.images.holds(a)?)),
-            Action::EnsureDisk(a) => parts.disks.observe(a),
-            Action::RemoveDisk(a) => Ok(gone(parts.disks.is_gone(a.disk))),
-            Action::EnsureInstance(a) => parts.instances.observe(a),
-            Action::RemoveInstance(a) => Ok(gone(parts.instances.is_gone(a.instance)?)),
-            Action::SetPower(a) => parts.instances.observe_power(a),
-            Action::Reboot(a) => parts.instances.observe_reboot(a, context),
-        }
+        let parts = Arc::clone(self.parts()?);
+        let (context, action) = (context.clone(), action.clone());
+        let looked = aside(&self.tasks, async move { parts.look_at(&context, &action).await });
+        looked.await
     }
 
     /// Ends every guest in order, all at once, and takes the networks down; what they shall be stays written.
@@ -310,55 +271,5 @@ impl RealDriver {
             }
         }
         failed.map_or(Ok(stopped), Err)
-    }
-
-    fn list(&self) -> Result<Vec<Held>, StepError> {
-        let parts = self.parts()?;
-        let mut all = parts.networks.inventory()?;
-        all.extend(parts.images.inventory()?);
-        all.extend(parts.disks.inventory()?);
-        all.extend(parts.instances.inventory()?);
-        Ok(all)
-    }
-
-    fn measure(&self) -> Result<Capacity, StepError> {
-        let guests = &self.parts()?.guests;
-        let mut labels = self.config.labels.clone();
-        labels
-            .entry("limits".to_owned())
-            .or_insert_with(|| guests.hierarchy.as_str().to_owned());
-        Ok(Capacity {
-            vcpus: capacity::processors(),
-            memory_mib: capacity::memory_mib()
-                .0
-                .saturating_sub(self.config.memory_reserve_mib),
-            disk_gib: capacity::disk_gib(&self.layout, self.config.disk_reserve_gib)?,
-            labels,
-            driver: "qemu".to_owned(),
-            accelerator: guests.accelerator.as_str().to_owned(),
-            networking: guests.networking.as_str().to_owned(),
-        })
-    }
-
-    fn weigh(&self) -> Result<Load, StepError> {
-        let (all, free) = capacity::memory_mib();
-        let running = self
-            .parts()?
-            .instances
-            .look()?
-            .iter()
-            .filter(|g| g.power == SeenPower::On)
-            .count();
-        Ok(Load {
-            load1: capacity::load1(),
-            memory_used_mib: all.saturating_sub(free),
-            disk_used_gib: capacity::disk_used_gib(&self.layout),
-            guests_running: u32::try_from(running).unwrap_or(u32::MAX),
-        })
-    }
-
-    /// The folder of an instance that is here.
-    fn console_folder(&self, instance: ResourceId) -> Option<PathBuf> {
-        Some(self.layout.instance(instance)).filter(|folder| folder.is_dir())
     }
 }

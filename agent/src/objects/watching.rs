@@ -3,6 +3,7 @@
 //! One task watches each guest that runs. It takes the instance's lock only after the process is gone, so an operation that waits
 //! for the end holds the lock meanwhile, and finds in the record whether the end was noted.
 
+use super::aside::aside;
 use super::files;
 use super::guests::{Guests, Live, Phase, quit};
 use super::instance;
@@ -129,11 +130,26 @@ impl Guests {
         phase.send_replace(Phase::Gone);
         // Nobody else would look whether it is to be started again.
         let mut pause = FIRST_PAUSE;
-        while let Err(error) = self.after_end(id, &live.process, &ended, uptime).await {
+        while let Err(error) = self.note_end(id, &live.process, &ended, uptime).await {
             tracing::error!(instance = %id, %error, inside = error.inside, "a guest's end could not be noted; again");
             tokio::time::sleep(pause).await;
             pause = doubled(pause);
         }
+    }
+
+    /// [`Self::after_end`], aside.
+    async fn note_end(
+        self: &Arc<Self>,
+        id: ResourceId,
+        process: &ProcessId,
+        ended: &Ended,
+        uptime: f64,
+    ) -> Result<(), StepError> {
+        let (guests, process, ended) = (Arc::clone(self), process.clone(), ended.clone());
+        let noted = aside(&self.tasks, async move {
+            guests.after_end(id, &process, &ended, uptime).await
+        });
+        noted.await
     }
 
     /// Looks whether a guest stopped; one that can't go on is told to quit, and this is its end.
@@ -206,9 +222,13 @@ impl Guests {
                     if guests.later().get(&id) != Some(&turn) {
                         return;
                     }
-                    let Err(error) = guests.start_if_wanted(id).await else { break };
-                    tracing::warn!(instance = %id, %error, inside = error.inside, "a guest that should run could not be started");
-                    pause = guests.after_failed_start(id, pause).await;
+                    let for_start = Arc::clone(&guests);
+                    let tried = aside(
+                        &guests.tasks,
+                        async move { for_start.try_to_start(id, pause).await },
+                    );
+                    let Err(longer) = tried.await else { break };
+                    pause = longer;
                 }
                 let mut later = guests.later();
                 if later.get(&id) == Some(&turn) {
@@ -224,6 +244,15 @@ impl Guests {
 
     fn later(&self) -> MutexGuard<'_, HashMap<ResourceId, u64>> {
         self.later.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a guest if it should run; where that fails, the pause before another try.
+    async fn try_to_start(self: &Arc<Self>, id: ResourceId, last: Duration) -> Result<(), Duration> {
+        let Err(error) = self.start_if_wanted(id).await else {
+            return Ok(());
+        };
+        tracing::warn!(instance = %id, %error, inside = error.inside, "a guest that should run could not be started");
+        Err(self.after_failed_start(id, last).await)
     }
 
     async fn start_if_wanted(self: &Arc<Self>, id: ResourceId) -> Result<(), StepError> {

@@ -1,13 +1,15 @@
 //! A scheduler's watch of one host: hello, capacity and inventory at once, then heartbeats, guests' changes and what is asked for.
 //!
-//! Any number of watches of a host may be open. What takes long (an inventory) holds up neither heartbeats nor the scheduler's
-//! word, and is made once at a time. The watch ends when the scheduler goes, or the agent.
+//! Any number of watches of a host may be open. What is looked at (`looks`) holds up neither heartbeats nor the scheduler's word, however
+//! long it takes. The watch ends when the scheduler goes, or the agent.
 
 use super::guests::{GuestHub, Heard};
 use super::inventory;
+use super::looks::{Look, Looked, Looks};
 use super::service::WatchSettings;
 use crate::apply::{Engine, Refusal};
-use crate::driver::{Capacity, GuestSeen, SeenPower};
+use crate::driver::{Capacity, GuestSeen, SeenPower, StepError};
+use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{Epoch, Fence, HostName, ResourceId};
 use rhyzome_proto::agent::{HostReport, WatchControl, host_report::Report};
 use std::collections::HashMap;
@@ -47,53 +49,8 @@ async fn send(out: &Out, what: Report) -> Result<(), Gone> {
 #[derive(Default)]
 struct Told {
     capacity: Option<Capacity>,
-    guests: HashMap<ResourceId, SeenPower>,
-}
-
-/// The inventories of a watch, beside it: they may take long. Whoever asks while one is made gets another, made after it.
-#[derive(Default)]
-struct Inventories {
-    /// The one that is being made; ended with the watch.
-    making: JoinSet<()>,
-    /// Somebody asked since it was begun.
-    again: bool,
-}
-
-impl Inventories {
-    fn ask(&mut self, watch: &Watch, out: &Out) {
-        if self.making.is_empty() {
-            self.making.spawn(tell_inventory(
-                watch.engine.clone(),
-                watch.host.clone(),
-                out.clone(),
-            ));
-        } else {
-            self.again = true;
-        }
-    }
-
-    /// Returns when one was made; pending while none is.
-    async fn made(&mut self) {
-        if self.making.join_next().await.is_none() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    fn ask_again(&mut self, watch: &Watch, out: &Out) {
-        if std::mem::take(&mut self.again) {
-            self.ask(watch, out);
-        }
-    }
-}
-
-async fn tell_inventory(engine: Arc<Engine>, host: HostName, out: Out) {
-    match inventory::inventory(&engine, &host).await {
-        // A watch that ended meanwhile needs none.
-        Ok(inventory) => drop(send(&out, Report::Inventory(inventory)).await),
-        Err(error) => {
-            tracing::warn!(%host, %error, inside = error.inside, "what the host holds can't be told");
-        }
-    }
+    /// As they were, and when.
+    guests: HashMap<ResourceId, (SeenPower, DateTime<Utc>)>,
 }
 
 impl Watch {
@@ -122,26 +79,26 @@ impl Watch {
             self.settings.heartbeat,
             out.clone(),
         ));
-        self.tell_capacity(&mut told, out).await?;
-        let mut inventories = Inventories::default();
-        inventories.ask(self, out);
-        self.tell_guests(&mut told, out).await?;
+        let mut looks = Looks::new(self.engine.clone(), self.host.clone());
+        for look in [Look::Capacity, Look::Inventory, Look::Guests] {
+            looks.ask(look);
+        }
         let mut capacity = later(CAPACITY_LOOK);
         let mut guests = later(self.settings.guest_refresh);
         loop {
             tokio::select! {
                 control = controls.next() => match control {
-                    Some(Ok(control)) => self.obey(&control, &mut inventories, out).await?,
+                    Some(Ok(control)) => self.obey(&control, &mut looks, out).await?,
                     Some(Err(_)) | None => return Err(Gone),
                 },
                 change = heard.recv() => match change {
                     Some(Heard::Guest(guest)) => self.tell_guest(&guest, &mut told, out).await?,
-                    Some(Heard::Missed) => self.tell_guests(&mut told, out).await?,
+                    Some(Heard::Missed) => looks.ask(Look::Guests),
                     None => return Err(Gone),
                 },
-                () = inventories.made() => inventories.ask_again(self, out),
-                _ = guests.tick() => self.tell_guests(&mut told, out).await?,
-                _ = capacity.tick() => self.tell_capacity(&mut told, out).await?,
+                looked = looks.made() => self.tell(looked, &mut told, out).await?,
+                _ = guests.tick() => looks.keep_fresh(Look::Guests),
+                _ = capacity.tick() => looks.keep_fresh(Look::Capacity),
                 () = self.shutdown.cancelled() => {
                     // The scheduler may be gone too.
                     let _ = out.send(Err(Status::unavailable("the agent is ending"))).await;
@@ -153,12 +110,7 @@ impl Watch {
     }
 
     /// What the scheduler says.
-    async fn obey(
-        &self,
-        control: &WatchControl,
-        inventories: &mut Inventories,
-        out: &Out,
-    ) -> Result<(), Gone> {
+    async fn obey(&self, control: &WatchControl, looks: &mut Looks, out: &Out) -> Result<(), Gone> {
         if control.host != self.host.as_str() {
             let status = Status::permission_denied(format!("this is the watch of host {}", self.host));
             return out.send(Err(status)).await.map_err(|_| Gone).and(Err(Gone));
@@ -179,7 +131,7 @@ impl Watch {
             Err(refusal) => return self.ends(&refusal, out).await,
         }
         if control.inventory {
-            inventories.ask(self, out);
+            looks.ask(Look::Inventory);
         }
         Ok(())
     }
@@ -189,42 +141,41 @@ impl Watch {
         out.send(Err(status)).await.map_err(|_| Gone).and(Err(Gone))
     }
 
-    async fn tell_capacity(&self, told: &mut Told, out: &Out) -> Result<(), Gone> {
-        match self.engine.driver().capacity(&self.host).await {
-            Ok(capacity) if told.capacity.as_ref() == Some(&capacity) => Ok(()),
-            Ok(capacity) => {
+    async fn tell(&self, looked: Result<Looked, StepError>, told: &mut Told, out: &Out) -> Result<(), Gone> {
+        match looked {
+            Ok(Looked::Capacity(capacity)) if told.capacity.as_ref() == Some(&capacity) => Ok(()),
+            Ok(Looked::Capacity(capacity)) => {
                 let what = Report::Capacity(inventory::capacity(&capacity, &self.settings.offered));
                 told.capacity = Some(capacity);
                 send(out, what).await
             }
+            Ok(Looked::Guests(guests)) => self.tell_guests(guests, told, out).await,
+            Ok(Looked::Inventory(inventory)) => send(out, Report::Inventory(inventory)).await,
             Err(error) => {
-                tracing::warn!(host = %self.host, %error, inside = error.inside, "what the host has can't be told");
+                tracing::warn!(host = %self.host, %error, inside = error.inside, "what the host has and holds can't be told");
                 Ok(())
             }
         }
     }
 
     async fn tell_guest(&self, guest: &GuestSeen, told: &mut Told, out: &Out) -> Result<(), Gone> {
-        told.guests.insert(guest.instance, guest.power);
+        told.guests.insert(guest.instance, (guest.power, guest.at));
         let fence = self.engine.fence_of(&self.host, guest.instance);
         send(out, Report::Guest(inventory::guest(guest, fence))).await
     }
 
-    /// Those that have figures, and those whose power wasn't told yet.
-    async fn tell_guests(&self, told: &mut Told, out: &Out) -> Result<(), Gone> {
-        let guests = match self.engine.driver().guests(&self.host).await {
-            Ok(guests) => guests,
-            Err(error) => {
-                tracing::warn!(host = %self.host, %error, inside = error.inside, "the guests can't be told");
-                return Ok(());
-            }
-        };
+    /// Those that have figures, and those whose power wasn't told yet. What happened to one since the look began is told already.
+    async fn tell_guests(&self, guests: Vec<GuestSeen>, told: &mut Told, out: &Out) -> Result<(), Gone> {
         let before = std::mem::take(&mut told.guests);
         for guest in guests {
-            if !guest.metrics.is_empty() || before.get(&guest.instance) != Some(&guest.power) {
-                self.tell_guest(&guest, told, out).await?;
-            } else {
-                told.guests.insert(guest.instance, guest.power);
+            let known = before.get(&guest.instance);
+            let is_old = known.is_some_and(|(_, at)| *at > guest.at);
+            let is_news = !guest.metrics.is_empty() || known.is_none_or(|(power, _)| *power != guest.power);
+            match known {
+                Some(known) if is_old || !is_news => {
+                    told.guests.insert(guest.instance, *known);
+                }
+                Some(_) | None => self.tell_guest(&guest, told, out).await?,
             }
         }
         Ok(())

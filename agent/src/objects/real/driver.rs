@@ -1,14 +1,17 @@
 //! The trait's face of the real host.
 
 use super::RealDriver;
+use super::parts::Parts;
 use crate::driver::{
     Capacity, ConsolePart, Driver, Effect, Fut, GuestSeen, Held, Load, Seen, StepContext, StepError,
 };
+use crate::objects::aside::aside;
 use crate::objects::console;
 use crate::objects::watching::until_listed;
 use rhyzome_model::ids::{HostName, ResourceId};
 use rhyzome_model::step::{Action, ObjectKind};
 use rhyzome_runtime::part;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::broadcast;
@@ -39,19 +42,19 @@ impl Driver for RealDriver {
     }
 
     fn inventory<'a>(&'a self, _host: &'a HostName) -> Fut<'a, Result<Vec<Held>, StepError>> {
-        Box::pin(async { self.list() })
+        Box::pin(self.look(&self.looks.inventory, Parts::list))
     }
 
     fn capacity<'a>(&'a self, _host: &'a HostName) -> Fut<'a, Result<Capacity, StepError>> {
-        Box::pin(async { self.measure() })
+        Box::pin(self.look(&self.looks.capacity, Parts::measure))
     }
 
     fn load<'a>(&'a self, _host: &'a HostName) -> Fut<'a, Result<Load, StepError>> {
-        Box::pin(async { self.weigh() })
+        Box::pin(self.weigh())
     }
 
     fn guests<'a>(&'a self, _host: &'a HostName) -> Fut<'a, Result<Vec<GuestSeen>, StepError>> {
-        Box::pin(async { self.parts()?.instances.look() })
+        Box::pin(self.look(&self.looks.guests, |parts| parts.instances.look()))
     }
 
     fn watch_guests(&self) -> broadcast::Receiver<GuestSeen> {
@@ -64,11 +67,10 @@ impl Driver for RealDriver {
         instance: ResourceId,
         lines: usize,
     ) -> Fut<'a, Result<Option<Vec<u8>>, StepError>> {
-        Box::pin(async move {
-            self.console_folder(instance)
-                .map(|f| console::tail(&f, lines))
-                .transpose()
-        })
+        let tail = move |folder: PathBuf| console::tail(&folder, lines);
+        Box::pin(self.look(&self.looks.consoles, move |parts| {
+            parts.console_folder(instance).map(tail).transpose()
+        }))
     }
 
     fn console_part<'a>(
@@ -77,11 +79,10 @@ impl Driver for RealDriver {
         instance: ResourceId,
         from: Option<u64>,
     ) -> Fut<'a, Result<Option<ConsolePart>, StepError>> {
-        Box::pin(async move {
-            self.console_folder(instance)
-                .map(|f| console::part(&f, from))
-                .transpose()
-        })
+        let part = move |folder: PathBuf| console::part(&folder, from);
+        Box::pin(self.look(&self.looks.consoles, move |parts| {
+            parts.console_folder(instance).map(part).transpose()
+        }))
     }
 
     fn stop_guests(&self) -> Fut<'_, Result<usize, StepError>> {
@@ -94,9 +95,10 @@ impl Driver for RealDriver {
             return;
         }
         let (parts, locks, ending) = (Arc::clone(parts), Arc::clone(&self.locks), self.ending.clone());
+        let tasks = self.tasks.clone();
         parts.guests.told.store(true, Ordering::Release);
         self.tasks.spawn(part::guard("networks and guests that were there", async move {
-            let work = async {
+            let work = aside(&tasks, async move {
                 for id in until_listed(|| parts.networks.ids()).await {
                     let _lock = locks.take(ObjectKind::Network, id).await;
                     if let Err(error) = parts.networks.revive(id).await {
@@ -104,7 +106,7 @@ impl Driver for RealDriver {
                     }
                 }
                 parts.guests.resume().await;
-            };
+            });
             tokio::select! {
                 () = ending.cancelled() => {}
                 () = work => {}

@@ -3,7 +3,6 @@
 use super::Parts;
 use crate::driver::StepError;
 use crate::objects::files::{self, Layout, storage};
-use crate::objects::locks::Locks;
 use crate::objects::{console, dnsmasq, logs, qemu};
 use nix::fcntl::{Flock, FlockArg};
 use rhyzome_model::ids::HostName;
@@ -16,7 +15,8 @@ use std::sync::atomic::Ordering;
 const WHOLE_EVERY: usize = 3;
 
 /// One look, the `turn`th; what went wrong.
-pub(super) async fn look(parts: &Parts, locks: &Locks, layout: &Layout, turn: usize) -> Vec<StepError> {
+pub(super) async fn look(parts: &Parts, turn: usize) -> Vec<StepError> {
+    let (layout, locks) = (&parts.guests.layout, &parts.guests.locks);
     let mut errors = Vec::new();
     let instances = or_told(files::ids_in(&layout.instances(), ""), &mut errors);
     let networks = or_told(parts.networks.ids(), &mut errors).unwrap_or_default();
