@@ -20,7 +20,7 @@ use rhyzome_runtime::part;
 use rhyzome_runtime::tls::{TlsError, connect_agent};
 use rhyzome_store::StoreError;
 use rhyzome_store::sweep::Place;
-use rhyzome_store::watches::{Greeting, Held, Hello, Watch, WatchLease};
+use rhyzome_store::watches::{Greeting, Held, Hello, RIVALS_MEET, Watch, WatchLease};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,6 +51,16 @@ enum WatchError {
     NoHello,
     #[error("the agent knows fence {seen}, and the database only {last}: it was set back")]
     SetBack { seen: i64, last: i64 },
+    #[error(
+        "two agents say that they are this host: that of ledger {known}, and that of ledger {}",
+        other.as_deref().unwrap_or("which was refused before")
+    )]
+    TwoAgents {
+        /// Of the one that is the host.
+        known: String,
+        /// Of the other, where it is the one that says so.
+        other: Option<String>,
+    },
 }
 
 /// What the watches hear that is written for all hosts together.
@@ -159,6 +169,9 @@ async fn keep(context: Context, owner: String, heard: Heard, mut lease: watch::R
         match &error {
             WatchError::SetBack { .. } => {
                 tracing::error!(%host, %error, "nothing is dispatched to any host until an operator has looked: `rhyzome admin postgres-set-back`");
+            }
+            WatchError::TwoAgents { .. } => {
+                tracing::error!(%host, %error, minutes = RIVALS_MEET.as_secs() / 60, "nothing is dispatched to the host until one of them has been stopped for so long");
             }
             WatchError::Tls(_)
             | WatchError::Call(_)
@@ -323,6 +336,10 @@ async fn greet(
             Ok(epoch)
         }
         Greeting::SetBack { seen, last } => Err(WatchError::SetBack { seen, last }),
+        Greeting::TwoAgents { known } => {
+            let other = Some(border::ledger(hello)).filter(|ledger| *ledger != known);
+            Err(WatchError::TwoAgents { known, other })
+        }
     }
 }
 

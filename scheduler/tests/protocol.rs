@@ -434,6 +434,78 @@ async fn a_ledger_that_knows_less_than_its_agent_answered_counts_as_a_new_one() 
     );
 }
 
+/// Makes all that was heard of a host's agents so long ago.
+async fn later(walk: &Walk, host: &HostName, minutes: i32) {
+    sqlx::query(
+        "UPDATE hosts SET seen_at = seen_at - i, ledger_heard_at = ledger_heard_at - i, ledger_returned_at = ledger_returned_at - i,
+                rival_at = rival_at - i
+         FROM make_interval(mins => $2) AS i WHERE name = $1",
+    )
+    .bind(host.as_str())
+    .bind(minutes)
+    .execute(walk.store.pool())
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn two_agents_of_one_name_do_not_take_turns_in_being_the_host() {
+    let walk = furnished().await;
+    let host = walk.hosts[0].clone();
+    let greet = async |ledger: &str| {
+        let hello = Hello {
+            ledger_id: ledger.to_owned(),
+            epoch: 0,
+            max_fence: 0,
+            answered: 0,
+        };
+        walk.store.host_greet(&host, &hello).await.unwrap()
+    };
+    let shown = async || walk.store.host_get(&host).await.unwrap().unwrap().two_agents;
+    let Greeting::Epoch { epoch, behind: None } = greet("one").await else {
+        panic!("the first")
+    };
+    let known = |epoch| Greeting::Epoch { epoch, behind: None };
+    // As of one that lost its ledger, and then of one that was put back.
+    assert_eq!(greet("other").await, known(epoch + 1));
+    assert_eq!(greet("one").await, known(epoch + 2));
+    assert!(!shown().await);
+    // There is no more to be put back: both are there.
+    let two = two_of("one");
+    for ledger in ["other", "one", "other", "one", "one"] {
+        assert_eq!(greet(ledger).await, two, "{ledger}");
+        assert!(shown().await);
+    }
+    // For as long as both are heard.
+    for _ in 0..4 {
+        later(&walk, &host, 10).await;
+        for ledger in ["one", "other"] {
+            assert_eq!(greet(ledger).await, two);
+        }
+    }
+    // The other one was stopped.
+    later(&walk, &host, 10).await;
+    assert_eq!(greet("one").await, two);
+    later(&walk, &host, 10).await;
+    assert_eq!(greet("one").await, known(epoch + 2));
+    assert!(!shown().await);
+    // Or that one is.
+    assert_eq!(
+        greet("other").await,
+        known(epoch + 3),
+        "it has not returned lately"
+    );
+    assert_eq!(greet("one").await, two_of("other"));
+    later(&walk, &host, 20).await;
+    assert_eq!(greet("one").await, known(epoch + 4));
+}
+
+fn two_of(known: &str) -> Greeting {
+    Greeting::TwoAgents {
+        known: known.to_owned(),
+    }
+}
+
 #[tokio::test]
 async fn a_job_that_stands_still_says_for_what_though_nothing_is_written_of_it() {
     let mut walk = furnished().await;

@@ -36,6 +36,8 @@ pub struct HostRow {
     pub load: Option<Value>,
     /// Whether its watch is up now.
     pub up: bool,
+    /// Two agents say that they are this host: neither gets anything.
+    pub two_agents: bool,
     /// Last heard of.
     pub seen_at: Option<DateTime<Utc>>,
 }
@@ -187,8 +189,10 @@ impl Store {
     pub async fn host_list(&self) -> Result<Vec<HostRow>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT name, address, epoch, ledger_id, cordoned, labels, vcpus, memory_mib, disk_gib, used_vcpus, used_memory_mib,
-                      used_disk_gib, orders_out, facts, load, watch_up AND coalesce(watch_until > now(), false) AS "up!", seen_at
-               FROM hosts ORDER BY name"#
+                      used_disk_gib, orders_out, facts, load, watch_up AND coalesce(watch_until > now(), false) AS "up!", seen_at,
+                      coalesce(rival_at > now() - make_interval(secs => $1), false) AS "two_agents!"
+               FROM hosts ORDER BY name"#,
+            crate::watches::RIVALS_MEET.as_secs_f64()
         )
         .fetch_all(&self.pool)
         .await?;
@@ -215,6 +219,7 @@ impl Store {
                     facts: r.facts,
                     load: r.load,
                     up: r.up,
+                    two_agents: r.two_agents,
                     seen_at: r.seen_at,
                 })
             })

@@ -1,5 +1,10 @@
 //! Watches of hosts: row leases in database time, and how an agent is greeted under one.
 
+mod ledgers;
+
+pub use ledgers::RIVALS_MEET;
+use ledgers::{Claim, LEDGERS, Ledgers};
+
 use crate::changes::Change;
 use crate::{Store, StoreError, unheard};
 use rhyzome_model::ids::{Epoch, HostName};
@@ -49,7 +54,7 @@ pub enum Held {
 }
 
 /// What a hello of an agent led to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Greeting {
     /// This is the epoch to tell.
     Epoch {
@@ -64,6 +69,11 @@ pub enum Greeting {
         seen: i64,
         /// The sequence's.
         last: i64,
+    },
+    /// Two agents say that they are this host. Neither is told anything until one of them was silent for [`RIVALS_MEET`].
+    TwoAgents {
+        /// The ledger of the one that is the host.
+        known: String,
     },
 }
 
@@ -215,6 +225,9 @@ impl Store {
     ///
     /// A ledger that knows less than its agent has answered to was set back: it is as good as a new one.
     ///
+    /// Two agents with one name would take turns, and the epoch would rise with each: from the second time on that a ledger comes back while
+    /// another is heard, neither is told anything.
+    ///
     /// A fence above the sequence is noted as a set-back, and every watch is taken anew, so that all agents say what they know.
     pub async fn host_greet(&self, host: &HostName, hello: &Hello) -> Result<Greeting, StoreError> {
         let mut tx = self.pool.begin().await?;
@@ -229,6 +242,14 @@ impl Store {
             tx.commit().await?;
             return Ok(Greeting::SetBack { seen, last });
         }
+        let ledgers = Ledgers::of(&mut tx, host).await?;
+        let claim = ledgers.claim(&hello.ledger_id);
+        if claim == Claim::Disputed {
+            let known = ledgers.present.unwrap_or_default();
+            ledgers::refuse(&mut tx, host, known == hello.ledger_id).await?;
+            tx.commit().await?;
+            return Ok(Greeting::TwoAgents { known });
+        }
         // An answer that is an end waits for the ledger; what a hello says doesn't.
         let row = sqlx::query!(
             r#"WITH known AS (
@@ -238,14 +259,19 @@ impl Store {
                UPDATE hosts h SET epoch = greatest(h.epoch, $4) + CASE WHEN k.same AND NOT k.older THEN 0 ELSE 1 END,
                       answered_fence = CASE WHEN k.same AND NOT k.older THEN h.answered_fence ELSE 0 END,
                       put_back_at = CASE WHEN k.same AND k.older THEN now() ELSE h.put_back_at END,
-                      ledger_id = $2, max_fence = $3
+                      ledger_id = $2, max_fence = $3, ledger_heard_at = now(),
+                      ledgers_before = CASE WHEN k.same OR h.ledger_id IS NULL THEN h.ledgers_before
+                          ELSE (array_prepend(h.ledger_id, array_remove(h.ledgers_before, $2)))[1:$7::integer] END,
+                      ledger_returned_at = CASE WHEN k.same THEN h.ledger_returned_at WHEN $6 THEN now() END
                FROM known k WHERE h.name = k.name
                RETURNING h.epoch, k.answered_fence AS "answered!", k.same AND k.older AS "older!""#,
             host.as_str(),
             hello.ledger_id,
             seen,
             hello.epoch,
-            hello.answered
+            hello.answered,
+            claim == Claim::Back,
+            LEDGERS
         )
         .fetch_one(&mut *tx)
         .await?;

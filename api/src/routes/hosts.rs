@@ -28,6 +28,9 @@ pub struct HostDoc<'a> {
     address: &'a str,
     /// `up`: its watch is up. `unreachable`: its agent isn't heard. `new`: it was never heard.
     state: &'static str,
+    /// Why it is unreachable, where more is known than that it isn't heard. `two_agents`: two agents say that they are this host, and
+    /// neither is believed.
+    reason: Option<&'static str>,
     /// Takes nothing new.
     cordoned: bool,
     /// For placement.
@@ -59,6 +62,7 @@ fn document(row: &HostRow) -> HostDoc<'_> {
             (false, Some(_)) => "unreachable",
             (false, None) => "new",
         },
+        reason: row.two_agents.then_some("two_agents"),
         cordoned: row.cordoned,
         labels: &row.labels,
         offered: row.offered,

@@ -185,17 +185,17 @@ impl Row for HostRow {
     ];
 
     fn cells(&self) -> Vec<String> {
-        let state = match (self.up, self.cordoned) {
-            (true, false) => "up",
-            (true, true) => "up, cordoned",
+        let state = match (self.up, self.two_agents) {
+            (true, _) => "up",
             (false, false) => "down",
-            (false, true) => "down, cordoned",
+            (false, true) => "down: two agents",
         };
+        let cordoned = if self.cordoned { ", cordoned" } else { "" };
         let used_of = |used: i64, offered: i64| format!("{used}/{offered}");
         vec![
             self.name.to_string(),
             self.address.clone(),
-            state.to_owned(),
+            format!("{state}{cordoned}"),
             self.epoch.to_string(),
             used_of(self.used.vcpus, self.offered.vcpus),
             used_of(self.used.memory_mib, self.offered.memory_mib),

@@ -80,7 +80,7 @@ async fn greet(sim: &Arc<Sim>, host: &Arc<Host>) -> Option<Stream> {
     let greeting = lock(&sim.books).host_greet(&host.name, &hello, now);
     sim.audit();
     match greeting {
-        Greeting::SetBack { .. } => None,
+        Greeting::SetBack { .. } | Greeting::TwoAgents { .. } => None,
         Greeting::Epoch { epoch, behind } => {
             if let Some(fence) = behind {
                 sim.say(format_args!(

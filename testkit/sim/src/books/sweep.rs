@@ -139,6 +139,7 @@ impl Books {
             orders_out: h.orders_out,
             facts: serde_json::Value::Null,
             load: None,
+            two_agents: false,
             up: h.up,
             seen_at: None,
         });
