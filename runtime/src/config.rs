@@ -124,12 +124,21 @@ pub struct Sources {
     flags: Vec<(String, String, String)>,
 }
 
+/// Those whose names may be ours. Of other programs' not even UTF-8 is asked; a value of ours that isn't is refused as what it reads like.
+fn variables_of_process() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .filter(|(name, _)| name.starts_with(PREFIX))
+        .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
+        .collect()
+}
+
 impl Sources {
     /// The file named (or the usual one), and the process's environment.
     pub fn of_process(file: Option<PathBuf>) -> Self {
         Self {
             file,
-            environment: std::env::vars().collect(),
+            environment: variables_of_process(),
             flags: Vec::new(),
         }
     }

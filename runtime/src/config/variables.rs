@@ -1,5 +1,6 @@
-//! Names of variables of the environment. One that begins with `RHYZOME_` and is read by nobody is refused: a typo must not be silently
-//! ignored, there as little as in the file.
+//! Names of variables of the environment. One that begins with `RHYZOME_`, is read by nobody, and is written like a key of the
+//! configuration (with `__`) or is like a name that is read, is refused: a typo must not be silently ignored, there as little as in the
+//! file. Others are their users' own: what a script calls `RHYZOME_TOKEN` is not meant for us.
 
 use super::{ConfigError, PREFIX, key_of_variable};
 use crate::fault::{MUTANT, POINTS_FILE};
@@ -76,22 +77,21 @@ impl Keys {
     }
 }
 
-/// Refuses the first of these names of variables that is ours and that nobody reads.
+/// Refuses the first of these names of variables that is meant for us and that nobody reads.
 ///
 /// # Errors
 /// [`ConfigError::Variable`], with the nearest name that is read.
 pub fn check(names: impl IntoIterator<Item = String>, keys: &Keys) -> Result<(), ConfigError> {
-    let unread = names
-        .into_iter()
-        .filter(|name| name.starts_with(PREFIX))
-        .find(|name| !is_read(name, keys) && !is_of_services(name));
-    match unread {
-        None => Ok(()),
-        Some(name) => Err(ConfigError::Variable {
-            nearest: nearest(&name, keys),
-            name,
-        }),
+    for name in names {
+        if !name.starts_with(PREFIX) || is_read(&name, keys) || is_of_services(&name) {
+            continue;
+        }
+        let nearest = nearest(&name, keys);
+        if nearest.is_some() || name[PREFIX.len()..].contains("__") {
+            return Err(ConfigError::Variable { name, nearest });
+        }
     }
+    Ok(())
 }
 
 fn is_read(name: &str, keys: &Keys) -> bool {
@@ -187,9 +187,9 @@ mod tests {
                 "{said}"
             );
         }
-        let said = refused("RHYZOME_X").unwrap();
+        let said = refused("RHYZOME_X__Y").unwrap();
         assert!(
-            said.contains("RHYZOME_X") && said.contains("RHYZOME_SECTION__KEY") && !said.contains('?'),
+            said.contains("RHYZOME_X__Y") && said.contains("RHYZOME_SECTION__KEY") && !said.contains('?'),
             "{said}"
         );
     }
@@ -210,6 +210,10 @@ mod tests {
             "RHYZOME_API_SERVICE_PORT_HTTP",
             "RHYZOME_API_PORT",
             "RHYZOME_API_PORT_8080_TCP_ADDR",
+            "RHYZOME_TOKEN",
+            "RHYZOME_DATA",
+            "RHYZOME_URL",
+            "RHYZOME_X",
             "RHYZOM",
             "HOME",
         ] {
