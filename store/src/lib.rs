@@ -20,6 +20,7 @@ pub mod guests;
 pub mod hosts;
 pub mod jobs;
 pub mod leases;
+mod paging;
 pub mod quotas;
 pub mod resources;
 pub mod rows;

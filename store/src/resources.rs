@@ -2,7 +2,8 @@
 
 mod list;
 
-pub use list::{After, Listed, Page, ResourceFilter};
+pub use crate::paging::{After, Listed, Page};
+pub use list::ResourceFilter;
 
 use crate::rows::{RawResource, ResourceRow, json, readable};
 use crate::{Store, StoreError};

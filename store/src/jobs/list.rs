@@ -1,4 +1,4 @@
-//! Pages of jobs. Which ones a page has is found first, in the order of an index from where the page begins, then they are read.
+//! Pages of jobs.
 //!
 //! | asked for | found by | order |
 //! | --- | --- | --- |
@@ -14,17 +14,14 @@
 //! is asked for, at most [`LOOK`] rows of it are looked at for a page, which may be short then, and says where to go on.
 
 use super::JobFilter;
-use crate::resources::{After, Listed, Page, Scope};
+use crate::paging::{After, Cut, LOOK, Listed, Page};
+use crate::resources::Scope;
 use crate::rows::JobRow;
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::{JobId, ResourceId};
 use rhyzome_model::job::JobState;
-use std::collections::HashMap;
 use uuid::Uuid;
-
-/// Rows that one call looks at, at least, where it has to look for what is asked for.
-const LOOK: i64 = 500;
 
 /// A job as it is found.
 struct Found {
@@ -32,12 +29,6 @@ struct Found {
     created_at: DateTime<Utc>,
     tenant: String,
     state: String,
-}
-
-impl Found {
-    fn place(&self) -> After {
-        (self.created_at, self.id)
-    }
 }
 
 impl Store {
@@ -57,8 +48,8 @@ impl Store {
             .filter(|stored| filter.state.is_none_or(|s| stored.shown() == s))
             .map(|stored| stored.as_str())
             .collect();
-        let after = page.after.unwrap_or((DateTime::UNIX_EPOCH, Uuid::nil()));
-        let (found, whole) = match (filter.target, tenant, filter.state) {
+        let after = page.begin();
+        let (found, looked_for) = match (filter.target, tenant, filter.state) {
             (Some(target), _, _) => {
                 let look = page.limit.max(LOOK);
                 (self.jobs_of_target(target, after, look).await?, look)
@@ -70,40 +61,19 @@ impl Store {
             (None, None, None) => (self.jobs_of_all(after, page.limit).await?, page.limit),
             (None, None, Some(state)) => self.jobs_of_all_in(state, after, page.limit).await?,
         };
-        let looked = found.len();
-        let mut next = (looked as i64 >= whole)
-            .then(|| found.last().map(Found::place))
-            .flatten();
-        let mut wanted: Vec<Found> = found
+        let found: Vec<(After, bool)> = found
             .into_iter()
-            .filter(|f| scope.has(&f.tenant) && states.contains(&f.state.as_str()))
+            .map(|f| {
+                let wanted = scope.has(&f.tenant) && states.contains(&f.state.as_str());
+                ((f.created_at, f.id), wanted)
+            })
             .collect();
-        let most = usize::try_from(page.limit).unwrap_or(usize::MAX);
-        // One that stands in several lines is listed once.
-        wanted.dedup_by_key(|f| f.id);
-        if wanted.len() > most {
-            wanted.truncate(most);
-            next = wanted.last().map(Found::place);
-        }
-        let rows = self.jobs_in_order(&wanted, filter.state).await?;
-        Ok(Listed { rows, looked, next })
-    }
-
-    /// Reads these, in their order. What has left the state meanwhile is left out.
-    async fn jobs_in_order(
-        &self,
-        found: &[Found],
-        state: Option<JobState>,
-    ) -> Result<Vec<JobRow>, StoreError> {
-        if found.is_empty() {
-            return Ok(Vec::new());
-        }
-        let ids: Vec<JobId> = found.iter().map(|f| JobId(f.id)).collect();
-        let places: HashMap<JobId, usize> = ids.iter().enumerate().map(|(n, id)| (*id, n)).collect();
+        let cut = Cut::of(page, &found, Some(looked_for));
+        let ids: Vec<JobId> = cut.ids().iter().copied().map(JobId).collect();
         let mut rows = self.jobs_readable(&ids).await?;
-        rows.retain(|row| state.is_none_or(|s| row.state.shown() == s));
-        rows.sort_by_key(|row| places.get(&row.id).copied());
-        Ok(rows)
+        // What has left the state meanwhile is left out.
+        rows.retain(|row| filter.state.is_none_or(|s| row.state.shown() == s));
+        Ok(cut.list(rows, |row| row.id.0))
     }
 
     async fn jobs_of_target(

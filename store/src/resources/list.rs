@@ -1,5 +1,4 @@
-//! Pages of resources, found as those of jobs are (`jobs/list.rs`): first which ones, in the order of an index from where the page begins,
-//! then what they are.
+//! Pages of resources.
 //!
 //! | asked for | found by | order |
 //! | --- | --- | --- |
@@ -11,40 +10,15 @@
 //! then, and says where to go on.
 
 use super::{Scope, raw_on};
+use crate::paging::{After, Cut, LOOK, Listed, Page};
 use crate::rows::{ResourceRow, json, readable};
 use crate::{Store, StoreError};
 use chrono::{DateTime, Utc};
 use rhyzome_model::ids::TenantId;
 use rhyzome_model::kinds::Kind;
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use uuid::Uuid;
-
-/// Rows that one call looks at, at least, where it has to look for what is asked for.
-const LOOK: i64 = 500;
-
-/// A place in a list: the time of acceptance and the id of the row before it.
-pub type After = (DateTime<Utc>, Uuid);
-
-/// A page of a list, by keyset: rows after `after`, oldest first.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Page {
-    /// Behind the page before.
-    pub after: Option<After>,
-    /// At most so many.
-    pub limit: i64,
-}
-
-/// What a page came to.
-#[derive(Clone, Debug)]
-pub struct Listed<Row> {
-    /// Oldest first. Fewer than were asked for are no sign of the end.
-    pub rows: Vec<Row>,
-    /// Rows that were looked at.
-    pub looked: usize,
-    /// Where to go on; none at the end.
-    pub next: Option<After>,
-}
 
 /// What a list is narrowed to here. The shown state is computed, so the caller filters by it.
 #[derive(Clone, Debug, Default)]
@@ -73,12 +47,6 @@ struct Found {
     tags: Value,
 }
 
-impl Found {
-    fn place(&self) -> After {
-        (self.created_at, self.id)
-    }
-}
-
 impl Store {
     /// A page of resources, oldest first, without those that only a later version can read.
     pub async fn resource_list(
@@ -88,13 +56,13 @@ impl Store {
         filter: &ResourceFilter,
         page: &Page,
     ) -> Result<Listed<ResourceRow>, StoreError> {
-        let after = page.after.unwrap_or((DateTime::UNIX_EPOCH, Uuid::nil()));
+        let after = page.begin();
         let look = if filter.tags.is_empty() {
             page.limit
         } else {
             page.limit.max(LOOK)
         };
-        let (found, whole) = match (&filter.name, scope) {
+        let (found, looked_for) = match (&filter.name, scope) {
             (Some(name), _) => (self.resources_named(scope, kind, name, after).await?, None),
             (None, Scope::Tenant(tenant)) => (
                 self.resources_seen_by(tenant, kind, after, look).await?,
@@ -108,35 +76,16 @@ impl Store {
                 (self.resources_of_all(after, look).await?, Some(look))
             }
         };
-        let looked = found.len();
-        let mut next = whole
-            .filter(|whole| looked as i64 >= *whole)
-            .and_then(|_| found.last().map(Found::place));
-        let most = usize::try_from(page.limit).unwrap_or(usize::MAX);
-        let mut wanted: Vec<After> = Vec::new();
-        for one in found {
-            let place = one.place();
-            if one.kind == kind.as_str() && filter.has_tags(one.tags)? {
-                if wanted.len() == most {
-                    next = wanted.last().copied();
-                    break;
-                }
-                wanted.push(place);
-            }
-        }
-        let rows = self.resources_in_order(&wanted).await?;
-        Ok(Listed { rows, looked, next })
-    }
-
-    async fn resources_in_order(&self, found: &[After]) -> Result<Vec<ResourceRow>, StoreError> {
-        if found.is_empty() {
-            return Ok(Vec::new());
-        }
-        let ids: Vec<Uuid> = found.iter().map(|(_, id)| *id).collect();
-        let places: HashMap<Uuid, usize> = ids.iter().enumerate().map(|(n, id)| (*id, n)).collect();
-        let mut rows: Vec<ResourceRow> = readable(raw_on(&self.pool, &ids).await?);
-        rows.sort_by_key(|row| places.get(&row.id.0).copied());
-        Ok(rows)
+        let found: Vec<(After, bool)> = found
+            .into_iter()
+            .map(|f| {
+                let wanted = f.kind == kind.as_str() && filter.has_tags(f.tags)?;
+                Ok(((f.created_at, f.id), wanted))
+            })
+            .collect::<Result<_, StoreError>>()?;
+        let cut = Cut::of(page, &found, looked_for);
+        let rows: Vec<ResourceRow> = readable(raw_on(&self.pool, cut.ids()).await?);
+        Ok(cut.list(rows, |row| row.id.0))
     }
 
     /// At most one of each tenant that is asked about, and public ones of others.
