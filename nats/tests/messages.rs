@@ -356,6 +356,6 @@ async fn a_dead_letter_is_kept_with_its_reason() {
     assert_eq!(&kept.payload[..], b"body");
     assert_eq!(
         kept.headers.get(dead::WHY).unwrap().as_str(),
-        "can't be readat all"
+        "can't be read at all"
     );
 }
