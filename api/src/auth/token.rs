@@ -15,6 +15,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Validation, get_current_timestamp};
+use rhyzome_model::text::{Form, cleaned};
 use rhyzome_store::StoreError;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -196,11 +197,7 @@ impl Verifier {
             .or(claims.azp)
             .filter(|s| !s.is_empty())
             .ok_or(TokenError::Claim)?;
-        let actor = actor
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(ACTOR_MAX)
-            .collect();
+        let actor = cleaned(&actor, Form::Line, ACTOR_MAX).into_owned();
         let expires = (claims.exp.max(0.0) as u64).saturating_add(self.leeway.as_secs());
         Ok((Caller::new(issuer.tenant, actor, scopes, expires), expires))
     }
