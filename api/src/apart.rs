@@ -4,18 +4,17 @@
 //! found and written, and each write would be new intent: their `ETag` would change, and they would lag, by what was asked of another.
 
 use rhyzome_model::ids::ResourceId;
+use rhyzome_model::kinds::APART_FROM;
 use rhyzome_store::rows::ResourceRow;
 use rhyzome_store::{Store, StoreError};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-/// Where a spec says it; by ids, once it was accepted.
-const APART_FROM: &str = "/placement/apart_from";
-
 /// Ids, as a spec has them, of what is gone.
 pub type Gone = BTreeSet<String>;
 
+/// By ids, once a spec was accepted.
 fn named(spec: &Value) -> impl Iterator<Item = &str> {
     let others = spec.pointer(APART_FROM).and_then(Value::as_array);
     others.into_iter().flatten().filter_map(Value::as_str)

@@ -1,6 +1,6 @@
 //! The section `[api]` of the configuration.
 
-use rhyzome_runtime::Span;
+use rhyzome_runtime::{Span, http};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -55,11 +55,12 @@ pub struct ApiConfig {
 
 impl Default for ApiConfig {
     fn default() -> Self {
+        let http = http::Limits::default();
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             body_limit_bytes: 1024 * 1024,
-            header_timeout: Span::seconds(20),
-            idle_timeout: Span::minutes(2),
+            header_timeout: Span(http.head),
+            idle_timeout: Span(http.idle),
             request_timeout: Span::seconds(30),
             rate_per_second: 10_000,
             rate_burst: 20_000,

@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use common::make;
 use rhyzome_model::change::What;
 use rhyzome_model::check::{HeldObject, HostInventory, Part};
-use rhyzome_model::ids::{Epoch, JobId, ResourceId};
+use rhyzome_model::ids::{Epoch, JobId, ResourceId, TenantId};
 use rhyzome_model::kinds::Kind;
 use rhyzome_model::quota::{Dimension, Limits};
 use rhyzome_model::step::ObjectKind;
@@ -32,21 +32,27 @@ async fn run(store: &Store, sql: &'static str, job: JobId) {
     sqlx::query(sql).bind(job.0).execute(store.pool()).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_due_job_that_cant_be_read_is_put_off_and_the_others_go() {
-    let store = common::store().await;
-    let tenant = make::tenant(&store, "demo").await;
+/// Two jobs, the second with an action of a later version.
+async fn known_and_newer(store: &Store, tenant: &TenantId) -> Vec<JobId> {
     let mut jobs = Vec::new();
     for name in ["known", "newer"] {
-        let made = make::accepted(&store, make::network(&tenant, name, "10.0.0.0/24")).await;
+        let made = make::accepted(store, make::network(tenant, name, "10.0.0.0/24")).await;
         jobs.push(made.job.unwrap().id);
     }
     run(
-        &store,
+        store,
         "UPDATE jobs SET action = 'transmute' WHERE id = $1",
         jobs[1],
     )
     .await;
+    jobs
+}
+
+#[tokio::test]
+async fn a_due_job_that_cant_be_read_is_put_off_and_the_others_go() {
+    let store = common::store().await;
+    let tenant = make::tenant(&store, "demo").await;
+    let jobs = known_and_newer(&store, &tenant).await;
     let batch = store.dispatch_begin(LIMITS).await.unwrap().expect("due");
     assert_eq!(batch.jobs.iter().map(|j| j.id).collect::<Vec<_>>(), jobs[..1]);
     assert_eq!(batch.unread.iter().map(|u| u.job).collect::<Vec<_>>(), jobs[1..]);
@@ -194,17 +200,7 @@ async fn a_kind_of_a_later_version_stands_in_nobodys_way() {
 async fn a_job_that_cant_be_read_is_left_out_of_lists_and_says_so_alone() {
     let store = common::store().await;
     let tenant = make::tenant(&store, "demo").await;
-    let mut jobs = Vec::new();
-    for name in ["known", "newer"] {
-        let made = make::accepted(&store, make::network(&tenant, name, "10.0.0.0/24")).await;
-        jobs.push(made.job.unwrap().id);
-    }
-    run(
-        &store,
-        "UPDATE jobs SET action = 'transmute' WHERE id = $1",
-        jobs[1],
-    )
-    .await;
+    let jobs = known_and_newer(&store, &tenant).await;
     let page = Page {
         after: None,
         limit: 10,

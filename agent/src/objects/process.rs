@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::process::Child;
@@ -74,15 +75,34 @@ pub(crate) fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
+/// The numbers of all processes of the machine.
+pub(crate) fn all() -> io::Result<Vec<i32>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        all.extend(
+            entry?
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<i32>().ok()),
+        );
+    }
+    Ok(all)
+}
+
+/// The first figure of a line of proc(5)'s `status`.
+fn figure_of<T: FromStr>(status: &str, name: &str) -> Option<T> {
+    let line = status.lines().find_map(|l| l.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 /// Who a process is (its real user; proc(5)'s `status`); none where it has ended.
 pub(crate) fn user_of(pid: i32) -> io::Result<Option<u32>> {
     let path = format!("/proc/{pid}/status");
     let Some(text) = unless_gone(fs::read_to_string(&path))? else {
         return Ok(None);
     };
-    let line = text.lines().find_map(|l| l.strip_prefix("Uid:"));
-    let uid = line.and_then(|l| l.split_whitespace().next()?.parse().ok());
-    uid.map(Some)
+    figure_of(&text, "Uid:")
+        .map(Some)
         .ok_or_else(|| io::Error::other(format!("{path} doesn't say whose it is")))
 }
 
@@ -135,11 +155,7 @@ impl ProcessId {
     pub(crate) fn figures(&self) -> Option<Figures> {
         let stat = self.stat().ok()??;
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        let rss_kib: f64 = status
-            .lines()
-            .find_map(|l| l.strip_prefix("VmRSS:"))
-            .and_then(|v| v.split_whitespace().next()?.parse().ok())
-            .unwrap_or(0.0);
+        let rss_kib: f64 = figure_of(&status, "VmRSS:").unwrap_or(0.0);
         Some(Figures {
             cpu_seconds: stat.cpu_ticks as f64 / TICKS_PER_SECOND,
             memory_rss_mib: rss_kib / 1024.0,

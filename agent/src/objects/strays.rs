@@ -5,7 +5,7 @@
 
 use super::files::storage;
 use super::guests::{Guests, QUITS_WITHIN};
-use super::process::{ProcessId, unless_gone};
+use super::process::{self, ProcessId, unless_gone};
 use super::qemu;
 use crate::driver::StepError;
 use rhyzome_model::ids::ResourceId;
@@ -25,11 +25,7 @@ pub(in crate::objects) fn running(
     let look = || -> io::Result<_> {
         let mut all: BTreeMap<ResourceId, Vec<ProcessId>> = BTreeMap::new();
         let instances = absolute(instances);
-        for entry in fs::read_dir("/proc")? {
-            let name = entry?.file_name();
-            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
+        for pid in process::all()? {
             if let Some((id, process)) = guest_of(pid, &instances)? {
                 all.entry(id).or_default().push(process);
             }

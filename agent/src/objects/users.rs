@@ -16,7 +16,6 @@ use crate::driver::StepError;
 use rhyzome_model::ids::ResourceId;
 use rhyzome_model::job::ErrorClass;
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -177,11 +176,8 @@ fn choose(hash: u32, is_taken: impl Fn(u32) -> bool) -> Option<u32> {
 /// The guests' users that processes of this machine run as, whoever started them.
 fn running_as() -> io::Result<HashSet<u32>> {
     let mut all = HashSet::new();
-    for entry in fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        if let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) {
-            all.extend(process::user_of(pid)?.filter(|uid| GUESTS.contains(uid)));
-        }
+    for pid in process::all()? {
+        all.extend(process::user_of(pid)?.filter(|uid| GUESTS.contains(uid)));
     }
     Ok(all)
 }

@@ -17,6 +17,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+/// Where a spec says what the instance is kept apart from (RFC 6901).
+pub const APART_FROM: &str = "/placement/apart_from";
+
 /// What a user asks for in an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -263,7 +266,7 @@ impl KindDef for Instance {
             .map(|p| p.apart_from.as_slice())
             .unwrap_or_default();
         let reference = |(i, target): (usize, &String)| Reference {
-            pointer: format!("/placement/apart_from/{i}"),
+            pointer: format!("{APART_FROM}/{i}"),
             kind: Kind::Instance,
             target: target.clone(),
         };

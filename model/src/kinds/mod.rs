@@ -9,7 +9,9 @@ mod network;
 mod ops;
 
 pub use image::{Image, ImageFormat, ImageSource, ImageSpec, ImageStatus, Visibility, kept_gib};
-pub use instance::{Instance, InstanceSpec, InstanceStatus, Interface, Placement, Power, RestartPolicy};
+pub use instance::{
+    APART_FROM, Instance, InstanceSpec, InstanceStatus, Interface, Placement, Power, RestartPolicy,
+};
 pub use network::{
     Network, NetworkSpec, NetworkStatus, StaticLease, address_fault, first_usable, free_candidates,
     last_usable, normal_mac,

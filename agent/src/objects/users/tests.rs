@@ -1,5 +1,6 @@
 use super::signs::{Signs, decide};
 use super::*;
+use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 
 fn id(n: u128) -> ResourceId {

@@ -1,7 +1,7 @@
 //! What an instance's spec can't mean.
 
 use super::super::network::mac_fault;
-use super::{InstanceSpec, Placement, Power};
+use super::{APART_FROM, InstanceSpec, Placement, Power};
 use crate::problem::FieldError;
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -172,7 +172,7 @@ pub(super) fn placement(spec: &InstanceSpec) -> Vec<FieldError> {
     };
     let sizes = [
         ("/placement/host_labels", placement.host_labels.len()),
-        ("/placement/apart_from", placement.apart_from.len()),
+        (APART_FROM, placement.apart_from.len()),
     ];
     for (pointer, len) in sizes {
         if len > PLACEMENT_MAX {
@@ -183,11 +183,7 @@ pub(super) fn placement(spec: &InstanceSpec) -> Vec<FieldError> {
     for (i, other) in placement.apart_from.iter().enumerate() {
         if other.is_empty() {
             let detail = "an instance is needed, by id or name";
-            faults.push(FieldError::new(
-                format!("/placement/apart_from/{i}"),
-                "EMPTY",
-                detail,
-            ));
+            faults.push(FieldError::new(format!("{APART_FROM}/{i}"), "EMPTY", detail));
         }
     }
     faults
